@@ -1,0 +1,280 @@
+"""The shard sample and the reader of its index.
+
+A shard folder holds ``*.tar`` files of WebDataset samples and ``index/samples.parquet``
+with one row per sample, which names each member's shard, data offset, size and sha256.
+The reader seeks: no tar is scanned, and any sample is one ``pread`` per member away.
+
+Members of a sample: ``<id>.mp4 <id>.txt <id>.json`` and, per reference,
+``<id>.ref0.jpg`` (crop with margin) and ``<id>.ref0.mask.png``, up to ``ref5``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION: Final = "s2v-sample-1"
+MAX_REFERENCES: Final = 6
+INDEX_FILE: Final = "index/samples.parquet"
+PairType = Literal["in", "cross", "image", "t2v"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """Where the clip came from; ``start_us``/``end_us`` on the source's time line."""
+
+    video_id: str
+    long_video_id: str
+    clip_id: str
+    licence: str | None
+    url: str | None
+    credit: str | None
+    start_us: int
+    end_us: int
+
+
+class Video(_Strict):
+    """The encoded clip: number of frames, frames per second, pixels."""
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+
+
+class ReferenceSource(_Strict):
+    """The frame a reference was cut from."""
+
+    clip_id: str
+    pts_us: int
+    source: str  # video_id
+    licence: str | None
+
+
+class ReferenceScores(_Strict):
+    """Scores of one reference; null when not measured or not applicable (in-pairs have no gap)."""
+
+    similarity: float | None = None  # cosine between the two subjects' embeddings
+    face_similarity: float | None = None
+    background_similarity: float | None = None
+    detector: float | None = None
+    area_share: float | None = None
+    blur: float | None = None
+
+
+class Verdicts(_Strict):
+    """The pair verifier's two answers: ``yes``, ``no`` or ``not asked``."""
+
+    same_identity: str = "not asked"
+    different_context: str = "not asked"
+
+
+class SampleScores(_Strict):
+    """Scores of the clip, from the tables ``clips`` and ``quality``."""
+
+    motion: float | None = None
+    luma: float | None = None
+    blur: float | None = None
+    text_share: float | None = None
+    nsfw: float | None = None
+    aesthetic: float | None = None
+
+
+class Reference(_Strict):
+    """One reference image: the subject of one phrase of the caption.
+
+    ``box`` is the subject inside the *stored crop* (xyxy pixels); ``span`` are the
+    phrase's character positions in the caption.
+    """
+
+    subject_id: str
+    identity_id: str | None
+    phrase: str
+    span: tuple[int, int]
+    class_: str  # person | creature | thing
+    noun: str
+    box: tuple[float, float, float, float]
+    from_: ReferenceSource
+    scores: ReferenceScores
+    verdicts: Verdicts
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=lambda name: name.rstrip("_"),
+        populate_by_name=True,
+    )
+
+
+class SampleMeta(_Strict):
+    """``<id>.json``: keys are always present, null when absent."""
+
+    schema_: str
+    pair_type: PairType
+    split: Literal["train", "test"]
+    heldout: bool
+    scenario: str
+    caption: str
+    source: Source
+    video: Video
+    refs: tuple[Reference, ...]
+    scores: SampleScores
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=lambda name: name.rstrip("_"),
+        populate_by_name=True,
+    )
+
+    def to_json(self) -> bytes:
+        """Serialise with sorted keys: same sample, same bytes."""
+        data = self.model_dump(mode="json", by_alias=True)
+        return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> SampleMeta:
+        """Parse and validate; unknown or missing keys raise ``pydantic.ValidationError``."""
+        return cls.model_validate_json(raw)
+
+
+MEMBER: Final = pa.struct(
+    [
+        pa.field("suffix", pa.string()),  # mp4, txt, json, ref0.jpg, ref0.mask.png
+        pa.field("offset", pa.int64()),  # of the data, in the shard
+        pa.field("size", pa.int64()),
+        pa.field("sha256", pa.string()),
+    ]
+)
+
+INDEX: Final = pa.schema(
+    [
+        pa.field("sample_id", pa.string()),
+        pa.field("shard", pa.string()),  # file name in the folder
+        pa.field("pair_type", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("heldout", pa.bool_()),
+        pa.field("scenario", pa.string()),
+        pa.field("video_id", pa.string()),
+        pa.field("long_video_id", pa.string()),
+        pa.field("clip_id", pa.string()),
+        pa.field("identity_ids", pa.list_(pa.string())),
+        pa.field("caption", pa.string()),
+        pa.field("frames", pa.int64()),
+        pa.field("fps", pa.float64()),
+        pa.field("height", pa.int64()),
+        pa.field("width", pa.int64()),
+        pa.field("references", pa.int64()),
+        pa.field("members", pa.list_(MEMBER)),
+    ]
+)
+
+
+class ShardError(RuntimeError):
+    """A shard folder or member that is not what its index says."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of the index, bound to its folder; members are read on demand."""
+
+    folder: Path
+    row: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The sample id, which is also the WebDataset key."""
+        return str(self.row["sample_id"])
+
+    @property
+    def suffixes(self) -> list[str]:
+        """Names of the members: ``mp4``, ``txt``, ``json``, ``ref0.jpg``, ..."""
+        return [str(m["suffix"]) for m in self.row["members"]]
+
+    def read(self, suffix: str, *, verify: bool = False) -> bytes:
+        """Read one member.
+
+        Args:
+            suffix: e.g. ``"mp4"`` or ``"ref0.mask.png"``.
+            verify: also check the member's sha256 against the index.
+
+        Raises:
+            KeyError: the sample has no such member.
+            ShardError: the shard is missing, short or changed.
+        """
+        for member in self.row["members"]:
+            if member["suffix"] == suffix:
+                return self._pread(member, verify)
+        raise KeyError(f"sample {self.id} has no member {suffix!r}; it has {self.suffixes}")
+
+    def _pread(self, member: dict[str, Any], verify: bool) -> bytes:
+        path = self.folder / str(self.row["shard"])
+        where = f"{path}: sample {self.id}, member {member['suffix']}"
+        try:
+            with path.open("rb") as handle:
+                data = os.pread(handle.fileno(), int(member["size"]), int(member["offset"]))
+        except FileNotFoundError:
+            raise ShardError(f"{where}: the shard is missing; run `s2v-data write` again") from None
+        if len(data) != member["size"]:
+            raise ShardError(
+                f"{where}: {len(data)} of {member['size']} bytes; the shard is cut short"
+            )
+        if verify and hashlib.sha256(data).hexdigest() != member["sha256"]:
+            raise ShardError(f"{where}: sha256 differs from the index; the shard was changed")
+        return data
+
+    def meta(self) -> SampleMeta:
+        """Parse ``<id>.json``."""
+        return SampleMeta.from_json(self.read("json"))
+
+
+class ShardIndex:
+    """All samples of a shard folder, in index order (by pair type, shard and position)."""
+
+    def __init__(self, folder: Path, table: pa.Table) -> None:
+        self.folder = folder
+        self.table = table
+
+    @classmethod
+    def open(cls, folder: str | Path) -> ShardIndex:
+        """Open ``folder/index/samples.parquet``.
+
+        Raises:
+            ShardError: when the folder has no index or one of another schema.
+        """
+        folder = Path(folder)
+        path = folder / INDEX_FILE
+        if not path.is_file():
+            raise ShardError(f"{path}: no index; write the shards first (`s2v-data write`)")
+        table = pq.read_table(path, partitioning=None)
+        if missing := set(INDEX.names) - set(table.schema.names):
+            raise ShardError(
+                f"{path}: columns {sorted(missing)} are missing; written by another version?"
+            )
+        return cls(folder, table.select(INDEX.names).cast(INDEX))
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for batch in self.table.to_batches(max_chunksize=1024):
+            for row in batch.to_pylist():
+                yield Sample(self.folder, row)
+
+    def __getitem__(self, i: int) -> Sample:
+        row = self.table.slice(i, 1).to_pylist()
+        if not row:
+            raise IndexError(f"sample {i} of {len(self)}")
+        return Sample(self.folder, row[0])

@@ -1,0 +1,1 @@
+"""Clips and references to deterministic shards, their index and the dataset card."""
