@@ -30,6 +30,7 @@ WHEELS = ".wheels"
 NO_SUCH_PACKAGE = "s2v-no-such-package"
 
 _REGISTRY = re.compile(r'\bregistry = "([^"]+://[^"]+)"')
+_OTHER_REGISTRY = re.compile(rf'\bregistry = "(?!{re.escape(WHEELS)}")')
 _FILE_URL = re.compile(r'\burl = "([^"]+://[^"]+)"')
 
 
@@ -48,11 +49,15 @@ def stripped(text: str) -> str:
     """
     text = _REGISTRY.sub(f'registry = "{WHEELS}"', text)
     text = _FILE_URL.sub(lambda m: f'path = "{_file_name(m[1])}"', text)
-    left = [f"line {n}: {line}" for n, line in enumerate(text.splitlines(), 1) if "://" in line]
+    left = [
+        f"line {n}: {line}"
+        for n, line in enumerate(text.splitlines(), 1)
+        if "://" in line or _OTHER_REGISTRY.search(line)
+    ]
     if left:
         raise LockError(
-            "uv.lock still names a host; only packages from a registry can be locked here:\n  "
-            + "\n  ".join(left[:5])
+            "uv.lock names a host or a folder of this machine; only packages from an index can be "
+            "locked (is UV_FIND_LINKS set?):\n  " + "\n  ".join(left[:5])
         )
     return text
 

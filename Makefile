@@ -1,0 +1,110 @@
+# Needs Python 3.11 or 3.12, make and git; brings everything else. `make` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+# The first interpreter that really runs and has a version the lock is made for.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	2>/dev/null && { command -v "$$p"; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+UV := .tools/bin/uv
+
+# What is said to pip holds for uv too: a mirror, a wheelhouse without an index, a certificate.
+ifneq ($(PIP_INDEX_URL),)
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifneq ($(PIP_NO_INDEX),)
+export UV_NO_INDEX ?= 1
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+ifneq ($(PIP_CERT),)
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
+export UV_COMPILE_BYTECODE ?= 1
+export UV_PYTHON_DOWNLOADS ?= never
+
+# Choices of `make install`, remembered in .venv: TORCH=cpu|cuda, where CPU wheels are, EXTRAS=vllm.
+TORCH ?=
+TORCH_FIND_LINKS ?=
+TORCH_INDEX ?=
+EXTRAS ?=
+INSTALL_OPTIONS = $(if $(TORCH),--torch $(TORCH)) \
+	$(if $(TORCH_FIND_LINKS),--torch-find-links '$(TORCH_FIND_LINKS)') \
+	$(if $(TORCH_INDEX),--torch-index '$(TORCH_INDEX)') \
+	$(foreach extra,$(EXTRAS),--extra $(extra))
+
+# More words for the program behind a target: `make demo ARGS=--help`, `make test ARGS=tests/house`.
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.tools/.stamp: tools/requirements.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "make: Python 3.11 or 3.12 is needed and none was found; name one with PYTHON=<path>" >&2; \
+		exit 1; fi
+	@"$(PYTHON)" -m venv --clear .tools || { \
+		echo "make: $(PYTHON) cannot make a virtual environment (Debian: install python3-venv)" >&2; \
+		exit 1; }
+	.tools/bin/python -m pip install --quiet --require-hashes -r tools/requirements.txt
+	@touch $@
+
+.PHONY: tools
+tools: .tools/.stamp ## bring the pinned uv into .tools
+
+.PHONY: install
+install: tools ## install what the lock pins into .venv (TORCH=cpu, EXTRAS=vllm)
+	@.tools/bin/python tools/install.py --uv $(UV) --python "$(PYTHON)" $(INSTALL_OPTIONS)
+
+.PHONY: assets
+assets: install ## fetch the embedded models, the film, clips and photographs, once
+	@$(BIN)/s2v-data assets fetch --group demo
+
+.PHONY: demo
+demo: assets ## film to triplets to a trained model to a report: runs/demo/report.html
+	@$(BIN)/python jobs/demo.py $(ARGS)
+
+.PHONY: demo-long
+demo-long: assets ## the same with a longer training, for samples worth looking at
+	@$(BIN)/python jobs/demo.py --long $(ARGS)
+
+.PHONY: test
+test: lint assets ## lint, then all tests but the long proofs
+	@$(BIN)/python -m pytest -m "not prove" $(ARGS)
+
+.PHONY: prove
+prove: assets ## the long proofs; their results go to docs/
+	@$(BIN)/python -m pytest -m prove --timeout=7200 $(ARGS)
+
+.PHONY: lint
+lint: install ## ruff, mypy and the lock's check; changes nothing
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/mypy tools jobs
+	@.tools/bin/python tools/lock.py check
+
+.PHONY: format
+format: install ## let ruff format and mend what it safely can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+.PHONY: lock
+lock: tools ## after a change of dependencies: resolve, keep the other pins, strip the hosts
+	@env -u UV_FIND_LINKS -u UV_NO_INDEX $(UV) lock
+	@.tools/bin/python tools/lock.py strip
+	@.tools/bin/python tools/lock.py check
+
+.PHONY: hydrate
+hydrate: tools ## write addresses into uv.lock, for plain `uv sync` (strip before a commit)
+	@.tools/bin/python tools/lock.py hydrate
+
+.PHONY: clean
+clean: ## remove .venv, .tools and caches; keep runs/ and fetched assets
+	rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find packages jobs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
