@@ -189,6 +189,8 @@ def choose(given: argparse.Namespace, kept: Choices) -> Choices:
                 "of wheels> or TORCH_INDEX=<package index>"
             )
     extras = tuple(sorted(set(given.extra))) if given.extra else kept.extras
+    if torch == "cpu" and "vllm" in extras:
+        raise InstallError("EXTRAS=vllm serves on GPUs and needs TORCH=cuda")
     return Choices(torch, find_links, index, extras)
 
 
