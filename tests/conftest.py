@@ -1,0 +1,108 @@
+"""What holds for every test: a machine without ffmpeg, one thread, no hub, time shares, no skips.
+
+The product brings its own ffmpeg from a package and never calls ffprobe. Tests therefore run with
+the system's two programs off the PATH, in this process and in every child.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+HIDDEN = ("ffmpeg", "ffprobe")
+# Minutes of two cores that `make test` may take, by folder under tests/; the rest shares "jobs".
+SHARES = {"datapipe": 5, "model": 5, "evals": 2, "jobs": 3}
+
+
+def path_without(programs: tuple[str, ...], path: str, scratch: Path) -> str:
+    """Return `path` with every folder that holds one of `programs` replaced by links to the rest.
+
+    /usr/bin holds ffmpeg, but also git and the browser, so leaving the folder out is no answer.
+    """
+    folders = []
+    for number, name in enumerate(path.split(os.pathsep)):
+        folder = Path(name)
+        if not any((folder / program).exists() for program in programs):
+            folders.append(name)
+            continue
+        links = scratch / str(number)
+        links.mkdir()
+        for entry in folder.iterdir():
+            if entry.name not in programs:
+                (links / entry.name).symlink_to(entry.absolute())
+        folders.append(str(links))
+    return os.pathsep.join(folders)
+
+
+def _prepare_environment() -> None:
+    scratch = Path(tempfile.mkdtemp(prefix="s2v-path-"))
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # forked children inherit the handler
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    atexit.register(remove)
+    os.environ["PATH"] = path_without(HIDDEN, os.environ["PATH"], scratch)
+    # It would point imageio-ffmpeg, whose program the product uses, at another one.
+    os.environ.pop("IMAGEIO_FFMPEG_EXE", None)
+    # Two threads on two busy cores were up to twenty times slower than one.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+_prepare_environment()  # before any test module imports a library that reads these
+_spent: defaultdict[str, float] = defaultdict(float)
+
+
+def _area(item: pytest.Item) -> str:
+    parts = item.path.relative_to(Path(__file__).parent).parts
+    return parts[0] if parts[0] in SHARES else "jobs"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Book each test's wall time, fixtures included, on its folder's share."""
+    start = time.monotonic()
+    try:
+        return (yield)
+    finally:
+        _spent[_area(item)] += time.monotonic() - start
+
+
+def _skipped(reporter: TerminalReporter) -> list[object]:
+    """Skipped tests and modules, but those that only a GPU could run."""
+    reports = reporter.stats.get("skipped", [])
+    return [report for report in reports if "gpu" not in getattr(report, "keywords", ())]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail where skips are refused and a test was skipped: what did not run has not passed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    refuse = os.environ.get("S2V_NO_SKIPS") == "1"
+    if reporter and refuse and _skipped(reporter) and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Print what was not run, and each folder's time beside its share."""
+    skipped = _skipped(terminalreporter)
+    if skipped:
+        terminalreporter.section(f"NOT RUN: {len(skipped)}", red=True, bold=True)
+        if os.environ.get("S2V_NO_SKIPS") == "1":
+            terminalreporter.line("S2V_NO_SKIPS=1, so the run fails; the reasons stand above")
+    if sum(_spent.values()) > 60:
+        terminalreporter.section("time against shares")
+        for area, minutes in SHARES.items():
+            over = "   OVER" if _spent[area] > minutes * 60 else ""
+            terminalreporter.line(f"{area:>9} {_spent[area]:6.0f} s of {minutes * 60} s{over}")

@@ -1,0 +1,83 @@
+"""CI says what happened: pytest's closing line at the end, and no pass of what did not run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NO_SKIPS = "S2V_NO_SKIPS"
+
+
+def run_ci(root: Path, folder: Path, said: str, status: int) -> subprocess.CompletedProcess[str]:
+    """Run .ci/run in a project whose `make test` prints `said` and exits with `status`."""
+    (folder / ".ci").mkdir()
+    shutil.copy(root / ".ci/run", folder / ".ci/run")
+    (folder / "said").write_text(said)
+    (folder / "Makefile").write_text(f"test:\n\t@cat said; exit {status}\n")
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in ("chromium", "chromedriver"):  # present, so that nothing is installed
+        (programs / name).symlink_to(shutil.which("true") or "/bin/true")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+    return subprocess.run(
+        [folder / ".ci/run"], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("closing", "status", "expected"),
+    [
+        ("===== 412 passed, 3 deselected in 702.11s (0:11:42) =====", 0, 0),
+        ("===== 1 failed, 411 passed in 702.11s (0:11:42) =====", 2, 2),
+        ("===== 5 skipped in 0.10s =====", 0, 1),
+        ("===== 2 errors in 0.10s =====", 2, 2),
+    ],
+)
+def test_the_last_line_is_the_closing_line_of_pytest(
+    root: Path, tmp_path: Path, closing: str, status: int, expected: int
+) -> None:
+    done = run_ci(root, tmp_path, f"collected\n{closing}\nafterwards\n", status)
+    assert done.stdout.splitlines()[-1] == closing
+    assert done.returncode == expected
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_without_a_closing_line_nothing_has_passed(root: Path, tmp_path: Path, status: int) -> None:
+    done = run_ci(root, tmp_path, "lint failed\n", status)
+    assert done.returncode != 0
+    assert "no test result" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("decorator", "refuse", "expected"),
+    [
+        ("@pytest.mark.skip(reason='no chromium')", "1", 1),
+        ("@pytest.mark.skip(reason='no chromium')", "0", 0),
+        ("@pytest.mark.gpu\n@pytest.mark.skip(reason='no CUDA device')", "1", 0),
+    ],
+)
+def test_where_all_is_there_a_skipped_test_fails_the_run(
+    root: Path, tmp_path: Path, decorator: str, refuse: str, expected: int
+) -> None:
+    (tmp_path / "tests").mkdir()
+    shutil.copy(root / "tests/conftest.py", tmp_path / "tests/conftest.py")
+    (tmp_path / "tests/test_it.py").write_text(
+        f"import pytest\n\n{decorator}\ndef test_a():\n    pass\n\ndef test_b():\n    pass\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: x\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        env=os.environ | {NO_SKIPS: refuse},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == expected, done.stdout + done.stderr
+    assert ("NOT RUN: 1" in done.stdout) == ("gpu" not in decorator)
