@@ -1,0 +1,272 @@
+"""One sequential pass over a window of a video at a small size, for shots and motion.
+
+Every frame is decoded once, in order, and scaled in the same step that converts it to RGB.
+What was decoded is compared with what the container declares: a file that was cut short is an
+error at the end of the pass, never a shorter film.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from s2v.datapipe.base.media.container import MAX_PIXELS, decoded_from, open_video
+from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
+from s2v.datapipe.base.media.probe import VideoProbe, probe_open
+
+SMALL_FLAGS: Final = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+"""Area averaging: no aliasing at large factors, and no slower than the fast filters because
+decoding takes nine tenths of the time (docs/media.md)."""
+
+MAX_DAMAGED_SHARE: Final = 0.05
+"""Share of a window's frames that may be damaged before the window counts as corrupt."""
+
+_MAX_MISSING_SHARE: Final = 0.1
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What a pass over a window found.
+
+    Attributes:
+        probe: facts of the file.
+        start_us, end_us: the window as asked for, its end clipped to the declared duration.
+        frames: frames yielded.
+        expected_frames: window length times average frame rate.
+        first_us: time of the first frame, None when there was none.
+        decoded_end_us: end of the last frame, on the film's time axis.
+        damaged: spans [start, end) in microseconds around frames that the decoder had to
+            patch or skip; no clip may overlap one.
+        damaged_frames: patched frames plus packets that gave none.
+    """
+
+    probe: VideoProbe
+    start_us: int
+    end_us: int
+    frames: int
+    expected_frames: float
+    first_us: int | None
+    decoded_end_us: int
+    damaged: tuple[tuple[int, int], ...]
+    damaged_frames: int
+
+
+class Scan(Iterator[tuple[int, np.ndarray]]):
+    """Iterator of ``(pts_us, rgb)``; after its last frame it may raise, see :func:`scan`.
+
+    Attributes:
+        report: None until the iterator is exhausted; set also when it ends in an error.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        start_us: int = 0,
+        end_us: int | None = None,
+        short_side: int = 144,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        max_damaged_share: float = MAX_DAMAGED_SHARE,
+    ) -> None:
+        if start_us < 0 or (end_us is not None and end_us <= start_us):
+            raise ValueError(f"empty window [{start_us}, {end_us}) us of {path}")
+        self.report: ScanReport | None = None
+        self._path = path
+        self._window = (start_us, end_us)
+        self._short_side = short_side
+        self._max_pixels = max_pixels
+        self._max_damaged_share = max_damaged_share
+        self._frames = self._run()
+
+    def __next__(self) -> tuple[int, np.ndarray]:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Release the file before the end was reached."""
+        self._frames.close()  # type: ignore[attr-defined]  # a generator, typed as its protocol
+
+    def _run(self) -> Iterator[tuple[int, np.ndarray]]:
+        start_us, asked_end = self._window
+        with open_video(self._path, self._max_pixels) as video:
+            facts = probe_open(video, Path(self._path).stat().st_size)
+            end_us = facts.duration_us if asked_end is None else min(asked_end, facts.duration_us)
+            if start_us >= facts.duration_us:
+                raise ValueError(
+                    f"{self._path}: window starts at {start_us} us, the film ends at "
+                    f"{facts.duration_us} us"
+                )
+            # A last frame may start just where a coarse header says the film ends.
+            stop_us = facts.duration_us + 1_000_000 if end_us == facts.duration_us else end_us
+            small = _SmallFrames(facts, self._short_side)
+            tally = _Tally(facts, start_us, end_us)
+            frames = decoded_from(video, start_us, facts.frame_us, tally.bad_packet)
+            for pts_us, frame in frames:
+                if pts_us >= stop_us:
+                    tally.end_us = max(tally.end_us, end_us)
+                    break
+                tally.see(pts_us, frame)
+                if pts_us >= start_us:
+                    yield pts_us, small(frame)
+            self.report = tally.report()
+        tally.judge(self._path, self._max_damaged_share)
+
+
+def scan(
+    path: str | PathLike[str],
+    start_us: int = 0,
+    end_us: int | None = None,
+    short_side: int = 144,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_damaged_share: float = MAX_DAMAGED_SHARE,
+) -> Scan:
+    """Decode ``[start_us, end_us)`` in order, small, in display orientation.
+
+    Args:
+        path: local video file.
+        start_us: first frame at or after this time, microseconds.
+        end_us: frames before this time; None for the whole film.
+        short_side: pixels of the shorter displayed side; smaller videos are not enlarged.
+        max_pixels: pixel budget of one coded frame.
+        max_damaged_share: share of damaged frames above which the window is ``corrupt``.
+
+    Returns:
+        An iterator of ``(pts_us, rgb)`` with ``rgb`` uint8 ``(h, w, 3)``, and ``.report``.
+
+    Raises:
+        MediaError: before the first frame for files that do not open; *after the last one*
+            ``truncated`` when frames stop well before the declared end, and ``corrupt`` when
+            too many are damaged or missing in between. Keep nothing of a scan that raised.
+        ValueError: the window is empty or begins behind the declared end.
+    """
+    return Scan(
+        path,
+        start_us,
+        end_us,
+        short_side,
+        max_pixels=max_pixels,
+        max_damaged_share=max_damaged_share,
+    )
+
+
+def end_tolerance_us(facts: VideoProbe) -> int:
+    """How far before the declared end a whole film may stop.
+
+    Three frames, as muxers round; a second where the only duration is the container's or the
+    file states an average of few frames, since sound may outlast the picture.
+    """
+    slack = max(3 * facts.frame_us, 125_000)
+    if facts.demuxer in {"mov", "avi"} and not facts.vfr:
+        return slack
+    return max(slack, 500_000) if not facts.vfr else max(slack, 1_000_000)
+
+
+class _SmallFrames:
+    """Scales coded frames to the small displayed size."""
+
+    def __init__(self, facts: VideoProbe, short_side: int) -> None:
+        self._orientation = facts.orientation
+        factor = min(1.0, short_side / min(facts.width, facts.height))
+        width = max(1, round(facts.width * factor))
+        height = max(1, round(facts.height * factor))
+        self._size = (height, width) if facts.orientation.transpose else (width, height)
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        width, height = self._size
+        small = self._reformatter.reformat(
+            frame, width, height, "rgb24", interpolation=SMALL_FLAGS, threads=1
+        )
+        return self._orientation.apply(small.to_ndarray())
+
+
+class _Tally:
+    """Counts frames and damage of one window and judges it."""
+
+    def __init__(self, facts: VideoProbe, start_us: int, end_us: int) -> None:
+        self.facts = facts
+        self.start_us = start_us
+        self.window_end_us = end_us
+        self.end_us = start_us
+        self.first_us: int | None = None
+        self.frames = 0
+        self.damaged: list[tuple[int, int]] = []
+        self.damaged_frames = 0
+        self._last_us = start_us
+
+    def see(self, pts_us: int, frame: Any) -> None:
+        self._last_us = pts_us
+        if pts_us < self.start_us:
+            return
+        step = self.facts.frame_us
+        if frame.duration:
+            step = max(step, round(frame.duration * frame.time_base * 1_000_000))
+        self.end_us = max(self.end_us, pts_us + step)
+        self.first_us = pts_us if self.first_us is None else self.first_us
+        self.frames += 1
+        if frame.is_corrupt:
+            self._damage(pts_us)
+
+    def bad_packet(self, pts_us: int | None) -> None:
+        """A packet that gave an error instead of frames."""
+        at = self._last_us if pts_us is None else pts_us
+        if self.start_us <= at < self.window_end_us:
+            self._damage(at)
+
+    def _damage(self, at_us: int) -> None:
+        self.damaged_frames += 1
+        step = self.facts.frame_us
+        span = (max(self.start_us, at_us - step), at_us + step)
+        if self.damaged and span[0] <= self.damaged[-1][1] and at_us >= self.damaged[-1][0]:
+            self.damaged[-1] = (self.damaged[-1][0], max(self.damaged[-1][1], span[1]))
+        else:
+            self.damaged.append(span)
+
+    def report(self) -> ScanReport:
+        length = self.window_end_us - self.start_us
+        return ScanReport(
+            probe=self.facts,
+            start_us=self.start_us,
+            end_us=self.window_end_us,
+            frames=self.frames,
+            expected_frames=length / 1e6 * float(self.facts.avg_fps),
+            first_us=self.first_us,
+            decoded_end_us=self.end_us,
+            damaged=tuple(sorted(self.damaged)),
+            damaged_frames=self.damaged_frames,
+        )
+
+    def judge(self, path: str | PathLike[str], max_damaged_share: float) -> None:
+        """Raise when the window is not what the container declares."""
+        report = self.report()
+        short = self.window_end_us - self.end_us
+        if self.facts.duration_declared and short > end_tolerance_us(self.facts):
+            raise MediaError(
+                MediaErrorKind.TRUNCATED,
+                path,
+                f"frames end at {self.end_us / 1e6:.2f} s of {self.window_end_us / 1e6:.2f} s "
+                f"declared ({self.frames} of about {report.expected_frames:.0f} frames); "
+                "fetch the file again",
+            )
+        total = max(1, self.frames)
+        if self.damaged_frames > max_damaged_share * total:
+            raise MediaError(
+                MediaErrorKind.CORRUPT,
+                path,
+                f"{self.damaged_frames} of {total} frames are damaged, more than "
+                f"{max_damaged_share:.0%}; the first at {report.damaged[0][0] / 1e6:.2f} s",
+            )
+        expected = report.expected_frames
+        if not self.facts.vfr and self.frames < (1 - _MAX_MISSING_SHARE) * expected - 2:
+            raise MediaError(
+                MediaErrorKind.CORRUPT,
+                path,
+                f"{self.frames} frames where about {expected:.0f} are declared, though the last "
+                "is in its place: frames are missing in between",
+            )
