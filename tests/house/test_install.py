@@ -157,3 +157,30 @@ def test_without_a_python_of_the_right_version_make_says_which_it_needs(
     )
     assert done.returncode != 0
     assert "Python 3.11 or 3.12 is needed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said_to_pip", "expected"),
+    [
+        ({"PIP_INDEX_URL": "https://mirror.example/simple"}, "UV_DEFAULT_INDEX"),
+        ({"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "wheelhouse"}, "UV_FIND_LINKS"),
+        ({"PIP_CERT": "ca.pem"}, "SSL_CERT_FILE"),
+    ],
+)
+def test_a_mirror_that_pip_is_told_about_is_used_by_uv_too(
+    root: Path, said_to_pip: dict[str, str], expected: str
+) -> None:
+    ours = ("PIP_", "UV_", "SSL_", "MAKE")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "--eval", "show: ; @env", "show"],
+        cwd=root,
+        env=environment | said_to_pip,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert f"{expected}={list(said_to_pip.values())[-1]}" in shown
+    assert "UV_COMPILE_BYTECODE=1" in shown
+    # A folder beside an index would offer other files than the hashes in the lock allow.
+    assert ("UV_FIND_LINKS=wheelhouse" in shown) == ("PIP_NO_INDEX" in said_to_pip)
