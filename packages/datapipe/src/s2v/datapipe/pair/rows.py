@@ -1,0 +1,65 @@
+"""Tables as sorted rows: whatever order the workers delivered, one order from here on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import pyarrow as pa
+
+from s2v.datapipe.base import records
+
+Row = dict[str, Any]
+Tables = Mapping[str, pa.Table]
+
+#: What identifies a row, and by what it is sorted.
+KEYS: Final[dict[str, tuple[str, ...]]] = {
+    "sources": ("video_id",),
+    "probe": ("video_id",),
+    "spans": ("video_id", "start_us", "end_us"),
+    "clips": ("clip_id",),
+    "frames": ("frame_id",),
+    "quality": ("clip_id",),
+    "captions": ("clip_id",),
+    "phrases": ("subject_id",),
+    "detections": ("detection_id",),
+    "masks": ("detection_id",),
+    "faces": ("frame_id", "face"),
+    "embeddings": ("detection_id",),
+    "subjects": ("subject_id",),
+    "pairs": ("target_subject_id", "reference_subject_id"),
+    "samples": ("sample_id",),
+    "quarantine": ("stage", "id"),
+}
+
+
+def read(tables: Tables, name: str) -> list[Row]:
+    """Rows of a table sorted by its key; a table that was not measured has none.
+
+    Raises:
+        ValueError: the table lacks a column of the contract.
+    """
+    if name not in tables:
+        return []
+    table = tables[name]
+    if missing := [n for n in records.TABLES[name].names if n not in table.schema.names]:
+        raise ValueError(
+            f"table {name!r} lacks columns {missing}; it was measured by another version: "
+            "delete its measure parts and run again"
+        )
+    rows: list[Row] = table.select(records.TABLES[name].names).to_pylist()
+    return sorted(rows, key=lambda row: tuple(row[k] for k in KEYS[name]))
+
+
+def by(rows: Iterable[Row], column: str) -> dict[Any, Row]:
+    """Rows by a column that is unique in them."""
+    return {row[column]: row for row in rows}
+
+
+def group(rows: Iterable[Row], column: str) -> dict[Any, list[Row]]:
+    """Rows grouped by a column, in their order."""
+    groups: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row[column]].append(row)
+    return dict(groups)

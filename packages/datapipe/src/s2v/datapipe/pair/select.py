@@ -1,0 +1,315 @@
+"""The selection: measured tables and settings to subjects, pairs and samples.
+
+A pure function. Changing a threshold and selecting again runs no model and keeps the ids of
+unchanged samples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from s2v.datapipe.base import ids, records
+from s2v.datapipe.pair.clips import clip_reasons
+from s2v.datapipe.pair.copies import FrameHashes, duplicates
+from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
+from s2v.datapipe.pair.identity import cluster, conflicts
+from s2v.datapipe.pair.inpair import in_reference
+from s2v.datapipe.pair.retrieve import Candidates, Copies, clip_of, find_candidates
+from s2v.datapipe.pair.rows import Row, Tables, by, group, read
+from s2v.datapipe.pair.scenario import scenario
+from s2v.datapipe.pair.settings import SelectSettings
+from s2v.datapipe.pair.split import heldout_clips, split_of_sources
+from s2v.datapipe.pair.subjects import SubjectView, detection_score, join_subjects
+from s2v.datapipe.pair.verify import PairVerifier, RuleVerifier
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What :func:`select` made.
+
+    Attributes:
+        clips: ``clip_id``, ``reason`` (null when kept), ``duplicate_of``.
+        subjects: table SUBJECTS, every phrase with its reason.
+        pairs: table PAIRS, every candidate with the rules it fails.
+        samples: table SAMPLES, what will be written.
+        excluded_samples: samples taken out by the exclusion list, with its reason.
+    """
+
+    clips: pa.Table
+    subjects: pa.Table
+    pairs: pa.Table
+    samples: pa.Table
+    excluded_samples: dict[str, str]
+
+
+CLIP_REASONS = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("duplicate_of", pa.string()),
+    ]
+)
+
+
+def select(
+    tables: Tables,
+    settings: SelectSettings,
+    exclusions: Iterable[Exclusion] = (),
+    verifier: PairVerifier | None = None,
+) -> Selection:
+    """Select subjects, pairs and samples.
+
+    Args:
+        tables: the measure tables by name (:mod:`s2v.datapipe.base.records`), rows in any
+            order; tables that were not measured may be missing.
+        settings: every threshold.
+        exclusions: exclusion and takedown list.
+        verifier: judge of pairs that pass all rules; the rules themselves by default.
+
+    Returns:
+        Tables sorted by id; the same for any order of the input rows.
+
+    Raises:
+        ValueError: tables that contradict each other.
+        SplitError: pinned sources that belong together.
+    """
+    excluded = ExclusionIndex(exclusions)
+    clips = by(read(tables, "clips"), "clip_id")
+    reasons = clip_reasons(tables, settings, excluded)
+    hashes = FrameHashes(tables, settings.pair)
+    alike = hashes.alike(settings.pair.frame_bits)
+    kinds = {c: row["kind"] for c, row in clips.items() if reasons[c] is None}
+    duplicate_of = duplicates(hashes, alike, kinds, settings.pair.duplicate_frames)
+    if not settings.clip.drop_duplicates:
+        duplicate_of = {}
+    view = join_subjects(tables, reasons, settings, excluded)
+    collapsed = _collapse(view, duplicate_of)
+    reasons |= dict.fromkeys(duplicate_of, "clip: duplicate")
+
+    copies = Copies(collapsed, duplicate_of)
+    candidates = find_candidates(view.kept(), copies, hashes, settings, verifier or RuleVerifier())
+    identity = cluster(view.kept(), candidates, settings)
+    candidates.refuse("identity_conflict", conflicts(candidates, identity))
+    taken_down = _name_identities(view, identity, excluded)
+    candidates.refuse("excluded", candidates.involve(taken_down))
+
+    near = [(hashes.clips[i], hashes.clips[j]) for i, j, _ in alike]
+    splits = split_of_sources(
+        {row["long_video_id"] for row in clips.values()},
+        _shared_sources(view.kept(), candidates, clips, near),
+        settings.split,
+    )
+    held = heldout_clips(clips.values(), near, settings.split)
+    builder = _Builder(tables, view, candidates, _Splits(splits, held), settings)
+    samples, refused = _without_excluded(builder.samples(), excluded)
+    return Selection(
+        clips=pa.Table.from_pylist(
+            [
+                {"clip_id": c, "reason": r, "duplicate_of": duplicate_of.get(c)}
+                for c, r in sorted(reasons.items())
+            ],
+            schema=CLIP_REASONS,
+        ),
+        subjects=records.table("subjects", view.rows),
+        pairs=records.table("pairs", candidates.rows()),
+        samples=records.table("samples", samples),
+        excluded_samples=refused,
+    )
+
+
+def _collapse(view: SubjectView, duplicate_of: dict[str, str]) -> list[Row]:
+    """Drop the subjects of duplicate clips; return those that were fit otherwise."""
+    collapsed = [row for row in view.kept() if row["clip_id"] in duplicate_of]
+    for row in collapsed:
+        row["reason"] = "clip: duplicate"
+        view.passing.pop(row["subject_id"])
+    return collapsed
+
+
+def _name_identities(
+    view: SubjectView, identity: dict[str, str], excluded: ExclusionIndex
+) -> set[str]:
+    """Fill ``identity_id``; drop, and return, the subjects whose identity is excluded."""
+    taken_down = set()
+    for row in view.kept():
+        row["identity_id"] = identity[row["subject_id"]]
+        if why := excluded.reason(row, "identity_id"):
+            row["reason"] = f"identity: excluded: {why}"
+            view.passing.pop(row["subject_id"])
+            taken_down.add(row["subject_id"])
+    return taken_down
+
+
+def _shared_sources(
+    subjects: list[Row],
+    candidates: Candidates,
+    clips: dict[str, Row],
+    near: list[tuple[str, str]],
+) -> list[tuple[str, str]]:
+    """Pairs of long videos that must not be split."""
+    first: dict[str, str] = {}
+    edges: list[tuple[str, str]] = []
+    for row in subjects:
+        source = row["long_video_id"]
+        edges.append((first.setdefault(row["identity_id"], source), source))
+    e = candidates.evidence
+    pairs = [
+        (clip_of(e.target[n]), clip_of(e.reference[n]))
+        for n in np.flatnonzero(candidates.accepted())
+    ]
+    edges += [(clips[a]["long_video_id"], clips[b]["long_video_id"]) for a, b in pairs + near]
+    return sorted({(a, b) for a, b in edges if a != b})
+
+
+def _without_excluded(
+    samples: list[Row], excluded: ExclusionIndex
+) -> tuple[list[Row], dict[str, str]]:
+    """Take out single samples that a reviewer refused; nothing takes their place."""
+    refused = {
+        row["sample_id"]: why for row in samples if (why := excluded.reason(row, "sample_id"))
+    }
+    return [row for row in samples if row["sample_id"] not in refused], refused
+
+
+@dataclass(frozen=True)
+class _Splits:
+    source: dict[str, str]  # long_video_id -> train | test
+    held: dict[str, bool]  # clip_id -> in a held-out scene
+
+
+class _Builder:
+    """Puts samples together: at most one ``in`` and one ``cross`` or ``image`` per clip."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        view: SubjectView,
+        candidates: Candidates,
+        splits: _Splits,
+        settings: SelectSettings,
+    ) -> None:
+        self.captions = by(read(tables, "captions"), "clip_id")
+        self.view = view
+        self.subjects = by(view.kept(), "subject_id")
+        self.on_clip = group(view.kept(), "clip_id")
+        self.splits, self.held, self.settings = splits.source, splits.held, settings
+        self.accepted = self._accepted(candidates)
+        self.uses: Counter[str] = Counter()
+
+    def samples(self) -> list[Row]:
+        """All samples, sorted by id."""
+        found = []
+        for clip in sorted(self.on_clip):
+            subjects = self._best(self.on_clip[clip])
+            image = subjects[0]["kind"] == "image"
+            if not image:
+                found.append(self._sample("in", [self._in(s) for s in subjects], subjects))
+            if not image or self.settings.sample.image_samples:
+                pairs = self._cross(self.on_clip[clip])
+                if pairs:
+                    chosen = [self.subjects[ref["subject_id"]] for ref in pairs]
+                    found.append(self._sample("image" if image else "cross", pairs, chosen))
+        return sorted(found, key=lambda row: row["sample_id"])
+
+    def _accepted(self, candidates: Candidates) -> dict[str, list[Row]]:
+        """Accepted pairs per target, surest first: by face, then by similarity, then id."""
+        e = candidates.evidence
+        found: dict[str, list[Row]] = defaultdict(list)
+        for n in np.flatnonzero(candidates.accepted()):
+            if e.target[n] in self.subjects and e.reference[n] in self.subjects:
+                face, background = e.face_similarity[n], e.background_similarity[n]
+                found[e.target[n]].append(
+                    {
+                        "subject_id": e.target[n],
+                        "reference_subject_id": e.reference[n],
+                        "detection_id": self.subjects[e.reference[n]]["detection_id"],
+                        "similarity": float(e.similarity[n]),
+                        "face_similarity": None if np.isnan(face) else float(face),
+                        "background_similarity": None
+                        if np.isnan(background)
+                        else float(background),
+                    }
+                )
+        for refs in found.values():
+            refs.sort(
+                key=lambda r: (
+                    -(r["face_similarity"] or -1.0),
+                    -r["similarity"],
+                    r["reference_subject_id"],
+                )
+            )
+        return found
+
+    def _best(self, subjects: list[Row]) -> list[Row]:
+        """The best subjects of a clip, in the order their phrases stand in the caption."""
+        best = sorted(subjects, key=lambda s: (-detection_score(s, None), s["subject_id"]))
+        chosen = best[: self.settings.sample.max_references]
+        return sorted(chosen, key=lambda s: (s["phrase_start"], s["subject_id"]))
+
+    def _in(self, subject: Row) -> Row:
+        detection = in_reference(subject, self.view.passing[subject["subject_id"]])
+        return {
+            "subject_id": subject["subject_id"],
+            "reference_subject_id": subject["subject_id"],
+            "detection_id": detection["detection_id"],
+        }
+
+    def _cross(self, subjects: list[Row]) -> list[Row]:
+        """One reference per phrase that has one, no reference twice."""
+        having = [s for s in subjects if self._free(s, set())]
+        chosen: list[Row] = []
+        taken: set[str] = set()
+        for subject in self._best(having):
+            free = self._free(subject, taken)
+            if free:
+                chosen.append(free[0])
+                taken.add(self.subjects[free[0]["reference_subject_id"]]["identity_id"])
+                self.uses[free[0]["reference_subject_id"]] += 1
+        return chosen
+
+    def _free(self, subject: Row, taken: set[str]) -> list[Row]:
+        """References of a subject that are not used up and leak nothing.
+
+        Training samples take no pixels from held-out scenes, or the loss there would no
+        longer be one on unseen pictures.
+        """
+        return [
+            ref
+            for ref in self.accepted.get(subject["subject_id"], [])
+            if self.uses[ref["reference_subject_id"]] < self.settings.sample.max_uses
+            and self.subjects[ref["reference_subject_id"]]["identity_id"] not in taken
+            and (
+                self.held[subject["clip_id"]]
+                or not self.held[self.subjects[ref["reference_subject_id"]]["clip_id"]]
+            )
+        ]
+
+    def _sample(self, pair_type: str, refs: list[Row], subjects: list[Row]) -> Row:
+        clip = subjects[0]
+        shards = self.settings.shards.of(pair_type)
+        split = self.splits[clip["long_video_id"]]
+        return {
+            "sample_id": ids.sample_id(
+                pair_type, clip["clip_id"], [ref["detection_id"] for ref in refs]
+            ),
+            "pair_type": pair_type,
+            "clip_id": clip["clip_id"],
+            "video_id": clip["video_id"],
+            "long_video_id": clip["long_video_id"],
+            "split": split,
+            "heldout": split == "train" and self.held[clip["clip_id"]],
+            "scenario": scenario(subject["bank"] for subject in subjects),
+            "caption": self.captions[clip["clip_id"]]["caption"],
+            "shard": shard_name(pair_type, clip["video_id"], shards),
+            "references": refs,
+        }
+
+
+def shard_name(pair_type: str, video_id: str, shards: int) -> str:
+    """``<pair_type>-<n>.tar``: a stable hash of the source video modulo the shard count."""
+    return f"{pair_type}-{ids.bucket(video_id, shards):06d}.tar"

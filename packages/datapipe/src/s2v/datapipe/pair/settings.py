@@ -1,0 +1,263 @@
+"""Every threshold of the selection, with where it was published.
+
+Sources: P Phantom, PD Phantom-Data, O OpenS2V-5M, CI Concat-ID, OS2 Open-Sora 2.0, VXF
+VideoX-Fun, M MAGREF; *ours* where all of them are silent. Bounds are half-open: a value
+passes when ``lower <= value < upper``. ``None`` switches a rule off.
+
+A threshold that is on needs its score: a row without one is dropped as ``not measured``,
+never passed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Bank = Literal["person", "creature", "thing"]
+BANKS: tuple[Bank, ...] = ("person", "creature", "thing")
+LIVING: frozenset[str] = frozenset({"person", "creature"})
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceRules(_Strict):
+    """Rules on the file (OS2); a source that fails takes its clips along."""
+
+    min_short_side: int | None = Field(default=None, ge=1, description="pixels; O keeps >= 480")
+    min_fps: float | None = Field(default=None, gt=0, description="videos; OS2 >= 16")
+    min_bits_per_pixel: float | None = Field(default=None, gt=0, description="videos; OS2 >= 0.02")
+    max_aspect: float | None = Field(default=3.0, ge=1, description="long side / short side; OS2")
+
+
+class ClipRules(_Strict):
+    """Rules on a clip's scores. Length, motion, freeze and black are asked of videos only."""
+
+    min_seconds: float = Field(default=2.0, ge=0, description="O and OS2")
+    max_seconds: float = Field(default=10.0, gt=0, description="O; our shots are split there")
+    min_motion: float | None = Field(
+        default=0.002,
+        description="frame heights per second; ours (P names the filter, not the value)",
+    )
+    max_motion: float | None = Field(default=3.0, description="frame heights per second; ours")
+    min_luma: float | None = Field(default=0.06, description="mean, 0..1; ours")
+    max_luma: float | None = Field(default=0.94, description="mean, 0..1; ours")
+    min_contrast: float | None = Field(default=0.03, description="luma_std, 0..1; ours")
+    max_black: float | None = Field(default=0.3, description="share of frames; ours")
+    max_freeze: float | None = Field(default=0.5, description="share of frames; ours")
+    max_text_share: float | None = Field(
+        default=0.02, description="VXF 0.02; P drops subtitled clips"
+    )
+    max_nsfw: float | None = Field(default=0.5, description="0..1; ours")
+    min_aesthetic: float | None = Field(
+        default=None, description="O keeps >= 4.5; null when unmeasured"
+    )
+    drop_duplicates: bool = Field(default=True, description="keep the smallest id of equal clips")
+
+
+class PhraseRules(_Strict):
+    """Rules on a subject phrase (P: distinct phrases; O: an exact substring)."""
+
+    distinct: bool = Field(default=True, description="two equal phrases in one caption drop both")
+    several_boxes: Literal["drop_phrase", "drop_frame", "best"] = Field(
+        default="drop_phrase",
+        description="a phrase grounded to several regions of a frame; PD drops it",
+    )
+
+
+class DetectionRules(_Strict):
+    """Rules on one box."""
+
+    min_area_share: float = Field(default=0.04, ge=0, le=1, description="PD")
+    max_area_share: float = Field(default=0.90, ge=0, le=1, description="PD")
+    min_side: float = Field(default=128, ge=0, description="pixels at source scale; PD 128 x 128")
+    min_score: float = Field(
+        default=0.25, ge=0, le=1, description="O: Grounding DINO box threshold"
+    )
+    max_overlap: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="IoU of two subjects' boxes; PD keeps one, we the surer",
+    )
+    max_face_overlap: float = Field(
+        default=0.25, gt=0, le=1, description="IoU of a thing's box with a face; M, there on masks"
+    )
+
+
+class MaskRules(_Strict):
+    """Rules on one mask."""
+
+    min_area_share: float = Field(default=1 / 32, ge=0, le=1, description="of the frame; O")
+    min_box_fill: float = Field(
+        default=0.15, ge=0, le=1, description="mask / box: less is a scrap; ours"
+    )
+    max_box_fill: float = Field(
+        default=0.99, ge=0, le=1.01, description="the box itself, no mask; ours"
+    )
+    allow_border: bool = Field(default=True, description="masks that touch the frame's border")
+
+
+class FaceRules(_Strict):
+    """What makes a face usable and two faces one person; for the embedder in use (SFace)."""
+
+    min_score: float = Field(
+        default=0.65, ge=0, le=1, description="detector score; O gives ids above it"
+    )
+    min_side: float = Field(default=24, ge=0, description="pixels of the displayed frame; ours")
+    lower: float = Field(
+        default=0.45, description="same person; SFace's authors 0.363, CI 0.7 on ArcFace"
+    )
+    upper: float = Field(default=0.90, description="from here on a near copy; CI 0.9")
+    different: float = Field(
+        default=0.25, description="two faces below it are never put into one identity; ours"
+    )
+
+
+class BankRules(_Strict):
+    """Bounds of one bank, for the subject embedder in use."""
+
+    lower: float = Field(description="subject cosine below it: another subject; P, PD unpublished")
+    upper: float = Field(description="from here on a near copy; P, PD unpublished")
+    max_background: float | None = Field(
+        default=None, description="cosine of backgrounds; PD asks for another background"
+    )
+    across_sources: Literal["no", "faces", "yes"] = Field(
+        description="search beyond the long video: PD 'no' for the living; 'faces' when verified"
+    )
+    require_face: bool = Field(
+        default=False, description="both subjects need a usable face, always"
+    )
+    same_noun: bool = Field(default=False, description="both phrases must have the same head noun")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.lower >= self.upper:
+            raise ValueError(f"lower {self.lower} must be below upper {self.upper}")
+        return self
+
+
+class PairRules(_Strict):
+    """Rules on candidate pairs."""
+
+    person: BankRules = BankRules(
+        # The face decides who it is; the body's cosine only guards against copies.
+        lower=0.2,
+        upper=0.93,
+        max_background=0.93,
+        across_sources="faces",
+        require_face=True,
+    )
+    creature: BankRules = BankRules(
+        # Measured on film characters with MobileNetV2: same 0.79, different 0.64 on average.
+        lower=0.72,
+        upper=0.93,
+        max_background=0.93,
+        across_sources="no",
+    )
+    thing: BankRules = BankRules(
+        lower=0.80, upper=0.95, max_background=0.93, across_sources="yes", same_noun=True
+    )
+    min_gap_seconds: float = Field(
+        default=10.0, ge=0, description="between clips of one video; PD shows minutes beat seconds"
+    )
+    crop_bits: int = Field(
+        default=10, ge=0, le=64, description="perceptual hash; P: imagededup, its 10"
+    )
+    frame_bits: int = Field(
+        default=10, ge=0, le=64, description="any two sampled frames; imagededup"
+    )
+    duplicate_frames: int = Field(
+        default=2, ge=1, description="so many frames alike make two clips duplicates; ours"
+    )
+    min_frame_detail: float = Field(
+        default=5.0, ge=0, description="sharpness below which a frame is too flat to compare; ours"
+    )
+    strong: float = Field(
+        default=0.93, description="subject cosine that links an identity inside a long video; ours"
+    )
+
+    def of(self, bank: str) -> BankRules:
+        """The rules of one bank."""
+        rules: BankRules = getattr(self, bank)
+        return rules
+
+
+class RetrievalSettings(_Strict):
+    """Exact search, over-fetched until enough candidates pass."""
+
+    candidates: int = Field(
+        default=8, ge=1, description="passing candidates per subject and search"
+    )
+    overfetch: int = Field(default=64, ge=1, description="candidates looked at before giving up")
+    backend: Literal["auto", "faiss", "numpy"] = "auto"
+
+    @model_validator(mode="after")
+    def _cap(self) -> Self:
+        if self.overfetch < self.candidates:
+            raise ValueError(
+                f"overfetch {self.overfetch} is below candidates {self.candidates}; raise it"
+            )
+        return self
+
+
+class SampleRules(_Strict):
+    """How samples are put together."""
+
+    max_references: int = Field(
+        default=6, ge=1, le=6, description="O top 6; trainers draw at most 4"
+    )
+    max_uses: int = Field(
+        default=8, ge=1, description="cross samples one reference subject may enter"
+    )
+    image_samples: bool = Field(default=True, description="photographs as one-frame targets (P)")
+
+
+class SplitSettings(_Strict):
+    """Splits. ``test`` is leak-safe; ``heldout`` are other scenes of training sources."""
+
+    test_share: float = Field(default=0.0, ge=0, lt=1, description="of source groups")
+    heldout_share: float = Field(
+        default=0.1, ge=0, lt=1, description="of scenes of training sources"
+    )
+    scene_seconds: float = Field(default=30.0, gt=0, description="neighbours in time stay together")
+    salt: str = Field(default="", description="another salt, another split")
+    train_only: tuple[str, ...] = Field(
+        default=(), description="long_video_ids never put into test"
+    )
+    test_only: tuple[str, ...] = Field(
+        default=(), description="long_video_ids always put into test"
+    )
+
+
+class ShardCounts(_Strict):
+    """Shards per pair type; the first write records them and later ones keep to them."""
+
+    in_: int = Field(default=4, ge=1, le=100_000, alias="in")
+    cross: int = Field(default=2, ge=1, le=100_000)
+    image: int = Field(default=1, ge=1, le=100_000)
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    def of(self, pair_type: str) -> int:
+        """Number of shards of ``pair_type``."""
+        count: int = getattr(self, {"in": "in_"}.get(pair_type, pair_type))
+        return count
+
+
+class SelectSettings(_Strict):
+    """Everything :func:`s2v.datapipe.pair.select.select` depends on besides the tables."""
+
+    source: SourceRules = SourceRules()
+    clip: ClipRules = ClipRules()
+    phrase: PhraseRules = PhraseRules()
+    detection: DetectionRules = DetectionRules()
+    mask: MaskRules = MaskRules()
+    face: FaceRules = FaceRules()
+    pair: PairRules = PairRules()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    sample: SampleRules = SampleRules()
+    split: SplitSettings = SplitSettings()
+    shards: ShardCounts = ShardCounts()

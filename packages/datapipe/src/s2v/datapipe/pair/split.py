@@ -1,0 +1,88 @@
+"""Splits that do not leak.
+
+``split``: sources that share a long video, an identity, an accepted pair or a shot are one
+group, and a group is train or test as a whole. ``heldout``: other scenes of training
+sources, for validation losses; scenes that share a shot go together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from s2v.datapipe.base.ids import bucket
+from s2v.datapipe.pair.rows import Row
+from s2v.datapipe.pair.settings import SplitSettings
+from s2v.datapipe.pair.unionfind import UnionFind
+
+_PARTS = 1_000_000
+Edge = tuple[str, str]
+
+
+class SplitError(ValueError):
+    """Sources pinned to both splits turned out to belong together."""
+
+
+def split_of_sources(
+    long_videos: Iterable[str], shared: Iterable[Edge], settings: SplitSettings
+) -> dict[str, str]:
+    """``train`` or ``test`` for each long video.
+
+    Args:
+        long_videos: all of them.
+        shared: pairs of long videos that share an identity or a shot.
+        settings: share, salt and pinned sources.
+
+    Raises:
+        SplitError: a group holds a source pinned to train and one pinned to test.
+    """
+    sets = UnionFind(sorted(long_videos))
+    for a, b in sorted(shared):
+        sets.union(a, b)
+    found: dict[str, str] = {}
+    for smallest, members in sets.groups().items():
+        train = sorted(set(members) & set(settings.train_only))
+        test = sorted(set(members) & set(settings.test_only))
+        if train and test:
+            raise SplitError(
+                f"{train[0]!r} is pinned to train and {test[0]!r} to test, but they share an "
+                "identity or a shot; unpin one of them or exclude it"
+            )
+        share = bucket(f"split {settings.salt} {smallest}", _PARTS) / _PARTS
+        is_test = bool(test) or (not train and share < settings.test_share)
+        found.update(dict.fromkeys(members, "test" if is_test else "train"))
+    return found
+
+
+def heldout_clips(
+    clips: Iterable[Row], alike: Iterable[Edge], settings: SplitSettings
+) -> dict[str, bool]:
+    """Whether a clip lies in a held-out scene.
+
+    A scene is a stretch of ``scene_seconds`` of a file; clips belong to it by their middle.
+    Scenes that share a near-copied shot are held out together. Photographs never are: they
+    are references first.
+
+    Args:
+        clips: rows of table CLIPS.
+        alike: pairs of clips with a near-copied frame.
+        settings: share, scene length and salt.
+    """
+    rows = sorted(clips, key=lambda row: row["clip_id"])
+    scene_us = int(settings.scene_seconds * 1e6)
+    scene = {
+        row[
+            "clip_id"
+        ]: f"{row['video_id']}/{(row['start_us'] + row['end_us']) // 2 // scene_us:08d}"
+        for row in rows
+        if row["kind"] != "image"
+    }
+    sets = UnionFind(sorted(set(scene.values())))
+    for a, b in sorted(alike):
+        if a in scene and b in scene:
+            sets.union(scene[a], scene[b])
+    limit = settings.heldout_share * _PARTS
+    held = {
+        name: bucket(f"heldout {settings.salt} {sets.find(name)}", _PARTS) < limit
+        for name in sorted(set(scene.values()))
+    }
+    return {row["clip_id"]: held.get(scene.get(row["clip_id"], ""), False) for row in rows}
