@@ -78,6 +78,7 @@ class Installer:
         if self._usable() and self._stamped() == wanted:
             return False
         (self.venv / STAMP).unlink(missing_ok=True)
+        print(f"installing what uv.lock pins into {self.venv.name}; this happens once", flush=True)
         if not self._usable():
             self._run(["venv", "--clear", "--python", self.python, str(self.venv)])
         requirements = self._export(choices)
