@@ -75,7 +75,7 @@ demo-long: assets ## the same with a longer training, for samples worth looking 
 
 .PHONY: test
 test: lint assets ## lint, then all tests but the long proofs
-	@$(BIN)/python -m pytest -m "not prove" $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: prove
 prove: assets ## the long proofs; their results go to docs/
@@ -86,7 +86,7 @@ lint: install ## ruff, mypy and the lock's check; changes nothing
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/mypy tools jobs
+	@$(BIN)/mypy tools jobs tests/conftest.py tests/house tests/infra
 	@.tools/bin/python tools/lock.py check
 
 .PHONY: format
