@@ -1,0 +1,193 @@
+"""``s2v-model train|heldout|sample|inspect``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from s2v.datapipe.base.settings import SettingsError
+from s2v.model.errors import Interrupted, ModelError
+
+_EXAMPLES = """examples:
+  s2v-model train --shards runs/demo/shards --out runs/demo/model
+  s2v-model train --shards shards --out run --recipe my.toml --set train.steps=2000
+  s2v-model train --recipe demo_tiny --print-config
+  s2v-model heldout --run run --shards shards
+  s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
+  s2v-model inspect run/checkpoints/step-00000400
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="s2v-model",
+        description="Train and sample a subject-to-video MMDiT (Phantom).",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub = top.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, help_: str) -> argparse.ArgumentParser:
+        made = sub.add_parser(
+            name,
+            help=help_,
+            description=help_,
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.add_argument("--json", action="store_true", help="print the result as JSON")
+        made.add_argument("--quiet", action="store_true", help="show no progress")
+        return made
+
+    train = command("train", "train from a shard folder; the same command goes on after a stop")
+    train.add_argument("--shards", type=Path, help="folder with index/samples.parquet")
+    train.add_argument("--out", type=Path, help="run folder")
+    train.add_argument("--recipe", default="demo_tiny", help="name or .toml file (%(default)s)")
+    train.add_argument("--cache", type=Path, help="pixels and features (default: OUT/cache)")
+    train.add_argument("--print-config", action="store_true", help="print the configuration, stop")
+
+    heldout = command("heldout", "loss on held-out clips with the right and a swapped reference")
+    heldout.add_argument("--run", type=Path, required=True, help="run folder")
+    heldout.add_argument("--shards", type=Path, required=True)
+    heldout.add_argument("--cache", type=Path, help="as given to train")
+
+    sample = command("sample", "make a video from a prompt and up to four reference images")
+    sample.add_argument("--run", type=Path, required=True, help="run folder")
+    sample.add_argument("--prompt", required=True)
+    sample.add_argument(
+        "--reference", type=Path, action="append", default=[], help="image file; repeat for more"
+    )
+    sample.add_argument("--out", type=Path, required=True, help="folder for the files")
+    sample.add_argument("--id", default="sample", help="names the files (%(default)s)")
+    sample.add_argument("--seed", type=int, default=0)
+
+    for one in (train, heldout, sample):
+        one.add_argument(
+            "--set",
+            dest="overrides",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="override the configuration; repeat for more",
+        )
+
+    inspect = command("inspect", "say what a run folder, checkpoint or safetensors file is")
+    inspect.add_argument("path", type=Path)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    One line on standard error and status 2 for wrong input, 130 or 143 when stopped by a
+    signal after saving.
+    """
+    arguments = parser().parse_args(argv)
+    try:
+        result = _COMMANDS[arguments.command](arguments)
+    except Interrupted as stop:
+        print(f"s2v-model: {stop}; the same command goes on", file=sys.stderr)
+        return 128 + stop.signal
+    except KeyboardInterrupt:
+        print("s2v-model: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if not _expected(error):
+            raise
+        print(f"s2v-model: {_one_line(error)}", file=sys.stderr)
+        return 2
+    if isinstance(result, str):
+        print(result, end="")
+    elif arguments.json:
+        print(json.dumps(result, sort_keys=True, default=str))
+    else:
+        print(_table(result))
+    return 0
+
+
+def _expected(error: Exception) -> bool:
+    """Errors that the user can mend; anything else is ours and keeps its traceback."""
+    from s2v.datapipe.base.assets import AssetError
+    from s2v.datapipe.base.shards import ShardError
+
+    return isinstance(error, ModelError | SettingsError | ShardError | AssetError | ImportError)
+
+
+def _train(a: argparse.Namespace) -> dict[str, Any] | str:
+    from s2v.model import config as configuration
+
+    config = configuration.load(a.recipe, a.overrides)
+    if a.print_config:
+        return config.to_toml()
+    if a.shards is None or a.out is None:
+        raise ModelError("train needs --shards and --out (or --print-config)")
+    from s2v.model.train import train
+
+    return asdict(train(config, a.shards, a.out, _track(a), cache=a.cache))
+
+
+def _heldout(a: argparse.Namespace) -> dict[str, Any]:
+    from s2v.model.heldout import heldout
+
+    config = _stored(a)
+    return asdict(heldout(a.run, a.shards, _track(a), config=config, cache=a.cache))
+
+
+def _sample(a: argparse.Namespace) -> dict[str, Any]:
+    from s2v.model.sample import Request, sample
+
+    request = Request(a.id, a.prompt, tuple(a.reference), a.seed)
+    return asdict(sample(a.run, [request], a.out, _track(a), config=_stored(a))[0])
+
+
+def _inspect(a: argparse.Namespace) -> dict[str, Any]:
+    from s2v.model.inspection import describe
+
+    return describe(a.path)
+
+
+def _stored(a: argparse.Namespace) -> Any:
+    """The run's configuration with this call's overrides."""
+    from s2v.model import config as configuration
+    from s2v.model.run import Run
+
+    return configuration.override(Run(a.run).config(), a.overrides)
+
+
+def _track(a: argparse.Namespace) -> Any:
+    from s2v.model.progress import quiet, shown
+
+    return quiet if a.quiet else shown
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _table(result: dict[str, Any]) -> str:
+    flat: list[tuple[str, str]] = []
+    for key, value in result.items():
+        if isinstance(value, dict):
+            flat += [(f"{key}.{k}", _shown(v)) for k, v in value.items()]
+        else:
+            flat.append((key, _shown(value)))
+    width = max((len(key) for key, _ in flat), default=0)
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in flat)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+_COMMANDS = {"train": _train, "heldout": _heldout, "sample": _sample, "inspect": _inspect}
+
+if __name__ == "__main__":
+    sys.exit(main())

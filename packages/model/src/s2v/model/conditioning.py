@@ -1,0 +1,141 @@
+"""What the network is told, and what is hidden from it while it trains.
+
+Guidance needs the network to know three states: text and image, image alone, neither. The
+paper also zeroes the reference *latents* in most steps and keeps the image tokens, so that
+pixels do not overshadow meaning (section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from s2v.model.config import DropoutConfig
+from s2v.model.rng import Key, generator
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Text and references of a batch.
+
+    Attributes:
+        text: ``[B, L, Dt]`` token features.
+        text_mask: ``[B, L]`` bool, False on padding.
+        references: ``[B, C, K, H, W]`` latents of the references, zero where hidden.
+        reference_mask: ``[B, K]`` bool, the slots a sample has. A hidden reference keeps its
+            slot with zero latents, as the released sampler has it; an absent one has none.
+        image: ``[B, K, N, Di]`` image-encoder tokens of the references.
+        image_mask: ``[B, K]`` bool, the references whose image tokens are seen.
+    """
+
+    text: Tensor
+    text_mask: Tensor
+    references: Tensor
+    reference_mask: Tensor
+    image: Tensor
+    image_mask: Tensor
+
+    def to(self, device: torch.device) -> Condition:
+        """All tensors on ``device``."""
+        return Condition(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    def without_text(self, null: Tensor) -> Condition:
+        """Every text replaced by ``null [Ln, Dt]`` (the encoded negative prompt)."""
+        B = self.text.shape[0]
+        text = null.expand(B, *null.shape)
+        mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+        return replace(self, text=text, text_mask=mask)
+
+    def without_references(self) -> Condition:
+        """Zero latents in the references' slots and no image tokens."""
+        return replace(
+            self,
+            references=torch.zeros_like(self.references),
+            image_mask=torch.zeros_like(self.image_mask),
+        )
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What one sample is not shown at one step."""
+
+    text: bool
+    references: bool
+    vae: tuple[bool, ...]  # per reference; meaningless where ``references``
+
+    @property
+    def state(self) -> str:
+        """``text+image``, ``image``, ``text`` or ``neither``."""
+        if self.references:
+            return "neither" if self.text else "text"
+        return "image" if self.text else "text+image"
+
+
+def draw(config: DropoutConfig, seed: int, key: Key, references: int) -> Hidden:
+    """Draw what is hidden of a sample with so many references, a function of seed and key."""
+    random = generator(seed, *key, "dropout")
+    u = random.random()
+    edges = (
+        config.both,
+        config.both + config.text_only,
+        config.both + config.text_only + config.references_only,
+    )
+    if config.vae_mode == "all":
+        vae = (bool(random.random() < config.vae),) * references
+    else:
+        vae = tuple(bool(x) for x in random.random(references) < config.vae)
+    return Hidden(
+        text=bool(u < edges[1]),
+        references=bool(u < edges[0] or edges[1] <= u < edges[2]),
+        vae=vae,
+    )
+
+
+def hide(condition: Condition, hidden: Sequence[Hidden], null: Tensor) -> Condition:
+    """Apply the draws to a batch.
+
+    Args:
+        condition: of B samples.
+        hidden: B draws.
+        null: ``[Ln, Dt]`` features of the empty prompt; ``Ln`` must not exceed L.
+    """
+    text, text_mask = condition.text.clone(), condition.text_mask.clone()
+    references, image_mask = condition.references.clone(), condition.image_mask.clone()
+    for b, h in enumerate(hidden):
+        if h.text:
+            text[b, : len(null)] = null
+            text[b, len(null) :] = 0
+            text_mask[b] = torch.arange(text.shape[1], device=text.device) < len(null)
+        if h.references:
+            references[b] = 0
+            image_mask[b] = False
+        else:
+            for k, dropped in enumerate(h.vae):
+                if dropped:
+                    references[b, :, k] = 0
+    return replace(
+        condition, text=text, text_mask=text_mask, references=references, image_mask=image_mask
+    )
+
+
+def tally(hidden: Sequence[Hidden]) -> Counter[str]:
+    """Counts for the realised rates: states, hidden latents, samples and references seen."""
+    counts: Counter[str] = Counter()
+    for h in hidden:
+        counts[h.state] += 1
+        counts["samples"] += 1
+        counts["references"] += len(h.vae)
+        counts["vae"] += sum(h.vae)
+    return counts
+
+
+def rates(counts: Counter[str]) -> dict[str, float]:
+    """Realised shares of :func:`tally` counts: per state of samples, ``vae`` of references."""
+    samples = max(counts["samples"], 1)
+    out = {s: counts[s] / samples for s in ("text+image", "image", "text", "neither")}
+    out["vae"] = counts["vae"] / max(counts["references"], 1)
+    return out

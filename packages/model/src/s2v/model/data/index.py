@@ -1,0 +1,102 @@
+"""Which samples of a shard folder are used, and the reason for every one that is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from s2v.datapipe.base.shards import Sample, ShardIndex
+from s2v.model.config import DataConfig
+from s2v.model.errors import ModelError
+
+Part = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The frames of one training window: ``start, start + stride, ...``."""
+
+    start: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Samples in index order, and how many were left out by reason.
+
+    ``len(index) == len(samples) + sum(dropped.values())``.
+    """
+
+    samples: tuple[Sample, ...]
+    dropped: dict[str, int]
+
+
+def stride(frames: int, fps: float, config: DataConfig) -> int | None:
+    """Source frames per training frame, or None where the clip is too short.
+
+    The stride nearest to ``fps / config.fps``; a clip that cannot afford it may use a smaller
+    one, down to half (the motion then plays at most twice as slow).
+
+    Args:
+        frames: of the clip.
+        fps: of the clip.
+        config: window length and rate.
+    """
+    wanted = max(1, round(fps / config.fps))
+    if config.frames == 1:
+        return wanted if frames >= 1 else None
+    affordable = (frames - 1) // (config.frames - 1)
+    chosen = min(wanted, affordable)
+    return chosen if chosen >= max(1, -(-wanted // 2)) else None
+
+
+def windows(frames: int, fps: float, config: DataConfig) -> list[Window]:
+    """The clip's training windows, spread evenly; a single one sits in the middle."""
+    step = stride(frames, fps, config)
+    if step is None:
+        return []
+    slack = frames - ((config.frames - 1) * step + 1)
+    n = config.windows
+    starts = [slack // 2] if n == 1 else sorted({slack * i // (n - 1) for i in range(n)})
+    return [Window(start, step) for start in starts]
+
+
+def select(index: ShardIndex, config: DataConfig, part: Part) -> Selection:
+    """The samples of one part.
+
+    ``train`` takes ``split == "train"`` without held-out scenes; ``heldout`` takes held-out
+    scenes and, where the shards have none, the test split.
+
+    Raises:
+        ModelError: nothing is left; the message counts the reasons.
+    """
+    use_test = part == "heldout" and not any(index.table.column("heldout").to_pylist())
+    kept: list[Sample] = []
+    dropped: Counter[str] = Counter()
+    for sample in index:
+        reason = _reason(sample, config, part, use_test)
+        if reason is None:
+            kept.append(sample)
+        else:
+            dropped[reason] += 1
+    if not kept:
+        told = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items())) or "none at all"
+        raise ModelError(f"{index.folder}: no sample for {part} among {len(index)}: {told}")
+    return Selection(tuple(kept), dict(sorted(dropped.items())))
+
+
+def _reason(sample: Sample, config: DataConfig, part: Part, use_test: bool) -> str | None:
+    """The first rule that keeps a sample out, or None."""
+    row = sample.row
+    if part == "train":
+        rules = {
+            "held out": bool(row["heldout"]),
+            f"split {row['split']}": row["split"] != "train",
+            f"pair type {row['pair_type']} not in data.mix": row["pair_type"] not in config.mix,
+        }
+    else:
+        wanted = row["split"] == "test" if use_test else bool(row["heldout"])
+        rules = {"not held out": not wanted, "no reference": not row["references"]}
+    rules["clip shorter than the window"] = stride(row["frames"], row["fps"], config) is None
+    return next((reason for reason, applies in rules.items() if applies), None)

@@ -1,0 +1,119 @@
+"""One sample as pixels and text; pixels may be kept on disk, so that a clip is decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from s2v.datapipe.base.atomic import replacing
+from s2v.datapipe.base.shards import Sample, SampleMeta, ShardError
+from s2v.model.config import DataConfig
+from s2v.model.data.decode import read_windows
+from s2v.model.data.index import windows
+from s2v.model.data.references import Form, decode_image, decode_mask, forms
+from s2v.model.errors import ModelError
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A sample, decoded.
+
+    Attributes:
+        sample: its row.
+        meta: its JSON.
+        videos: per window ``[F, H, W, 3]``.
+        references: per reference its forms, each ``[h, w, 3]`` of its own size.
+    """
+
+    sample: Sample
+    meta: SampleMeta
+    videos: list[Pixels]
+    references: list[dict[Form, Pixels]]
+
+
+class Reader:
+    """Reads samples of a shard folder.
+
+    Args:
+        config: window and references.
+        pixels: folder to keep decoded windows in, or None. They are keyed by what they were
+            made from: the clip's sha256 and the window's configuration.
+    """
+
+    def __init__(self, config: DataConfig, pixels: Path | None = None) -> None:
+        self.config, self._pixels = config, pixels
+
+    def read(self, sample: Sample) -> Clip:
+        """Read one sample whole.
+
+        Raises:
+            ModelError: anything in it is unreadable; the message names sample and member.
+        """
+        where = f"{sample.folder / str(sample.row['shard'])}: sample {sample.id}"
+        try:
+            meta = sample.meta()
+            count = min(len(meta.refs), self.config.max_references)
+            images = [self._reference(sample, k, where) for k in range(count)]
+            return Clip(sample, meta, self._videos(sample, where), images)
+        except (ShardError, ModelError) as error:
+            raise ModelError(str(error)) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ModelError(f"{where}, member json: {key}: {first['msg']}") from None
+        except KeyError as error:
+            raise ModelError(f"{where}: {error.args[0]}") from None
+
+    def _reference(self, sample: Sample, k: int, where: str) -> dict[Form, Pixels]:
+        name = f"ref{k}.jpg"
+        here = f"{where}, member {name}"
+        crop = decode_image(sample.read(name, verify=True), here)
+        mask_name = f"ref{k}.mask.png"
+        if mask_name not in sample.suffixes:
+            return forms(crop, None, here)
+        data = sample.read(mask_name, verify=True)
+        return forms(crop, decode_mask(data, f"{where}, member {mask_name}"), here)
+
+    def _videos(self, sample: Sample, where: str) -> list[Pixels]:
+        data = sample.read("mp4", verify=True)
+        if self._pixels is None:
+            return self._decode(sample, data, where)
+        path = self._pixels / f"{sample.id}-{self._key(data)}.safetensors"
+        try:
+            stored = load_file(path)["windows"] if path.is_file() else None
+        except (SafetensorError, KeyError):
+            stored = None  # a cache entry is only ever a shortcut: make it again
+        if stored is not None:
+            return list(stored.numpy())
+        videos = self._decode(sample, data, where)
+        with replacing(path) as temporary:
+            save_file({"windows": torch.from_numpy(np.stack(videos))}, temporary)
+        return videos
+
+    def _decode(self, sample: Sample, data: bytes, where: str) -> list[Pixels]:
+        row, config = sample.row, self.config
+        return read_windows(
+            data,
+            windows(row["frames"], row["fps"], config),
+            frames=config.frames,
+            size=(config.height, config.width),
+            source=(row["height"], row["width"]),
+            fps=row["fps"],
+            where=f"{where}, member mp4",
+        )
+
+    def _key(self, data: bytes) -> str:
+        c = self.config
+        made_by = json.dumps([1, c.height, c.width, c.frames, c.fps, c.windows])
+        return hashlib.sha256(made_by.encode() + hashlib.sha256(data).digest()).hexdigest()[:16]

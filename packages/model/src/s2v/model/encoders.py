@@ -1,0 +1,127 @@
+"""Frozen encoders: what the trainer asks of them, and the embedded ones.
+
+The paper uses an LLM for text, CLIP (or SigLIP) for references and a 3D VAE for pixels. The
+embedded profile puts MiniLM, MobileNetV2 and a fitted linear autoencoder in their roles; they
+are small, run anywhere, and are not those models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from s2v.model.config import EncodersConfig
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class TextEncoder(Protocol):
+    """A prompt to token features."""
+
+    @property
+    def id(self) -> str:
+        """Name and digest: features of another id do not fit."""
+
+    @property
+    def width(self) -> int:
+        """Dt."""
+
+    def encode(self, text: str) -> Tensor:
+        """``[L, Dt]`` float32, ``1 <= L <= text_tokens``; the empty prompt has tokens too."""
+
+
+class ImageEncoder(Protocol):
+    """A reference image to tokens of meaning (CLIP's role in the paper)."""
+
+    @property
+    def id(self) -> str:
+        """Name and digest."""
+
+    @property
+    def width(self) -> int:
+        """Di."""
+
+    @property
+    def tokens(self) -> int:
+        """N, tokens per image."""
+
+    def encode(self, image: Pixels) -> Tensor:
+        """RGB ``[h, w, 3]`` of any size -> ``[N, Di]`` float32."""
+
+
+class VideoAutoencoder(Protocol):
+    """Pixels to latents and back, stride (4, 8, 8)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights."""
+
+    @property
+    def channels(self) -> int:
+        """C."""
+
+    def encode(self, video: Pixels) -> Tensor:
+        """``[F, H, W, 3]`` -> ``[C, (F-1)/4+1, H/8, W/8]``."""
+
+    def decode(self, latents: Tensor) -> Pixels:
+        """Inverse of :meth:`encode`, as far as it goes."""
+
+
+class HashedWords:
+    """Signed feature hashing of words: no weights, no meaning, but different words differ.
+
+    For tests and for machines without the embedded weights. Every word becomes a fixed random
+    sign vector of unit norm; a start token stands first, so that no prompt is empty.
+    """
+
+    id = "hashed-words-1"
+
+    def __init__(self, tokens: int, width: int = 64) -> None:
+        self.tokens, self.width = tokens, width
+
+    def encode(self, text: str) -> Tensor:
+        """See :class:`TextEncoder`."""
+        words = ["<s>", *re.findall(r"\w+", text.lower())][: self.tokens]
+        rows = []
+        for word in words:
+            raw = hashlib.shake_128(word.encode()).digest(self.width // 8)
+            rows.append(np.unpackbits(np.frombuffer(raw, np.uint8)).astype(np.float32) * 2 - 1)
+        return torch.from_numpy(np.stack(rows) / np.float32(self.width**0.5))
+
+
+class ColourGrid:
+    """Mean colours of a 4 x 4 grid as one token per row: no weights, no meaning."""
+
+    id = "colour-grid-1"
+    width = 12
+    tokens = 4
+
+    def encode(self, image: Pixels) -> Tensor:
+        """See :class:`ImageEncoder`."""
+        x = torch.tensor(image, dtype=torch.float32).permute(2, 0, 1) / 127.5 - 1
+        grid = torch.nn.functional.adaptive_avg_pool2d(x, (4, 4))  # [3, 4, 4]
+        return grid.permute(1, 2, 0).reshape(self.tokens, self.width)
+
+
+def text_encoder(config: EncodersConfig) -> TextEncoder:
+    """The configured text encoder."""
+    if config.text == "hashed":
+        return HashedWords(config.text_tokens)
+    from s2v.model.embedded import MiniLmTokens
+
+    return MiniLmTokens(config.text_tokens)
+
+
+def image_encoder(config: EncodersConfig) -> ImageEncoder:
+    """The configured image encoder."""
+    if config.image == "pixels":
+        return ColourGrid()
+    from s2v.model.embedded import MobileNetTokens
+
+    return MobileNetTokens()

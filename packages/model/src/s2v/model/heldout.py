@@ -1,0 +1,230 @@
+"""Does the network use its reference? Loss on clips it never saw, right against wrong.
+
+For every held-out clip the loss is taken at fixed noise levels ``(i + 0.5) / n`` with noise
+that depends on the sample alone: once with its own references, once with those of another
+subject of another identity, once with none. Same noise, same caption, same clip: what is left
+is the reference. The difference is paired by clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2v.datapipe.base.atomic import write_json
+from s2v.datapipe.base.shards import Reference, Sample, ShardIndex
+from s2v.model import flow
+from s2v.model.conditioning import Condition
+from s2v.model.config import Config
+from s2v.model.data.collate import Batch, Item, collate, fixed
+from s2v.model.data.features import FeatureStore
+from s2v.model.data.index import select
+from s2v.model.data.quarantine import Quarantine
+from s2v.model.errors import ModelError
+from s2v.model.mmdit import MMDiT
+from s2v.model.progress import Track, shown
+from s2v.model.rng import generator, normal
+from s2v.model.run import Run, device_of
+
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean of paired differences with its 95 % interval (bootstrap over clips)."""
+
+    mean: float
+    low: float
+    high: float
+    share_positive: float
+
+
+@dataclass(frozen=True)
+class HeldoutResult:
+    """Mean losses over clips and noise levels.
+
+    Attributes:
+        clips: with at least one partner.
+        skipped: held-out clips without a partner of another identity.
+        faults: unreadable held-out clips.
+        right, swapped, none: mean loss with the clip's own references, with another
+            subject's, with zero latents and no image tokens.
+        swapped_minus_right, none_minus_right: above 0 where the reference helps.
+        by_level: ``{level: [right, swapped, none]}``.
+        by_clip: ``{sample id: [right, swapped, none]}``.
+        step, weights: what was measured.
+    """
+
+    clips: int
+    skipped: int
+    faults: int
+    right: float
+    swapped: float
+    none: float
+    swapped_minus_right: Difference
+    none_minus_right: Difference
+    by_level: dict[str, list[float]]
+    by_clip: dict[str, list[float]]
+    step: int
+    weights: str
+
+
+def heldout(
+    folder: str | Path,
+    shards: str | Path,
+    track: Track = shown,
+    *,
+    config: Config | None = None,
+    cache: str | Path | None = None,
+) -> HeldoutResult:
+    """Measure a run on its shards' held-out clips; writes ``heldout.json`` into the run.
+
+    Args:
+        folder: a run that has a checkpoint.
+        shards: the shard folder.
+        track: where progress is shown.
+        config: only its ``heldout`` section may differ from the run's own.
+        cache: as in :func:`s2v.model.train.train`.
+
+    Raises:
+        ModelError: no held-out sample, or none with a partner of another identity.
+    """
+    run = Run(folder, cache)
+    config = config or run.config()
+    torch.set_num_threads(config.train.threads)
+    store = run.store(config)
+    quarantine = Quarantine(config.data.fuse)
+    chosen = select(ShardIndex.open(shards), config.data, "heldout").samples
+    chosen = tuple(sorted(chosen, key=lambda s: s.id))[: config.heldout.limit]
+    samples = store.prepare(chosen, quarantine, "encode held-out", track)
+    partners = find_partners(samples, config.heldout.partners, config.heldout.seed)
+    if not partners:
+        raise ModelError(
+            f"{shards}: {len(samples)} held-out samples, but no two of different identities"
+        )
+    weights = config.sample.weights
+    model, facts = run.network(weights, device_of(config))
+    levels = config.heldout.levels
+    rows = np.zeros((len(partners), 3, levels))
+    with track("held-out loss", len(partners)) as step:
+        for i, (sample, others) in enumerate(partners):
+            rows[i] = _losses(model, store, sample, others, config)
+            step()
+    clips = rows.mean(axis=2)
+    result = HeldoutResult(
+        clips=len(partners),
+        skipped=len(samples) - len(partners),
+        faults=len(quarantine.faults),
+        right=float(clips[:, 0].mean()),
+        swapped=float(clips[:, 1].mean()),
+        none=float(clips[:, 2].mean()),
+        swapped_minus_right=paired(clips[:, 1] - clips[:, 0], config.heldout.seed),
+        none_minus_right=paired(clips[:, 2] - clips[:, 0], config.heldout.seed),
+        by_level={
+            f"{(j + 0.5) / levels:.4f}": rows[:, :, j].mean(axis=0).tolist() for j in range(levels)
+        },
+        by_clip={s.id: clips[i].tolist() for i, (s, _) in enumerate(partners)},
+        step=int(facts["step"]),
+        weights=weights,
+    )
+    write_json(run.folder / "heldout.json", asdict(result))
+    return result
+
+
+def find_partners(
+    samples: Sequence[Sample], count: int, seed: int
+) -> list[tuple[Sample, list[Sample]]]:
+    """For each sample up to ``count`` others, none of whose subjects may be one of its own."""
+    metas = {s.id: s.meta() for s in samples}
+    out = []
+    for sample in samples:
+        own = metas[sample.id].refs
+        others = [
+            s
+            for s in samples
+            if all(_differ(a, b) for a in own for b in metas[s.id].refs)
+            and metas[s.id].source.clip_id != metas[sample.id].source.clip_id
+        ]
+        if others:
+            order = generator(seed, sample.id, "partners").permutation(len(others))
+            out.append((sample, [others[int(j)] for j in order[:count]]))
+    return out
+
+
+def _differ(a: Reference, b: Reference) -> bool:
+    """Surely another subject: identities known and unequal, or unknown but of another kind."""
+    if a.identity_id is not None and b.identity_id is not None:
+        return a.identity_id != b.identity_id
+    return a.class_ != b.class_ or a.noun != b.noun
+
+
+@torch.no_grad()
+def _losses(
+    model: MMDiT, store: FeatureStore, sample: Sample, others: list[Sample], config: Config
+) -> np.ndarray:
+    """``[3, levels]``: right, swapped (mean over partners), none."""
+    levels, device = config.heldout.levels, next(model.parameters()).device
+    form = max(config.data.forms, key=lambda f: (config.data.forms[f], f == "white"))
+    own = fixed(sample.id, store.get(sample), form)
+    swapped = [_with_references(own, fixed(o.id, store.get(o), form)) for o in others]
+    items = [own, *swapped, own]
+    jobs = [(i, level) for level in range(levels) for i in range(len(items))]
+    found = np.zeros((len(items), levels))
+    eps = normal(tuple(own.video.shape), config.heldout.seed, sample.id, "heldout")
+    for part in _chunks(jobs, config.heldout.batch):
+        batch = collate([items[i] for i, _ in part])
+        condition = _hide_last(batch, [i == len(items) - 1 for i, _ in part]).to(device)
+        t = torch.tensor([(level + 0.5) / levels for _, level in part], device=device)
+        x0, e = batch.video.to(device), eps.expand_as(batch.video).to(device)
+        loss = flow.video_loss(model(flow.interpolate(x0, e, t), t, condition), x0, e)
+        for (i, level), value in zip(part, loss.tolist(), strict=True):
+            found[i, level] = value
+    return np.stack([found[0], found[1:-1].mean(axis=0), found[-1]])
+
+
+def _with_references(own: Item, other: Item) -> Item:
+    """``own`` with as many references as it has, taken round-robin from ``other``."""
+    take = torch.arange(own.references.shape[0]) % other.references.shape[0]
+    return Item(own.sample_id, own.video, other.references[take], other.image[take], own.text)
+
+
+def _hide_last(batch: Batch, hidden: list[bool]) -> Condition:
+    """References hidden from the marked samples."""
+    bare = batch.condition.without_references()
+    mark = torch.tensor(hidden)
+
+    def mixed(bare_value: Tensor, value: Tensor) -> Tensor:
+        return torch.where(mark.reshape(-1, *([1] * (value.dim() - 1))), bare_value, value)
+
+    c = batch.condition
+    return Condition(
+        c.text,
+        c.text_mask,
+        mixed(bare.references, c.references),
+        c.reference_mask,
+        c.image,
+        mixed(bare.image_mask, c.image_mask),
+    )
+
+
+def paired(differences: np.ndarray, seed: int) -> Difference:
+    """Mean with a percentile bootstrap over clips."""
+    random = generator(seed, "bootstrap")
+    n = len(differences)
+    picks = random.integers(0, n, size=(_RESAMPLES, n))
+    low, high = np.quantile(differences[picks].mean(axis=1), [0.025, 0.975])
+    return Difference(
+        float(differences.mean()), float(low), float(high), float((differences > 0).mean())
+    )
+
+
+def _chunks(jobs: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
+    walk = iter(jobs)
+    while part := list(islice(walk, size)):
+        yield part

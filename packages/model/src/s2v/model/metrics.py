@@ -1,0 +1,68 @@
+"""One JSON line per step, cut back to the checkpoint when training goes on."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from s2v.datapipe.base.atomic import write_bytes
+
+LEVEL_BINS = 4
+
+
+class MetricsLog:
+    """Appends to ``metrics.jsonl``; each line is flushed, so a reader sees whole lines.
+
+    Args:
+        path: the file.
+        after: finished steps; later lines of a killed run are dropped, so that every step
+            stands there once.
+    """
+
+    def __init__(self, path: Path, after: int) -> None:
+        kept = [line for line in read(path) if line["step"] <= after]
+        write_bytes(path, "".join(_line(line) for line in kept).encode())
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append one line."""
+        self._file.write(_line(line))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics file; a line cut by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def by_group(losses: Sequence[float], groups: Iterable[str]) -> dict[str, float]:
+    """Mean loss per group, for the groups that occur, sorted by name."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for loss, group in zip(losses, groups, strict=True):
+        found[group].append(loss)
+    return {name: sum(found[name]) / len(found[name]) for name in sorted(found)}
+
+
+def level_bin(t: float) -> str:
+    """``0.00-0.25`` and so on: the quarter of the noise levels that ``t`` lies in."""
+    i = min(int(t * LEVEL_BINS), LEVEL_BINS - 1)
+    return f"{i / LEVEL_BINS:.2f}-{(i + 1) / LEVEL_BINS:.2f}"
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True) + "\n"

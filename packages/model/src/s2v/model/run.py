@@ -1,0 +1,237 @@
+"""A training run's folder, and what all commands that touch one share.
+
+``config.json config.toml``  resolved configuration
+``autoencoder.safetensors autoencoder.json``  the latent space and its report
+``cache/``                   pixels and features; may be deleted
+``checkpoints/``             see :mod:`s2v.model.checkpoint`
+``metrics.jsonl``            one line per step
+``quarantine.jsonl``         samples that could not be read
+``result.json``              written at the end
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from s2v.datapipe.base.atomic import write_bytes, write_json
+from s2v.datapipe.base.shards import ShardIndex
+from s2v.model import autoencoder, checkpoint
+from s2v.model import config as configuration
+from s2v.model.config import Config
+from s2v.model.data.features import Encoders, FeatureStore
+from s2v.model.data.index import select
+from s2v.model.data.plan import permuted
+from s2v.model.data.quarantine import Fault, Quarantine
+from s2v.model.data.reader import Pixels, Reader
+from s2v.model.data.references import fit_and_pad
+from s2v.model.encoders import image_encoder, text_encoder
+from s2v.model.errors import ModelError
+from s2v.model.mmdit import MMDiT
+from s2v.model.progress import Track, quiet
+
+#: What may change between two starts of one run without changing a step that was done.
+_FREE = {
+    "train": {"steps", "threads", "device", "log_every", "checkpoint_every", "keep", "patience"},
+    "heldout": None,
+    "sample": None,
+}
+
+
+class Run:
+    """Paths of a run folder."""
+
+    def __init__(self, folder: str | Path, cache: str | Path | None = None) -> None:
+        self.folder = Path(folder)
+        self.cache = Path(cache) if cache is not None else self.folder / "cache"
+        self.autoencoder = self.folder / "autoencoder.safetensors"
+        self.checkpoints = self.folder / "checkpoints"
+        self.metrics = self.folder / "metrics.jsonl"
+        self.quarantine = self.folder / "quarantine.jsonl"
+        self.result = self.folder / "result.json"
+
+    def begin(self, config: Config) -> None:
+        """Write the configuration, or check that the run there was started with the same.
+
+        Raises:
+            ModelError: the folder holds a run of another configuration.
+        """
+        path = self.folder / "config.json"
+        if path.is_file():
+            before, now = _bound(self.config()), _bound(config)
+            if before != now:
+                changed = sorted(k for k in now if now[k] != before.get(k))
+                told = ", ".join(f"{k}: {before.get(k)!r} -> {now[k]!r}" for k in changed)
+                raise ModelError(
+                    f"{self.folder}: holds a run of another configuration ({told}); "
+                    "give another --out, or the old values to go on"
+                )
+        write_json(path, config.model_dump(mode="json"))
+        write_bytes(self.folder / "config.toml", config.to_toml().encode())
+
+    def config(self) -> Config:
+        """The stored configuration.
+
+        Raises:
+            ModelError: not a run folder.
+        """
+        path = self.folder / "config.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ModelError(f"{self.folder}: not a run folder (no config.json)") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: broken ({error})") from None
+        return configuration.parse(data, str(path))
+
+    def encoders(self, config: Config) -> Encoders:
+        """The frozen encoders; the autoencoder must have been fitted."""
+        return Encoders(
+            text_encoder(config.encoders),
+            image_encoder(config.encoders),
+            autoencoder.LinearAutoencoder.load(self.autoencoder),
+        )
+
+    def reader(self, config: Config) -> Reader:
+        """A reader that keeps decoded windows in the cache."""
+        return Reader(config.data, self.cache / "pixels")
+
+    def store(self, config: Config) -> FeatureStore:
+        """The cached features."""
+        return FeatureStore(self.reader(config), self.encoders(config), self.cache / "features")
+
+    def network(self, which: str, device: torch.device) -> tuple[MMDiT, dict[str, Any]]:
+        """The newest checkpoint's network and ``{"step", "weights", "sha256", ...}``.
+
+        Raises:
+            ModelError: the run has no checkpoint yet.
+        """
+        path = checkpoint.latest(self.checkpoints)
+        if path is None:
+            raise ModelError(f"{self.checkpoints}: no checkpoint yet; train first")
+        weights, about, digest = checkpoint.load_weights(path, which)
+        model = MMDiT(self.config().network, checkpoint.widths_of(about))
+        model.load_state_dict(weights)
+        step = int(path.name.removeprefix("step-"))
+        facts = {"step": step, "weights": which, "sha256": digest, "features": about["features"]}
+        return model.to(device).eval(), facts
+
+
+@dataclass(frozen=True)
+class AutoencoderReport:
+    """What the fitted latent space keeps.
+
+    Attributes:
+        fingerprint: of the stored numbers.
+        explained: share of the variance of training patches.
+        train_clips: clips fitted to.
+        train_psnr_db: mean over those clips.
+        heldout_clips: clips never fitted to; 0 where the shards hold none out.
+        heldout_psnr_db: mean over those, None without any.
+        faults: unreadable training samples.
+    """
+
+    fingerprint: str
+    explained: float
+    train_clips: int
+    train_psnr_db: float
+    heldout_clips: int
+    heldout_psnr_db: float | None
+    faults: tuple[Fault, ...]
+
+
+def fit_autoencoder(
+    config: Config, shards: str | Path, run: Run, track: Track = quiet
+) -> AutoencoderReport:
+    """Fit the latent space to training clips and measure it on held-out ones.
+
+    Writes ``autoencoder.safetensors`` and ``autoencoder.json`` into the run. References of
+    training samples are fitted as stills, since they are coded in the same space.
+
+    Raises:
+        ModelError: no readable training sample.
+    """
+    torch.set_num_threads(config.train.threads)
+    index = ShardIndex.open(shards)
+    reader = run.reader(config)
+    samples = select(index, config.data, "train").samples
+    if len(samples) > config.autoencoder.clips:
+        order = range(config.autoencoder.clips)
+        samples = tuple(samples[permuted(i, len(samples), "autoencoder")] for i in order)
+    quarantine = Quarantine(config.data.fuse)
+    videos: list[Pixels] = []
+    stills: list[Pixels] = []
+    with track("decode", len(samples)) as step:
+        for sample in samples:
+            try:
+                clip = reader.read(sample)
+            except ModelError as error:
+                quarantine.add(sample.id, error)
+            else:
+                quarantine.good()
+                videos.append(clip.videos[0])
+                stills += [_padded(forms["crop"], config)[None] for forms in clip.references]
+            step()
+    quarantine.close()
+    made = autoencoder.fit(
+        [*videos, *stills],
+        channels=config.autoencoder.channels,
+        normalise=config.autoencoder.normalise,
+    )
+    made.save(run.autoencoder)
+    heldout = _heldout_videos(index, config, reader)
+    report = AutoencoderReport(
+        fingerprint=made.fingerprint,
+        explained=made.explained,
+        train_clips=len(videos),
+        train_psnr_db=_mean_psnr(made, videos),
+        heldout_clips=len(heldout),
+        heldout_psnr_db=_mean_psnr(made, heldout) if heldout else None,
+        faults=tuple(quarantine.faults),
+    )
+    write_json(run.folder / "autoencoder.json", asdict(report))
+    return report
+
+
+def _padded(image: Pixels, config: Config) -> Pixels:
+    return fit_and_pad(image, (config.data.height, config.data.width), config.data.pad)
+
+
+def _heldout_videos(index: ShardIndex, config: Config, reader: Reader) -> list[Pixels]:
+    try:
+        samples = select(index, config.data, "heldout").samples
+    except ModelError:
+        return []
+    videos = []
+    for sample in samples[: config.heldout.limit]:
+        try:
+            videos.append(reader.read(sample).videos[0])
+        except ModelError:
+            continue  # the held-out measure quarantines it by name
+    return videos
+
+
+def _mean_psnr(made: autoencoder.LinearAutoencoder, videos: list[Pixels]) -> float:
+    return round(float(np.mean([made.psnr(video) for video in videos])), 3)
+
+
+def device_of(config: Config) -> torch.device:
+    """``auto`` is the first GPU where there is one."""
+    if config.train.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.train.device)
+
+
+def _bound(config: Config) -> dict[str, Any]:
+    """Dotted keys whose values a run is bound to."""
+    out: dict[str, Any] = {}
+    for section, values in config.model_dump(mode="json").items():
+        free = _FREE.get(section, set())
+        if free is not None:
+            out |= {f"{section}.{k}": v for k, v in values.items() if k not in free}
+    return out
