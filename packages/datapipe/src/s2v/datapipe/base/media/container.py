@@ -63,6 +63,17 @@ class OpenVideo:
         ticks = self.origin + int(Fraction(pts_us, 1_000_000) / self.stream.time_base)
         self.container.seek(ticks, stream=self.stream, backward=True)
 
+    def entry_us(self, pts_us: int) -> int | None:
+        """Time of the last entry point at or before ``pts_us``, None where no index tells.
+
+        Indices keep decoding times, which run a few frames early: good for choosing between a
+        seek and decoding on, not for naming a frame.
+        """
+        entries = self.stream.index_entries
+        ticks = self.origin + int(Fraction(pts_us, 1_000_000) / self.stream.time_base)
+        found = entries.search_timestamp(ticks, backward=True) if len(entries) else -1
+        return self.pts_us(entries[found].timestamp) if found >= 0 else None
+
     def sample_aspect(self) -> Fraction:
         """Sample (pixel) aspect ratio; square when absent or absurd."""
         for value in (

@@ -31,7 +31,7 @@ __all__ = ["Backend", "frames_at", "scan"]
 
 Backend = Literal["auto", "decord", "pyav"]
 
-_SEEK_AHEAD_US: Final = 1_500_000  # decoding on is cheaper than a seek over less than this
+_SEEK_AHEAD_US: Final = 5_000_000  # without an index: a seek pays over a gap longer than this
 
 
 def frames_at(
@@ -88,7 +88,7 @@ def _pyav_frames(
     held: tuple[int, Any] | None = None  # the newest frame at or before the wanted time
     ahead: tuple[int, Any] | None = None  # the frame behind it, decoded already
     for time in sorted(set(pts_us)):
-        if ahead is None or time - ahead[0] > _SEEK_AHEAD_US:
+        if ahead is None or _worth_a_seek(video, ahead[0], time):
             stream = decoded_from(video, time, facts.frame_us)
             held, ahead = None, next(stream, None)
         while ahead is not None and ahead[0] <= time + TIME_SLACK_US:
@@ -107,6 +107,14 @@ def _pyav_frames(
             )
         found[time] = (chosen[0], display.turn(chosen[1]))
     return [found[time] for time in pts_us]
+
+
+def _worth_a_seek(video: OpenVideo, position: int, time: int) -> bool:
+    """Whether an entry point lies between the decoder's position and the wanted time."""
+    if video.demuxer == "mov":
+        entry = video.entry_us(time)
+        return entry is not None and entry > position
+    return time - position > _SEEK_AHEAD_US
 
 
 def _is_past_end(facts: VideoProbe, last: tuple[int, Any], time: int) -> bool:

@@ -24,7 +24,7 @@ _CODECS: Final = frozenset({"h264", "hevc", "vp8", "vp9"})  # decoders exact by 
 _PIXEL_FORMATS: Final = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuv444p"})
 _ROUNDING_US: Final = 1000  # decord keeps seconds in float32
 _BATCH_BYTES: Final = 128 << 20
-_MIN_TIMES: Final = 2  # one frame is not worth reading all packets
+_MIN_TIMES: Final = 8  # opening reads all packets of the file; a few frames are not worth it
 
 
 def fits(facts: VideoProbe, pts_us: Sequence[int]) -> bool:

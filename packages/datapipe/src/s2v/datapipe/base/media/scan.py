@@ -7,7 +7,7 @@ error at the end of the pass, never a shorter film.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -153,6 +153,15 @@ def scan(
         max_pixels=max_pixels,
         max_damaged_share=max_damaged_share,
     )
+
+
+def scan_frames(*args: Any, **kwargs: Any) -> Generator[tuple[int, np.ndarray], None, ScanReport]:
+    """:func:`scan` as a generator that returns its report, the form a sandbox can stream."""
+    frames = scan(*args, **kwargs)
+    yield from frames
+    if frames.report is None:
+        raise RuntimeError("a scan ended without a report")
+    return frames.report
 
 
 def end_tolerance_us(facts: VideoProbe) -> int:

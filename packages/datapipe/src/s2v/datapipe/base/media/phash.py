@@ -1,0 +1,44 @@
+"""Perceptual hash for near copies: 64 bits that survive re-encoding and scaling.
+
+The same bits as ``imagehash.phash`` (a test compares them), computed here because the base of
+the product does not depend on imagehash.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from PIL import Image
+
+_SIDE = 32
+_LOW = 8
+
+
+def perceptual_hash(rgb: np.ndarray) -> str:
+    """Hash an image by the signs of its low frequencies around their median.
+
+    Args:
+        rgb: uint8 ``(H, W, 3)``.
+
+    Returns:
+        16 hex digits, most significant bit first, row by row of the 8x8 lowest frequencies.
+    """
+    grey = Image.fromarray(rgb).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    spectrum = cv2.dct(np.asarray(grey, np.float64))
+    low = spectrum[:_LOW, :_LOW].copy()
+    # OpenCV scales the first row and column by sqrt(1/2) against the unscaled transform.
+    low[0, :] *= np.sqrt(2)
+    low[:, 0] *= np.sqrt(2)
+    bits = (low > np.median(low)).ravel()
+    return np.packbits(bits).tobytes().hex()
+
+
+def hamming(a: str, b: str) -> int:
+    """Bits in which two hashes differ, 0 to 64.
+
+    Raises:
+        ValueError: not two hashes of 16 hex digits.
+    """
+    if len(a) != 16 or len(b) != 16:
+        raise ValueError(f"perceptual hashes have 16 hex digits: {a!r}, {b!r}")
+    return (int(a, 16) ^ int(b, 16)).bit_count()
