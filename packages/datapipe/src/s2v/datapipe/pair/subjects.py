@@ -12,7 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from s2v.datapipe.pair import boxes
+from s2v.datapipe.base import records
+from s2v.datapipe.base.media import boxes
 from s2v.datapipe.pair.exclusions import ExclusionIndex
 from s2v.datapipe.pair.rows import Row, Tables, by, group, read
 from s2v.datapipe.pair.settings import BANKS, FaceRules, SelectSettings
@@ -193,7 +194,7 @@ class _Joiner:
         rules = self.settings.detection
         limit = rules.max_overlap
         for subject, rows in self.detections.items():
-            sure = [r for r in rows if not r["reason"] and (r["score"] or 0) >= rules.min_score]
+            sure = [r for r in rows if (r["score"] or 0) >= rules.min_score]
             for frame, on_frame in group(sure, "frame_id").items():
                 regions: list[Row] = []
                 for row in sorted(on_frame, key=lambda r: (-r["score"], r["detection_id"])):
@@ -224,7 +225,7 @@ class _Joiner:
         if row["area_share"] > rules.max_area_share:
             yield "too large a share"
         box = row["box"]
-        scale = boxes.source_scale(box, row["area_share"], clip["width"], clip["height"])
+        scale = source_scale(box, row["area_share"], clip["width"], clip["height"])
         if min(box[2] - box[0], box[3] - box[1]) * scale < rules.min_side:
             yield "too few pixels"
         if self.bank.get(row["subject_id"]) != "person" and any(
@@ -282,6 +283,7 @@ class _Joiner:
     def row(self, phrase: Row, clip: Row, best: _Judged | None) -> Row:
         """A row of SUBJECTS, without identity and reason."""
         row: Row = {
+            **dict.fromkeys(records.SUBJECTS.names),
             **{k: clip[k] for k in ("clip_id", "video_id", "long_video_id", "kind")},
             **{k: clip[k] for k in ("start_us", "end_us")},
             **{k: phrase[k] for k in ("subject_id", "phrase", "noun", "bank")},
@@ -290,7 +292,6 @@ class _Joiner:
             "detections": len(
                 {d["frame_id"] for d in self.detections.get(phrase["subject_id"], [])}
             ),
-            "identity_id": None,
         }
         if best is None:
             return row
@@ -341,3 +342,15 @@ def usable_face(detection: Row, faces: list[Row], rules: FaceRules) -> Row | Non
         and boxes.centre_inside(face["box"], detection["box"])
     ]
     return min(found, key=lambda f: (-boxes.area(f["box"]), f["face"]), default=None)
+
+
+def source_scale(box: boxes.Box, area_share: float, width: int, height: int) -> float:
+    """Factor from the box's pixels to those of a ``width`` x ``height`` source.
+
+    Frames may be stored smaller than their source; the box's own share of its frame tells
+    how large the frame was that it was measured on.
+    """
+    if area_share <= 0 or boxes.area(box) <= 0:
+        return 1.0
+    scale = math.sqrt(width * height * area_share / boxes.area(box))
+    return 1.0 if abs(scale - 1) < 0.02 else scale

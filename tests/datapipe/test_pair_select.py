@@ -1,0 +1,469 @@
+"""The selection on a world whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2v.datapipe.base import ids
+from s2v.datapipe.pair.exclusions import Exclusion, ExclusionError, read_exclusions
+from s2v.datapipe.pair.select import Selection, select
+from s2v.datapipe.pair.settings import DetectionRules, SelectSettings
+from s2v.datapipe.pair.split import SplitError
+from s2v.datapipe.pair.verify import RULES, Evidence, Verdict
+
+sys.path.insert(0, str(Path(__file__).parent))
+from synthetic_tables import World, film_world, hash_of
+
+DEFAULT = SelectSettings(detection=DetectionRules(min_side=64))  # the pictures are small
+
+
+def changed(**parts: dict[str, Any]) -> SelectSettings:
+    """Default settings with some values replaced."""
+    data = DEFAULT.model_dump(by_alias=True)
+    for part, values in parts.items():
+        data[part] |= values
+    return SelectSettings.model_validate(data)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return film_world()
+
+
+@pytest.fixture(scope="module")
+def selection(world: World) -> Selection:
+    return select(world.tables(), DEFAULT)
+
+
+def rows(selection: Selection, table: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = getattr(selection, table).to_pylist()
+    return found
+
+
+def truth(world: World) -> dict[str, str]:
+    """Who a subject is, by its phrase ``the <identity> number <n>``."""
+    return {
+        r["subject_id"]: r["phrase"].removeprefix("the ").rsplit(" number", 1)[0]
+        for r in world.rows["phrases"]
+    }
+
+
+def accepted(selection: Selection) -> set[tuple[str, str]]:
+    return {
+        (r["target_subject_id"], r["reference_subject_id"])
+        for r in rows(selection, "pairs")
+        if r["accepted"]
+    }
+
+
+def test_accepted_pairs_show_the_same_subject(world: World, selection: Selection) -> None:
+    who, pairs = truth(world), accepted(selection)
+    wrong = [(a, b) for a, b in pairs if who[a] != who[b]]
+    assert wrong == []
+    assert Counter(who[a] for a, _ in pairs).keys() == {"rabbit", "squirrel", "jin", "red cup"}
+
+
+def test_copies_of_a_film_shot_are_refused_as_near_copies(selection: Selection) -> None:
+    shot = {ids.clip_id("film", t * 1_000_000, (t + 6) * 1_000_000) for t in (41, 81)}
+    between = [
+        r
+        for r in rows(selection, "pairs")
+        if {r["target_clip_id"][:7], r["reference_clip_id"][:7]} == {"trailer", "film-00"}
+        and shot & {r["target_clip_id"], r["reference_clip_id"]}
+    ]
+    copies = [r for r in between if r["frame_phash_distance"] <= DEFAULT.pair.frame_bits]
+    assert len(copies) >= 3  # rabbit and squirrel of the copied shot, rabbit of the other
+    assert not any(r["accepted"] for r in copies)
+    assert all("near_copy_frame" in r["rules"] for r in copies)
+    duplicate = [r for r in copies if "duplicate_clip" in r["rules"]]
+    assert {r["target_clip_id"] for r in duplicate} == {"film-00041000-00047000"}
+
+
+def test_a_duplicate_clip_is_dropped_and_names_its_original(selection: Selection) -> None:
+    clips = {r["clip_id"]: r for r in rows(selection, "clips")}
+    copy = clips["trailer-00002000-00008000"]
+    assert copy["reason"] == "clip: duplicate"
+    assert copy["duplicate_of"] == "film-00041000-00047000"
+    assert clips[copy["duplicate_of"]]["reason"] is None
+
+
+def test_a_person_is_paired_with_his_photograph_by_face_only(
+    world: World, selection: Selection
+) -> None:
+    who = truth(world)
+    across = [
+        r
+        for r in rows(selection, "pairs")
+        if r["bank"] == "person" and r["target_clip_id"][:5] != r["reference_clip_id"][:5]
+    ]
+    kept = [r for r in across if r["accepted"]]
+    assert {who[r["target_subject_id"]] for r in kept} == {"jin"}
+    assert any(r["reference_clip_id"].startswith("outdoors") for r in kept)
+    assert all(r["face_similarity"] >= DEFAULT.face.lower for r in kept)
+    assert all(r["gap_us"] is None for r in across)
+
+
+def test_living_subjects_are_not_searched_beyond_their_long_video(selection: Selection) -> None:
+    for row in rows(selection, "pairs"):
+        if row["bank"] == "creature":
+            assert {row["target_clip_id"][:4], row["reference_clip_id"][:4]} <= {"film", "trai"}
+
+
+def test_every_candidate_states_its_rules(selection: Selection) -> None:
+    for row in rows(selection, "pairs"):
+        assert row["accepted"] == (row["rules"] == [])
+        assert set(row["rules"]) <= set(RULES)
+
+
+def test_gap_is_asked_only_within_one_file(selection: Selection) -> None:
+    for row in rows(selection, "pairs"):
+        same_file = (
+            row["target_clip_id"].rsplit("-", 2)[0] == (row["reference_clip_id"].rsplit("-", 2)[0])
+        )
+        assert (row["gap_us"] is not None) == same_file
+        if same_file:
+            assert ("min_gap" in row["rules"]) == (row["gap_us"] < 10_000_000)
+
+
+def test_each_clip_gives_at_most_one_sample_per_type_and_one_reference_per_phrase(
+    selection: Selection,
+) -> None:
+    samples = rows(selection, "samples")
+    assert len({(s["clip_id"], s["pair_type"]) for s in samples}) == len(samples)
+    for sample in samples:
+        phrases = [ref["subject_id"] for ref in sample["references"]]
+        assert 1 <= len(phrases) == len(set(phrases)) <= 6
+        assert all(p.startswith(sample["clip_id"]) for p in phrases)
+    assert Counter(s["pair_type"] for s in samples).keys() == {"in", "cross", "image"}
+
+
+def test_sample_ids_are_of_their_content(selection: Selection) -> None:
+    for sample in rows(selection, "samples"):
+        detections = [ref["detection_id"] for ref in sample["references"]]
+        assert sample["sample_id"] == ids.sample_id(
+            sample["pair_type"], sample["clip_id"], detections
+        )
+
+
+def test_in_references_are_far_in_time_from_the_middle_of_their_clip(
+    world: World, selection: Selection
+) -> None:
+    pts = {r["detection_id"]: r["pts_us"] for r in world.rows["detections"]}
+    clips = {r["clip_id"]: r for r in world.rows["clips"]}
+    for sample in rows(selection, "samples"):
+        if sample["pair_type"] == "in":
+            clip = clips[sample["clip_id"]]
+            length = clip["end_us"] - clip["start_us"]
+            middle = clip["start_us"] + length / 2
+            for ref in sample["references"]:
+                assert abs(pts[ref["detection_id"]] - middle) >= 0.44 * length
+
+
+def test_scenarios_name_who_is_together(selection: Selection) -> None:
+    found = {s["clip_id"]: s["scenario"] for s in rows(selection, "samples")}
+    assert found["film-00001000-00007000"] == "multi-creature"
+    assert found["film-00021000-00027000"] == "single-creature"
+    assert found["indoors-00001000-00006000"] == "single-human"
+    assert found["shop-00001000-00007000"] == "single-thing"
+
+
+def test_changed_thresholds_keep_the_ids_of_unchanged_samples(
+    world: World, selection: Selection
+) -> None:
+    stricter = select(world.tables(), changed(face={"lower": 0.99}))
+    before = {s["sample_id"]: s for s in rows(selection, "samples")}
+    after = {s["sample_id"]: s for s in rows(stricter, "samples")}
+    gone = {before[i]["clip_id"][:7] for i in before.keys() - after.keys()}
+    assert gone == {"indoors", "outdoor"}
+    assert after.keys() < before.keys()
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**31))
+def test_order_of_rows_changes_nothing(seed: int) -> None:
+    world = film_world()
+    one, other = select(world.tables(), DEFAULT), select(world.tables(shuffle=seed), DEFAULT)
+    for name in ("clips", "subjects", "pairs", "samples"):
+        assert getattr(one, name).equals(getattr(other, name))
+
+
+def test_faiss_and_numpy_select_the_same(world: World) -> None:
+    made = [
+        select(world.tables(), changed(retrieval={"backend": backend}))
+        for backend in ("faiss", "numpy")
+    ]
+    assert made[0].pairs.equals(made[1].pairs)
+    assert made[0].samples.equals(made[1].samples)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_planted_copies_are_refused_and_strangers_never_paired(data: st.DataObject) -> None:
+    """Random films: exact copies, flipped bits, equal crops, equal backgrounds, strangers."""
+    world = World()
+    world.source("film", seconds=400)
+    copies: set[frozenset[str]] = set()
+    made: list[str] = []
+    shots: dict[str, str] = {}
+    places: dict[str, str] = {}
+    crops: dict[str, str] = {}
+    for n in range(data.draw(st.integers(3, 9), label="shots")):
+        who = data.draw(st.sampled_from(["ann", "bob", "cat"]), label="who")
+        kind = data.draw(st.sampled_from(["new", "shot", "crop", "place"]), label="kind")
+        flip = data.draw(st.integers(0, DEFAULT.pair.frame_bits), label="flip")
+        start = 1 + 20 * n
+        original = data.draw(st.sampled_from(made), label="of") if made and kind != "new" else None
+        shot = shots[original] if original and kind == "shot" else None
+        clip = world.clip("film", start, start + 6, shot=shot, flip=flip if shot else 0)
+        shots[clip] = shot or clip
+        places[clip] = places[original] if original and kind == "place" else clip
+        crops[clip] = crops[original] if original and kind == "crop" else clip
+        person = who != "cat"
+        world.subject(
+            clip,
+            who,
+            "person" if person else "creature",
+            face=0.84 if person else None,
+            closeness=0.6 if person else 0.9,
+            background=places[clip],
+            crop=crops[clip],
+        )
+        alike = (shots, places, crops)
+        copies |= {frozenset({clip, old}) for old in made if any(a[clip] == a[old] for a in alike)}
+        made.append(clip)
+    who_is = truth(world)
+    selection = select(world.tables(), DEFAULT)
+    for target, reference in accepted(selection):
+        assert who_is[target] == who_is[reference]
+        clips = frozenset({target.rsplit("-", 1)[0], reference.rsplit("-", 1)[0]})
+        assert clips not in copies
+    identity = {
+        r["subject_id"]: r["identity_id"]
+        for r in rows(selection, "subjects")
+        if r["identity_id"] is not None
+    }
+    named = {(identity[s], who_is[s]) for s in identity}
+    assert len({i for i, _ in named}) == len(named)  # no identity holds two people
+
+
+def test_test_and_train_share_no_source_identity_or_shot(world: World) -> None:
+    for salt in ("a", "b", "c", "d"):
+        selection = select(world.tables(), changed(split={"test_share": 0.5, "salt": salt}))
+        identity = {r["subject_id"]: r["identity_id"] for r in rows(selection, "subjects")}
+        seen: dict[str, set[str]] = {}
+        for sample in rows(selection, "samples"):
+            keys = {sample["long_video_id"]}
+            for ref in sample["references"]:
+                keys |= {identity[ref["subject_id"]], identity[ref["reference_subject_id"]]}
+            for key in keys:
+                seen.setdefault(key, set()).add(sample["split"])
+        assert all(len(splits) == 1 for splits in seen.values())
+
+
+def test_pinned_sources_keep_their_split_and_contradictions_are_refused(world: World) -> None:
+    pinned = changed(split={"test_only": ("indoors",), "train_only": ("bunny",)})
+    found = {
+        s["long_video_id"]: s["split"] for s in rows(select(world.tables(), pinned), "samples")
+    }
+    assert found["indoors"] == found["outdoors"] == "test"  # the same man
+    assert found["bunny"] == "train"
+    torn = changed(split={"test_only": ("indoors",), "train_only": ("outdoors",)})
+    with pytest.raises(SplitError, match=r"outdoors.*indoors.*share an identity"):
+        select(world.tables(), torn)
+
+
+def test_training_samples_take_no_pixels_from_heldout_scenes(world: World) -> None:
+    seen = set()
+    for salt in "abcdef":
+        selection = select(world.tables(), changed(split={"heldout_share": 0.3, "salt": salt}))
+        samples = rows(selection, "samples")
+        held = {s["clip_id"] for s in samples if s["heldout"]}
+        seen |= held
+        for sample in samples:
+            if not sample["heldout"]:
+                refs = {r["reference_subject_id"].rsplit("-", 1)[0] for r in sample["references"]}
+                assert not refs & held
+    assert any(clip.startswith("film") for clip in seen)
+
+
+def test_scenes_that_share_a_shot_are_held_out_together(world: World) -> None:
+    together = {"film-00081000-00087000", "trailer-00010000-00016000"}
+    for salt in "abcdefgh":
+        selection = select(world.tables(), changed(split={"heldout_share": 0.5, "salt": salt}))
+        held = {s["clip_id"]: s["heldout"] for s in rows(selection, "samples")}
+        assert len({held[clip] for clip in together}) == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "match", "values", "reason"),
+    [
+        ("clips", {"clip_id": "shop-00001000-00007000"}, {"motion": 0.0}, "clip: static"),
+        ("clips", {"clip_id": "shop-00001000-00007000"}, {"motion": 9.0}, "clip: too much motion"),
+        ("clips", {"clip_id": "shop-00001000-00007000"}, {"luma": 0.01}, "clip: too dark"),
+        ("clips", {"clip_id": "shop-00001000-00007000"}, {"black": 0.9}, "clip: black"),
+        ("clips", {"clip_id": "shop-00001000-00007000"}, {"freeze": 0.9}, "clip: frozen"),
+        ("quality", {"clip_id": "shop-00001000-00007000"}, {"text_share": 0.2}, "clip: text"),
+        (
+            "quality",
+            {"clip_id": "shop-00001000-00007000"},
+            {"nsfw": None},
+            "clip: not measured: nsfw",
+        ),
+        ("phrases", {"clip_id": "shop-00001000-00007000"}, {"reason": "vague"}, "phrase: vague"),
+        (
+            "detections",
+            {"clip_id": "shop-00001000-00007000"},
+            {"area_share": 0.03},
+            "box: too small a share",
+        ),
+        (
+            "masks",
+            {"clip_id": "shop-00001000-00007000"},
+            {"area_share": 0.01},
+            "mask: too small a share",
+        ),
+        (
+            "masks",
+            {"clip_id": "shop-00001000-00007000"},
+            {"box_fill": 1.0},
+            "mask: is the whole box",
+        ),
+        (
+            "embeddings",
+            {"clip_id": "shop-00001000-00007000"},
+            {"subject": None},
+            "embedding: not measured",
+        ),
+    ],
+)
+def test_a_dropped_subject_keeps_its_row_and_the_first_rule_it_failed(
+    table: str, match: dict[str, Any], values: dict[str, Any], reason: str
+) -> None:
+    world = film_world()
+    for row in world.rows[table]:
+        if match.items() <= row.items():
+            row.update(values)
+    selection = select(world.tables(), DEFAULT)
+    subject = next(
+        r for r in rows(selection, "subjects") if r["clip_id"] == "shop-00001000-00007000"
+    )
+    assert subject["reason"] == reason
+    assert subject["identity_id"] is None
+    assert not [s for s in rows(selection, "samples") if s["clip_id"].startswith("shop")]
+
+
+def test_a_phrase_grounded_to_several_boxes_is_dropped() -> None:
+    world = film_world()
+    twin = dict(next(r for r in world.rows["detections"] if r["clip_id"].startswith("shop")))
+    twin |= {"detection_id": twin["detection_id"] + "9", "box": [200.0, 20.0, 290.0, 170.0]}
+    world.rows["detections"].append(twin)
+    subjects = rows(select(world.tables(), DEFAULT), "subjects")
+    assert next(r for r in subjects if r["clip_id"].startswith("shop"))["reason"] == (
+        "phrase: several boxes"
+    )
+    loose = changed(phrase={"several_boxes": "drop_frame"})
+    subjects = rows(select(world.tables(), loose), "subjects")
+    row = next(r for r in subjects if r["clip_id"].startswith("shop"))
+    assert row["reason"] is None
+    assert row["frame_id"] != twin["frame_id"]
+
+
+def test_different_faces_are_not_paired_however_alike_their_coats() -> None:
+    world = film_world()
+    street = [
+        r
+        for r in rows(select(world.tables(), DEFAULT), "pairs")
+        if r["target_clip_id"].startswith("street") and r["reference_clip_id"].startswith("street")
+    ]
+    assert street
+    assert all("face_mismatch" in r["rules"] for r in street)
+
+
+def test_exclusions_take_out_sources_clips_identities_and_single_samples(world: World) -> None:
+    before = select(world.tables(), DEFAULT)
+    sample = next(s for s in rows(before, "samples") if s["pair_type"] == "cross")
+    jin = next(r for r in rows(before, "subjects") if r["clip_id"].startswith("indoors"))
+
+    def excluded(key_type: Any, key: str) -> Selection:
+        one = Exclusion(key_type=key_type, key=key, reason="asked", by="test", when="2026-01-01")
+        return select(world.tables(), DEFAULT, [one])
+
+    after = excluded("video_id", "outdoors")
+    assert "clip: excluded: asked" in {r["reason"] for r in rows(after, "clips")}
+    used = {r["reference_subject_id"] for s in rows(after, "samples") for r in s["references"]}
+    assert not any(subject.startswith("outdoors") for subject in used)
+
+    after = excluded("identity_id", jin["identity_id"])
+    assert not any(s["clip_id"].startswith(("indoors", "outdoors")) for s in rows(after, "samples"))
+
+    after = excluded("sample_id", sample["sample_id"])
+    assert after.excluded_samples == {sample["sample_id"]: "asked"}
+    remaining = {s["sample_id"] for s in rows(after, "samples")}
+    assert remaining == {s["sample_id"] for s in rows(before, "samples")} - {sample["sample_id"]}
+
+
+def test_an_unreadable_takedown_stops_the_selection(tmp_path: Path) -> None:
+    line = {"key_type": "clip_id", "key": "x", "reason": "r", "by": "b", "when": "w"}
+    path = tmp_path / "exclude.jsonl"
+    path.write_text(json.dumps(line) + "\n\n" + json.dumps(line | {"key_type": "clip"}) + "\n")
+    with pytest.raises(ExclusionError, match=r"exclude.jsonl:3: key_type"):
+        read_exclusions(path)
+
+
+def test_a_verifiers_no_refuses_the_pair_and_is_written_down(world: World) -> None:
+    class Doubter:
+        verifier_id = "doubter"
+
+        def verify(self, evidence: Evidence, at: Any) -> list[Verdict]:
+            return [Verdict("yes", "no" if evidence.bank[n] == "thing" else "yes") for n in at]
+
+    selection = select(world.tables(), DEFAULT, verifier=Doubter())
+    refused = [r for r in rows(selection, "pairs") if r["rules"] == ["verifier_different_context"]]
+    assert refused
+    assert {r["bank"] for r in refused} == {"thing"}
+
+
+def test_a_reference_is_not_used_more_often_than_its_cap(world: World) -> None:
+    selection = select(world.tables(), changed(sample={"max_uses": 1}))
+    uses = Counter(
+        ref["reference_subject_id"]
+        for sample in rows(selection, "samples")
+        if sample["pair_type"] != "in"
+        for ref in sample["references"]
+    )
+    assert uses
+    assert max(uses.values()) == 1
+
+
+def test_shards_follow_the_source_not_the_selection(world: World, selection: Selection) -> None:
+    for sample in rows(selection, "samples"):
+        count = DEFAULT.shards.of(sample["pair_type"])
+        number = ids.bucket(sample["video_id"], count)
+        assert sample["shard"] == f"{sample['pair_type']}-{number:06d}.tar"
+
+
+def test_unknown_settings_and_crossed_bounds_are_errors() -> None:
+    with pytest.raises(ValueError, match="min_secnds"):
+        changed(clip={"min_secnds": 3})
+    with pytest.raises(ValueError, match="must be below upper"):
+        changed(pair={"thing": {"lower": 0.9, "upper": 0.8, "across_sources": "no"}})
+
+
+def test_a_wrong_hash_or_unnormalised_vector_is_named() -> None:
+    world = film_world()
+    world.rows["frames"][0]["phash"] = hash_of("x")[:8]
+    with pytest.raises(ValueError, match="8 hex digits"):
+        select(world.tables(), DEFAULT)
+    world = film_world()
+    row = world.rows["embeddings"][0]
+    row["subject"] = [2 * x for x in row["subject"]]
+    with pytest.raises(ValueError, match=rf"{row['detection_id']}.*length 2.0"):
+        select(world.tables(), DEFAULT)
