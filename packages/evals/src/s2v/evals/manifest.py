@@ -107,6 +107,10 @@ class Manifest:
         """Absolute path of a file named in the manifest."""
         return (self.path.parent / name).resolve()
 
+    def shorten(self, text: str) -> str:
+        """A message with paths relative to the manifest: the same wherever the run is made."""
+        return text.replace(f"{self.path.parent}/", "")
+
 
 def load_manifest(path: str | Path) -> Manifest:
     """Read and check the lines of a manifest; no media is opened.

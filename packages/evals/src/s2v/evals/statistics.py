@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 REPLICATES = 10_000
 CONFIDENCE = 0.95
@@ -115,8 +115,8 @@ def expanded_level(clusters: int, confidence: float = CONFIDENCE) -> float:
     Returns:
         The lower tail probability; the upper one is its complement.
     """
-    t = stats.t.ppf((1 + confidence) / 2, clusters - 1)
-    return float(stats.norm.cdf(-math.sqrt(clusters / (clusters - 1)) * t))
+    t = special.stdtrit(clusters - 1, (1 + confidence) / 2)
+    return float(special.ndtr(-math.sqrt(clusters / (clusters - 1)) * t))
 
 
 def bootstrap_means(
@@ -194,7 +194,7 @@ def wilson(successes: float, n: float, confidence: float = CONFIDENCE) -> tuple[
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"wilson: {successes} successes of {n}")
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(special.ndtri((1 + confidence) / 2))
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)

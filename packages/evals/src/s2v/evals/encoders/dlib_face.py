@@ -17,6 +17,8 @@ from s2v.evals.errors import EvalError
 
 CHIP = 150
 PADDING = 0.25
+NETWORK = "dlib_face_recognition_resnet_model_v1.dat"
+PREDICTOR = "shape_predictor_5_face_landmarks.dat"
 
 
 class DlibFace:
@@ -47,6 +49,11 @@ class DlibFace:
             raise EvalError(f"{network.parent}: dlib cannot read the face weights: {error}") from (
                 error
             )
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> DlibFace:
+        """Take both files, under their usual names, from a folder."""
+        return cls(folder / NETWORK, folder / PREDICTOR)
 
     def embed(self, image: Image, face: Face) -> Vectors:
         """(128,) float32, not normalised.

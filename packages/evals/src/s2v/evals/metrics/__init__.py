@@ -27,8 +27,8 @@ FACESIM_DLIB = MetricSpec(
     direction="higher",
     citation=_FACE,
     licence="YuNet MIT; dlib ResNet-29 and 5-point predictor CC0",
-    caveat="not ArcFace: never beside FaceSim-Arc, -Cur or -glink; about 0.6 for one person, "
-    "0.2 for strangers",
+    caveat="not ArcFace: never beside FaceSim-Arc, -Cur or -glink; 0.5 to 0.8 for one person, "
+    "under 0.2 for strangers",
     rate="face_rate",
     assets=("yunet", "dlib-face"),
 )
@@ -86,9 +86,10 @@ TEXT = MetricSpec(
     high=100.0,
     direction="higher",
     citation="Norouzi et al. 2013 (ConSE); mean over 8 frames in place of ViCLIP's video vector",
-    licence="BSD-3-Clause (torchvision); MiniLM Apache-2.0",
-    caveat="not ViCLIP-T; knows ImageNet's nouns, not actions; read it against its baseline",
-    assets=("mobilenet-v2", "minilm"),
+    licence="EfficientNet-Lite3 and SSD-MobileNet Apache-2.0 (unverified); MiniLM Apache-2.0",
+    caveat="not ViCLIP-T; knows ImageNet's and COCO's nouns, not actions; read it against its "
+    "baseline",
+    assets=("efficientnet-lite3", "ssd-mobilenet-v2", "minilm"),
     uses_prompt=True,
     uses_references=False,
 )

@@ -2,8 +2,9 @@
 
 The published measure (ViCLIP-T, InternVideo) is one video-text cosine x 100, unclamped. No such
 network comes in an openly redistributable package, so the light protocol takes the mean over
-eight frames of ConSE: an image is the sum of its top class names' sentence embeddings, weighted
-by their probabilities (Norouzi et al. 2013). It knows nouns; it is not CLIP.
+eight frames of ConSE: an image is the sum of the sentence embeddings of what a tagger and a
+detector name in it, weighted by their confidence (Norouzi et al. 2013). It knows nouns; it is
+not CLIP.
 """
 
 from __future__ import annotations

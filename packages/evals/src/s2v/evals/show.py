@@ -1,0 +1,121 @@
+"""Results as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from s2v.evals.compare import Comparison
+from s2v.evals.metrics.base import MetricSpec
+from s2v.evals.summary import Summary
+
+_ARROWS = {"higher": "↑", "lower": "↓", "neither": "≈ real"}
+
+
+def summary_text(summary: Summary) -> str:
+    """The table of a run, what is missing from it, and the published rows apart from it."""
+    lines = []
+    if summary.partial:
+        lines.append(
+            f"PARTIAL: {summary.n_samples} of {summary.n_manifest} samples; for testing only"
+        )
+    rows = [("metric", "videos of", "mean", "95 % interval", "n", "on frames", "chance")]
+    for row in summary.table():
+        counted = str(row["n"])
+        if row["n"] != row["n_expected"]:
+            counted += f" of {row['n_expected']}"
+        who = f"{row['model']} (ceiling)" if row["source"].startswith("real") else row["model"]
+        rows.append(
+            (
+                f"{row['metric']} {_ARROWS[row['direction']]}",
+                who,
+                number(row["mean"]),
+                interval(row["ci_low"], row["ci_high"]),
+                counted,
+                "" if row["rate"] is None else f"{row['rate']:.0%}",
+                number(row["baseline"]),
+            )
+        )
+    lines += columns(rows)
+    gone = [
+        f"  {r.protocol}, {r.model}: " + ", ".join(f"{n} {why}" for why, n in r.failed.items())
+        for r in summary.results
+        if r.failed and r.scenario is None
+    ]
+    if gone:
+        lines += ["", "Not scored (failures.csv has each):", *gone]
+    if summary.published.rows:
+        lines += ["", summary.published.notice]
+        published = [("published", "model", "value", "unit", "source")]
+        published += [
+            (
+                str(r["metric"]),
+                str(r["model"]),
+                f"{r['value']:g}",
+                str(r["unit"]),
+                f"{r['source']}, {r['table']}",
+            )
+            for r in summary.published.rows
+        ]
+        lines += columns(published)
+    return "\n".join(lines)
+
+
+def comparison_text(found: Comparison) -> str:
+    """The table of a comparison and why some metrics are not in it."""
+    lines = [f"A = {found.model_a}, B = {found.model_b}; paired by reference, prompt and seed"]
+    if found.partial:
+        lines.append("PARTIAL: a run left samples out; for testing only")
+    rows = [("metric", "A", "B", "B - A", "95 % interval", "p (Holm)", "pairs", "detectable")]
+    for d in found.differences:
+        rows.append(
+            (
+                f"{d.metric.title} {_ARROWS[d.metric.direction]}",
+                number(d.mean_a),
+                number(d.mean_b),
+                f"{d.difference:+.4f}",
+                interval(d.ci_low, d.ci_high, signed=True),
+                f"{d.p_holm:.3f}",
+                f"{d.n} over {d.clusters} refs",
+                number(d.detectable),
+            )
+        )
+    lines += columns(rows)
+    lines += [f"not compared: {k}: {why}" for k, why in sorted(found.skipped.items())]
+    return "\n".join(lines)
+
+
+def metrics_text(specs: Sequence[MetricSpec]) -> str:
+    """What each protocol is."""
+    lines = []
+    for spec in specs:
+        high = "" if spec.high is None else f"{spec.high:g}"
+        lines += [
+            f"{spec.protocol} (version {spec.version})",
+            f"  {spec.title}; {spec.unit}, {spec.low:g} to {high or 'unbounded'}, "
+            f"better: {spec.direction}",
+            f"  from: {spec.citation}",
+            f"  note: {spec.caveat}",
+            f"  licence: {spec.licence}",
+        ]
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """A figure to four digits, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """Both ends, or why there are none."""
+    if low is None or high is None:
+        return "- (one reference)"
+    return f"[{low:+.4f}, {high:+.4f}]" if signed else f"[{number(low)}, {number(high)}]"
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Left-aligned columns with a rule below the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return [lines[0], "  ".join("-" * w for w in widths), *lines[1:]]
