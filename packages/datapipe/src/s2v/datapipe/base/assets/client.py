@@ -48,8 +48,9 @@ _VANISHED = re.compile(
 def find_pip() -> tuple[str, ...]:
     """Returns a command that runs pip.
 
-    Tried in this order: `$S2V_PIP`; this interpreter's own pip; the pip wheel that Python carries
-    for ensurepip, run in place; another Python on the PATH; `uv tool run pip`.
+    Tried in this order: `$S2V_PIP`; this interpreter's own pip; that of the Python a virtual
+    environment was made from; the pip wheel that Python carries for ensurepip, run in place;
+    another Python on the PATH; `uv tool run pip`.
 
     Raises:
         NoClient: If none of them starts.
@@ -63,6 +64,8 @@ def find_pip() -> tuple[str, ...]:
     candidates: list[list[str]] = []
     if importlib.util.find_spec("pip"):
         candidates.append([sys.executable, "-m", "pip"])
+    if (base := _base_python()) != sys.executable:
+        candidates.append([base, "-m", "pip"])
     candidates += [[sys.executable, str(wheel / "pip")] for wheel in _bundled_wheels()]
     for name in ("python3", "python"):
         if path := shutil.which(name):
@@ -234,6 +237,10 @@ def _starts(command: list[str]) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
+
+
+def _base_python() -> str:
+    return str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
 
 
 def _bundled_wheels() -> list[Path]:

