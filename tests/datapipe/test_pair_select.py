@@ -15,14 +15,17 @@ from hypothesis import strategies as st
 from s2v.datapipe.base import ids
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionError, read_exclusions
 from s2v.datapipe.pair.select import Selection, select
-from s2v.datapipe.pair.settings import DetectionRules, SelectSettings
+from s2v.datapipe.pair.settings import DetectionRules, SampleRules, SelectSettings
 from s2v.datapipe.pair.split import SplitError
 from s2v.datapipe.pair.verify import RULES, Evidence, Verdict
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_tables import World, film_world, hash_of
 
-DEFAULT = SelectSettings(detection=DetectionRules(min_side=64))  # the pictures are small
+DEFAULT = SelectSettings(
+    detection=DetectionRules(min_side=64),  # the pictures are small
+    sample=SampleRules(image_samples=True),
+)
 
 
 def changed(**parts: dict[str, Any]) -> SelectSettings:

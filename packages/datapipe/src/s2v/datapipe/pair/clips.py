@@ -30,6 +30,7 @@ def clip_reasons(
     sources = by(read(tables, "sources"), "video_id")
     probes = by(read(tables, "probe"), "video_id")
     quality = by(read(tables, "quality"), "clip_id")
+    captions = by(read(tables, "captions"), "clip_id")
     quarantined = {row["id"]: row["stage"] for row in read(tables, "quarantine")}
     reasons: dict[str, str | None] = {}
     for clip in read(tables, "clips"):
@@ -40,6 +41,7 @@ def clip_reasons(
             _quarantine(clip, quarantined),
             next(_source(probes.get(clip["video_id"]), clip, settings.source), None),
             next(_scores(clip, quality.get(clip["clip_id"], {}), settings.clip), None),
+            None if clip["clip_id"] in captions else "not measured: caption",
         )
         reasons[clip["clip_id"]] = next((f"clip: {c}" for c in checks if c), None)
     return reasons
@@ -73,7 +75,7 @@ def _source(probe: Row | None, clip: Row, rules: SourceRules) -> Iterator[str]:
 def _scores(clip: Row, quality: Row, rules: ClipRules) -> Iterator[str]:
     """Names of the rules failed, in order."""
     if clip["kind"] != "image":
-        seconds = (clip["end_us"] - clip["start_us"]) / 1e6
+        seconds = round((clip["end_us"] - clip["start_us"]) / 1e6, 3)  # stamps are rounded
         if seconds < rules.min_seconds:
             yield "too short"
         if seconds > rules.max_seconds:
@@ -83,10 +85,10 @@ def _scores(clip: Row, quality: Row, rules: ClipRules) -> Iterator[str]:
         yield from _bounds(
             clip, "motion", rules.min_motion, rules.max_motion, low="static", high="too much motion"
         )
-    yield from _bounds(
-        clip, "luma", rules.min_luma, rules.max_luma, low="too dark", high="too bright"
-    )
-    yield from _bounds(clip, "luma_std", rules.min_contrast, None, low="no contrast")
+        yield from _bounds(
+            clip, "luma", rules.min_luma, rules.max_luma, low="too dark", high="too bright"
+        )
+        yield from _bounds(clip, "luma_std", rules.min_contrast, None, low="no contrast")
     yield from _bounds(quality, "text_share", None, rules.max_text_share, high="text")
     yield from _bounds(quality, "nsfw", None, rules.max_nsfw, high="not safe for work")
     yield from _bounds(quality, "aesthetic", rules.min_aesthetic, None, low="aesthetic")

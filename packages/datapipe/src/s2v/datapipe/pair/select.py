@@ -34,6 +34,7 @@ class Selection:
 
     Attributes:
         clips: ``clip_id``, ``reason`` (null when kept), ``duplicate_of``.
+        boxes: ``detection_id``, ``subject_id``, ``reason`` (null when it passes all rules).
         subjects: table SUBJECTS, every phrase with its reason.
         pairs: table PAIRS, every candidate with the rules it fails.
         samples: table SAMPLES, what will be written.
@@ -41,6 +42,7 @@ class Selection:
     """
 
     clips: pa.Table
+    boxes: pa.Table
     subjects: pa.Table
     pairs: pa.Table
     samples: pa.Table
@@ -53,6 +55,9 @@ CLIP_REASONS = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("duplicate_of", pa.string()),
     ]
+)
+BOX_REASONS = pa.schema(
+    [pa.field(name, pa.string()) for name in ("detection_id", "subject_id", "reason")]
 )
 
 
@@ -114,6 +119,9 @@ def select(
                 for c, r in sorted(reasons.items())
             ],
             schema=CLIP_REASONS,
+        ),
+        boxes=pa.Table.from_pylist(
+            sorted(view.boxes, key=lambda row: row["detection_id"]), schema=BOX_REASONS
         ),
         subjects=records.table("subjects", view.rows),
         pairs=records.table("pairs", candidates.rows()),

@@ -33,7 +33,7 @@ class SourceRules(_Strict):
 
 
 class ClipRules(_Strict):
-    """Rules on a clip's scores. Length, motion, freeze and black are asked of videos only."""
+    """Rules on a clip's scores; those of the sequential scan are asked of videos only."""
 
     min_seconds: float = Field(default=2.0, ge=0, description="O and OS2")
     max_seconds: float = Field(default=10.0, gt=0, description="O; our shots are split there")
@@ -212,7 +212,9 @@ class SampleRules(_Strict):
     max_uses: int = Field(
         default=8, ge=1, description="cross samples one reference subject may enter"
     )
-    image_samples: bool = Field(default=True, description="photographs as one-frame targets (P)")
+    image_samples: bool = Field(
+        default=False, description="photographs as one-frame targets (P); they need an mp4 each"
+    )
 
 
 class SplitSettings(_Strict):

@@ -29,9 +29,12 @@ class SubjectView:
     Attributes:
         rows: table SUBJECTS, sorted by ``subject_id``; ``identity_id`` is still null.
         passing: detections that pass all rules, per kept subject, by time.
+        boxes: ``detection_id``, ``subject_id`` and the first rule of its own that each
+            detection fails.
     """
 
     rows: list[Row] = field(default_factory=list)
+    boxes: list[Row] = field(default_factory=list)
     passing: dict[str, list[Row]] = field(default_factory=dict)
 
     def kept(self) -> list[Row]:
@@ -66,6 +69,14 @@ def join_subjects(
         if reason is None and (why := next(joiner.phrase_rules(phrase), None)):
             reason = f"phrase: {why}"
         judged = joiner.judge(phrase)
+        view.boxes += [
+            {
+                "detection_id": one.row["detection_id"],
+                "subject_id": phrase["subject_id"],
+                "reason": one.reason,
+            }
+            for one in judged
+        ]
         best = judged[0] if judged else None
         if reason is None:
             reason = "box: none found" if best is None else best.reason
