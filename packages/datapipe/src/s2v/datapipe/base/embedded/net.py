@@ -173,6 +173,19 @@ def one_cv_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def quiet_cv() -> Iterator[None]:
+    """Keeps OpenCV's warnings back: version 5 warns at each load that its graph engine has no
+    targets to choose from.
+    """
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+@contextlib.contextmanager
 def one_torch_thread() -> Iterator[None]:
     """Runs torch on one thread and without gradients inside the block."""
     import torch

@@ -11,7 +11,7 @@ from typing import Any
 
 import cv2
 
-from s2v.datapipe.base.embedded.net import Box, Image, Net, check_image, one_cv_thread
+from s2v.datapipe.base.embedded.net import Box, Image, Net, check_image, one_cv_thread, quiet_cv
 
 # Id in the 2014 COCO numbering (1..90 with gaps), as the net counts.
 COCO_CLASSES: dict[int, str] = {
@@ -55,16 +55,11 @@ class SsdMobileNet(Net):
     _net: Any
 
     def _load(self) -> None:
-        level = cv2.utils.logging.getLogLevel()
-        # OpenCV 5 warns at each load that its graph engine has no targets to choose from.
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        try:
+        with quiet_cv():
             self._net = cv2.dnn.readNetFromTensorflow(
                 str(self.path / "frozen_inference_graph.pb"),
                 str(self.path / "ssd_mobilenet_v2_coco_2018_03_29.pbtxt"),
             )
-        finally:
-            cv2.utils.logging.setLogLevel(level)
 
     def detect(self, image: Image, min_score: float = 0.4) -> list[Detection]:
         """Finds objects, best first.

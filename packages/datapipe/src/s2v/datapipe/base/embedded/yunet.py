@@ -20,6 +20,7 @@ from s2v.datapipe.base.embedded.net import (
     check_image,
     fit_within,
     one_cv_thread,
+    quiet_cv,
 )
 
 MAX_SIDE = 960
@@ -54,9 +55,10 @@ class YuNet(Net):
     _net: Any
 
     def _load(self) -> None:
-        self._net = cv2.FaceDetectorYN.create(
-            str(self.path), "", (320, 320), self.min_score, self.nms_iou, 5000
-        )
+        with quiet_cv():
+            self._net = cv2.FaceDetectorYN.create(
+                str(self.path), "", (320, 320), self.min_score, self.nms_iou, 5000
+            )
 
     def __call__(self, image: Image) -> list[FaceBox]:
         """Finds faces, largest first.
