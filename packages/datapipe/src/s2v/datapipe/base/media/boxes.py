@@ -35,6 +35,12 @@ def iou(a: Box, b: Box) -> float:
     return inner / union if union > 0 else 0.0
 
 
+def centre_inside(inner: Box, outer: Box) -> bool:
+    """Whether the centre of ``inner`` lies in ``outer``."""
+    x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
+    return outer[0] <= x <= outer[2] and outer[1] <= y <= outer[3]
+
+
 def iou_matrix(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Intersection over union of all pairs.
 
@@ -52,7 +58,7 @@ def iou_matrix(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     inner = np.prod(np.clip(high - low, 0, None), axis=-1)
     areas = [np.prod(np.clip(x[..., 2:] - x[..., :2], 0, None), axis=-1) for x in (first, second)]
     union = areas[0] + areas[1] - inner
-    return np.divide(inner, union, out=np.zeros_like(inner), where=union > 0)
+    return np.asarray(np.divide(inner, union, out=np.zeros_like(inner), where=union > 0))
 
 
 def expand(box: Box, margin: float, width: int, height: int) -> tuple[int, int, int, int]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import av
 
@@ -85,39 +86,60 @@ class OpenVideo:
         return Fraction(1)
 
 
-BadPacket = Callable[[int | None], None]
-"""Called with the time of a packet that gave an error, None where it bears no time stamp."""
+class Decoded(NamedTuple):
+    """One frame as the decoder gave it.
+
+    Attributes:
+        pts_us: microseconds after the stream's first frame.
+        frame: PyAV video frame.
+        damaged: patched by the decoder, or built on a damaged or lost picture since the last
+            whole key frame. Damage that happens to decode leaves no trace; no codec here has
+            checksums.
+    """
+
+    pts_us: int
+    frame: Any
+    damaged: bool
+
+
+BadPacket = Callable[[int], None]
+"""Called with the time of a packet that gave an error instead of frames."""
 
 _BACK_OFF_US: Final = (0, 1_000_000, 5_000_000, 30_000_000)
 
 
-def decoded(
-    video: OpenVideo, frame_us: int, on_bad: BadPacket | None = None
-) -> Iterator[tuple[int, Any]]:
-    """Decode onwards from the current position as ``(pts_us, PyAV frame)``; damage is skipped.
+def decoded(video: OpenVideo, frame_us: int, on_bad: BadPacket | None = None) -> Iterator[Decoded]:
+    """Decode onwards from the current position; packets that the decoder refuses are skipped.
 
     Args:
         video: an open video.
         frame_us: spacing to assume for a stream without time stamps.
-        on_bad: told of each packet that the decoder refused.
+        on_bad: told of each refused packet.
     """
     previous = -frame_us
+    damaged_from: int | None = None
     for packet in video.container.demux(video.stream):
         try:
             frames = packet.decode()
-        except av.error.InvalidDataError:  # this packet is damaged, the next may be whole
+        except av.error.InvalidDataError:
+            at = previous + frame_us if packet.pts is None else video.pts_us(packet.pts)
+            damaged_from = at if damaged_from is None else min(at, damaged_from)
             if on_bad is not None:
-                on_bad(None if packet.pts is None else video.pts_us(packet.pts))
+                on_bad(at)
             continue
         for frame in frames:
             pts_us = previous + frame_us if frame.pts is None else video.pts_us(frame.pts)
             previous = pts_us
-            yield pts_us, frame
+            if frame.is_corrupt:
+                damaged_from = pts_us if damaged_from is None else damaged_from
+            elif frame.key_frame and damaged_from is not None and pts_us > damaged_from:
+                damaged_from = None
+            yield Decoded(pts_us, frame, damaged_from is not None and pts_us >= damaged_from)
 
 
 def decoded_from(
     video: OpenVideo, time_us: int, frame_us: int, on_bad: BadPacket | None = None
-) -> Iterator[tuple[int, Any]]:
+) -> Iterator[Decoded]:
     """As :func:`decoded`, beginning at a frame at or before ``time_us`` where there is one.
 
     Containers seek by decoding time or to packets that are no entry points, so the first
@@ -126,13 +148,17 @@ def decoded_from(
     for back_off in _BACK_OFF_US:
         target = max(0, time_us - back_off)
         video.seek(target)
-        frames = decoded(video, frame_us, on_bad)
+        refused: list[int] = []  # of this attempt: a seek between entry points breaks packets too
+        frames = decoded(video, frame_us, refused.append)
         first = next(frames, None)
-        if first is not None and (first[0] <= time_us or target == 0):
+        if first is not None and (first.pts_us <= time_us or target == 0):
             break
-    if first is not None:
-        yield first
-        yield from frames
+    for frame in chain([] if first is None else [first], frames):
+        while refused and on_bad is not None:
+            on_bad(refused.pop())
+        yield frame
+    while refused and on_bad is not None:
+        on_bad(refused.pop())
 
 
 def packet_times_us(video: OpenVideo) -> list[int] | None:
@@ -182,8 +208,13 @@ def open_video(
             _check_pixels(stream, path, max_pixels)
             stream.codec_context.thread_type = "NONE" if threads == 1 else "AUTO"
             stream.codec_context.thread_count = threads
-            # A stream may change size in mid-air; the decoder itself must refuse then.
-            stream.codec_context.options = {"max_pixels": str(max_pixels)}
+            # A stream may change size in mid-air; the decoder itself must refuse then. It counts
+            # whole macroblocks, so its own limit is wider.
+            stream.codec_context.options = {
+                "max_pixels": str(2 * max_pixels + (1 << 16)),
+                # Left to itself the decoder paints over most damage without a word.
+                "err_detect": "explode",
+            }
             origin = stream.start_time
             if origin is None:
                 start = container.start_time or 0

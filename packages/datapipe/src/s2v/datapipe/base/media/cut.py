@@ -348,9 +348,9 @@ def _verify(
     found = 0
     with open_video(temporary) as video:
         frame_us = round(1_000_000 / rate)
-        for index, (pts_us, frame) in enumerate(decoded(video, frame_us)):
+        for index, (pts_us, frame, damaged) in enumerate(decoded(video, frame_us)):
             found += 1
-            if (frame.width, frame.height) != size or frame.is_corrupt:
+            if (frame.width, frame.height) != size or damaged:
                 raise MediaError(
                     MediaErrorKind.CORRUPT,
                     src,

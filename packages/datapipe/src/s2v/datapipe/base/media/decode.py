@@ -19,6 +19,7 @@ from s2v.datapipe.base.media import decord_backend
 from s2v.datapipe.base.media.container import (
     MAX_PIXELS,
     TIME_SLACK_US,
+    Decoded,
     OpenVideo,
     decoded_from,
     open_video,
@@ -57,8 +58,8 @@ def frames_at(
 
     Raises:
         MediaError: ``truncated`` when a time is declared but its frame is not there;
-            ``corrupt`` when the decoder had to patch the frame. decord patches without saying
-            so: ask only for times outside the ``damaged`` spans of a scan's report.
+            ``corrupt`` when the frame is damaged. decord patches damage without saying so: ask
+            only for times outside the ``damaged`` spans of a scan's report.
         ValueError: a negative time, or one behind the declared end.
     """
     if not pts_us:
@@ -84,28 +85,28 @@ def _pyav_frames(
     """Decode on through the sorted times, seeking over gaps longer than a GOP or so."""
     display = Display(facts)
     found: dict[int, tuple[int, np.ndarray]] = {}
-    stream: Iterator[tuple[int, Any]] = iter(())
-    held: tuple[int, Any] | None = None  # the newest frame at or before the wanted time
-    ahead: tuple[int, Any] | None = None  # the frame behind it, decoded already
+    stream: Iterator[Decoded] = iter(())
+    held: Decoded | None = None  # the newest frame at or before the wanted time
+    ahead: Decoded | None = None  # the frame behind it, decoded already
     for time in sorted(set(pts_us)):
-        if ahead is None or _worth_a_seek(video, ahead[0], time):
+        if ahead is None or _worth_a_seek(video, ahead.pts_us, time):
             stream = decoded_from(video, time, facts.frame_us)
             held, ahead = None, next(stream, None)
-        while ahead is not None and ahead[0] <= time + TIME_SLACK_US:
+        while ahead is not None and ahead.pts_us <= time + TIME_SLACK_US:
             held, ahead = ahead, next(stream, None)
         chosen = held or ahead
         if chosen is None or (ahead is None and _is_past_end(facts, chosen, time)):
-            there = "none" if chosen is None else f"the last is at {chosen[0]} us"
+            there = "none" if chosen is None else f"the last is at {chosen.pts_us} us"
             raise MediaError(
                 MediaErrorKind.TRUNCATED,
                 video.path,
                 f"no frame at {time} us, {there}; {facts.duration_us} us are declared",
             )
-        if chosen[1].is_corrupt:
+        if chosen.damaged:
             raise MediaError(
-                MediaErrorKind.CORRUPT, video.path, f"the frame at {chosen[0]} us is damaged"
+                MediaErrorKind.CORRUPT, video.path, f"the frame at {chosen.pts_us} us is damaged"
             )
-        found[time] = (chosen[0], display.turn(chosen[1]))
+        found[time] = (chosen.pts_us, display.turn(chosen.frame))
     return [found[time] for time in pts_us]
 
 
@@ -117,13 +118,12 @@ def _worth_a_seek(video: OpenVideo, position: int, time: int) -> bool:
     return time - position > _SEEK_AHEAD_US
 
 
-def _is_past_end(facts: VideoProbe, last: tuple[int, Any], time: int) -> bool:
+def _is_past_end(facts: VideoProbe, last: Decoded, time: int) -> bool:
     """Whether ``time`` lies well behind the end of the last frame there is."""
-    pts_us, frame = last
     step = facts.frame_us
-    if frame.duration:
-        step = max(step, round(frame.duration * frame.time_base * 1_000_000))
-    return time > pts_us + step + end_tolerance_us(facts)
+    if last.frame.duration:
+        step = max(step, round(last.frame.duration * last.frame.time_base * 1_000_000))
+    return time > last.pts_us + step + end_tolerance_us(facts)
 
 
 class Display:

@@ -18,7 +18,7 @@ MAX_IMAGE_PIXELS: Final = 64_000_000
 
 MAX_IMAGE_BYTES: Final = 256 << 20
 
-_FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "AVIF")
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "AVIF")  # JPEG opens MPO as well
 
 
 def load_image(

@@ -12,6 +12,8 @@ from PIL import Image
 
 _SIDE = 32
 _LOW = 8
+# OpenCV scales the first row and column by sqrt(1/2) against the plain transform.
+_UNSCALED = np.array([np.sqrt(2)] + [1.0] * (_LOW - 1))
 
 
 def perceptual_hash(rgb: np.ndarray) -> str:
@@ -25,10 +27,7 @@ def perceptual_hash(rgb: np.ndarray) -> str:
     """
     grey = Image.fromarray(rgb).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     spectrum = cv2.dct(np.asarray(grey, np.float64))
-    low = spectrum[:_LOW, :_LOW].copy()
-    # OpenCV scales the first row and column by sqrt(1/2) against the unscaled transform.
-    low[0, :] *= np.sqrt(2)
-    low[:, 0] *= np.sqrt(2)
+    low = np.asarray(spectrum)[:_LOW, :_LOW] * np.outer(_UNSCALED, _UNSCALED)
     bits = (low > np.median(low)).ravel()
     return np.packbits(bits).tobytes().hex()
 

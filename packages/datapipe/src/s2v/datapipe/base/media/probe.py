@@ -161,14 +161,15 @@ def _declared_duration_us(video: OpenVideo) -> int | None:
     if stream.duration:
         duration: Fraction = 1_000_000 * stream.duration * stream.time_base
         return round(duration)
-    tag = re.fullmatch(
-        r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip()
-    )
-    if tag:
+    origin: Fraction = 1_000_000 * video.origin * stream.time_base
+    tag = _DURATION_TAG.fullmatch(stream.metadata.get("DURATION", "").strip())
+    if tag:  # counts from zero, not from the stream's first frame
         hours, minutes, seconds = tag.groups()
-        return round((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * 1e6)
+        end = (int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)) * 1_000_000
+        return round(end - origin)
     if container.duration:
-        return int(container.duration)
+        end = (container.start_time or 0) + Fraction(container.duration)
+        return round(end - origin)
     return None
 
 

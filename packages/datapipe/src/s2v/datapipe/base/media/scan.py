@@ -41,9 +41,9 @@ class ScanReport:
         expected_frames: window length times average frame rate.
         first_us: time of the first frame, None when there was none.
         decoded_end_us: end of the last frame, on the film's time axis.
-        damaged: spans [start, end) in microseconds around frames that the decoder had to
-            patch or skip; no clip may overlap one.
-        damaged_frames: patched frames plus packets that gave none.
+        damaged: spans [start, end) in microseconds of damaged pictures and of what was built
+            on them, to the next key frame; no clip may overlap one.
+        damaged_frames: frames in them plus packets that gave none.
     """
 
     probe: VideoProbe
@@ -106,11 +106,11 @@ class Scan(Iterator[tuple[int, np.ndarray]]):
             small = _SmallFrames(facts, self._short_side)
             tally = _Tally(facts, start_us, end_us)
             frames = decoded_from(video, start_us, facts.frame_us, tally.bad_packet)
-            for pts_us, frame in frames:
+            for pts_us, frame, damaged in frames:
                 if pts_us >= stop_us:
                     tally.end_us = max(tally.end_us, end_us)
                     break
-                tally.see(pts_us, frame)
+                tally.see(pts_us, frame, damaged)
                 if pts_us >= start_us:
                     yield pts_us, small(frame)
             self.report = tally.report()
@@ -207,10 +207,8 @@ class _Tally:
         self.frames = 0
         self.damaged: list[tuple[int, int]] = []
         self.damaged_frames = 0
-        self._last_us = start_us
 
-    def see(self, pts_us: int, frame: Any) -> None:
-        self._last_us = pts_us
+    def see(self, pts_us: int, frame: Any, damaged: bool) -> None:
         if pts_us < self.start_us:
             return
         step = self.facts.frame_us
@@ -219,23 +217,26 @@ class _Tally:
         self.end_us = max(self.end_us, pts_us + step)
         self.first_us = pts_us if self.first_us is None else self.first_us
         self.frames += 1
-        if frame.is_corrupt:
-            self._damage(pts_us)
+        if damaged:
+            self._damage(pts_us, step)
 
-    def bad_packet(self, pts_us: int | None) -> None:
+    def bad_packet(self, at_us: int) -> None:
         """A packet that gave an error instead of frames."""
-        at = self._last_us if pts_us is None else pts_us
-        if self.start_us <= at < self.window_end_us:
-            self._damage(at)
+        if self.start_us <= at_us < self.window_end_us:
+            self._damage(at_us, self.facts.frame_us)
 
-    def _damage(self, at_us: int) -> None:
+    def _damage(self, at_us: int, step: int) -> None:
         self.damaged_frames += 1
-        step = self.facts.frame_us
-        span = (max(self.start_us, at_us - step), at_us + step)
-        if self.damaged and span[0] <= self.damaged[-1][1] and at_us >= self.damaged[-1][0]:
-            self.damaged[-1] = (self.damaged[-1][0], max(self.damaged[-1][1], span[1]))
-        else:
-            self.damaged.append(span)
+        self.damaged.append((max(self.start_us, at_us - self.facts.frame_us), at_us + step))
+
+    def _merged_damage(self) -> tuple[tuple[int, int], ...]:
+        merged: list[tuple[int, int]] = []
+        for start, end in sorted(self.damaged):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+            else:
+                merged.append((start, end))
+        return tuple(merged)
 
     def report(self) -> ScanReport:
         length = self.window_end_us - self.start_us
@@ -247,7 +248,7 @@ class _Tally:
             expected_frames=length / 1e6 * float(self.facts.avg_fps),
             first_us=self.first_us,
             decoded_end_us=self.end_us,
-            damaged=tuple(sorted(self.damaged)),
+            damaged=self._merged_damage(),
             damaged_frames=self.damaged_frames,
         )
 
@@ -263,7 +264,7 @@ class _Tally:
                 f"declared ({self.frames} of about {report.expected_frames:.0f} frames); "
                 "fetch the file again",
             )
-        total = max(1, self.frames)
+        total = max(1, self.frames, self.damaged_frames)
         if self.damaged_frames > max_damaged_share * total:
             raise MediaError(
                 MediaErrorKind.CORRUPT,
