@@ -56,8 +56,7 @@ class MiniLM(Net):
         Returns:
             float32 [n, 384], rows of length one.
         """
-        self.load()
-        encoded = [self._tokenizer.encode(text).ids for text in texts]
+        encoded = [self.token_ids(text) for text in texts]
         vectors = np.zeros((len(texts), DIM), np.float32)
         # Batches of one length need no padding: faster, and no vector depends on its company.
         by_length: dict[int, list[int]] = {}
@@ -67,9 +66,21 @@ class MiniLM(Net):
             for start in range(0, len(indices), _BATCH):
                 chunk = indices[start : start + _BATCH]
                 with one_torch_thread():
-                    hidden = self._net(torch.tensor([encoded[index] for index in chunk]))
+                    hidden = self.states([encoded[index] for index in chunk])
                     vectors[chunk] = hidden.mean(1).numpy()
         return unit(vectors)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Word-piece ids of a text, [CLS] first and [SEP] last, at most 128."""
+        self.load()
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+    def states(self, ids: list[list[int]]) -> Tensor:
+        """Last-layer states, [B, T, 384], of texts that have the same number of tokens."""
+        self.load()
+        out: Tensor = self._net(torch.tensor(ids))
+        return out
 
 
 class _Bert(nn.Module):

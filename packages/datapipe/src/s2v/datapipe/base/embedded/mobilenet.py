@@ -1,8 +1,9 @@
 """MobileNetV2: 1280-d image vectors and ImageNet probabilities (Sandler et al. 2018; torchvision).
 
-The embedder of the embedded profile. On 18 crops of four film characters from 18 shots it told
-same from different with an AUC of 0.98 (mean cosine 0.79 against 0.64): all cosines are high, so
-thresholds must be calibrated. It sees looks, not identity: people are compared by their faces.
+The embedder of the embedded profile. On crops of 37 film shots, of which 15 show the same cartoon
+rabbit, it told rabbit pairs from rabbit and other with an AUC of 0.99 when the background was
+masked out, 0.98 with it: median cosine 0.77 against 0.61. All cosines are high, so thresholds must
+be calibrated. It sees looks, not identity: people are compared by their faces.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ SIDE = 224
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 _BATCH = 16
+_GREY = np.array([124, 116, 104], np.uint8)
+"""ImageNet's mean colour: zero to the net."""
 
 # expansion, channels, repeats, first stride (table 2 of the paper)
 _STAGES = (
@@ -50,6 +53,7 @@ class MobileNetV2(Net):
 
     name = "mobilenet-v2"
     asset_name = "mobilenet-v2"
+    revision = 2  # 2: padded to a square instead of squeezed
 
     _features: torch.nn.Module
     _classifier: torch.nn.Module
@@ -63,15 +67,29 @@ class MobileNetV2(Net):
         net.eval().requires_grad_(False)
         self._features, self._classifier = net["features"], net["classifier"]
 
-    def embed(self, images: Sequence[Image]) -> Vectors:
+    def embed(
+        self,
+        images: Sequence[Image],
+        masks: Sequence[npt.NDArray[np.bool_] | None] | None = None,
+    ) -> Vectors:
         """Embeds images or crops of any size.
 
         Args:
             images: RGB uint8 [H, W, 3] each.
+            masks: For each image bool [H, W] or None; what is false becomes grey, so that the
+                vector tells the subject and not the place.
 
         Returns:
             float32 [n, 1280], rows of length one.
+
+        Raises:
+            ValueError: If a mask has another size than its image.
         """
+        if masks is not None:
+            images = [
+                image if mask is None else _greyed(image, mask)
+                for image, mask in zip(images, masks, strict=True)
+            ]
         return unit(self._pooled(images)) if images else np.zeros((0, 1280), np.float32)
 
     def probs(self, images: Sequence[Image]) -> npt.NDArray[np.float32]:
@@ -85,27 +103,50 @@ class MobileNetV2(Net):
             probs = self._classifier(pooled).softmax(-1).numpy()
         return rounded(probs, 6)
 
+    def features(self, blob: torch.Tensor) -> torch.Tensor:
+        """The last feature map: float32 [n, 3, 224, 224] of `prepare` -> [n, 1280, 7, 7]."""
+        self.load()
+        out: torch.Tensor = self._features(blob)
+        return out
+
     def _pooled(self, images: Sequence[Image]) -> npt.NDArray[np.float32]:
         import torch
 
         self.load()
         pooled = []
         for start in range(0, len(images), _BATCH):
-            blob = np.stack([_prepare(image) for image in images[start : start + _BATCH]])
+            blob = np.stack([prepare(image) for image in images[start : start + _BATCH]])
             with one_torch_thread():
-                pooled.append(self._features(torch.from_numpy(blob)).mean((2, 3)).numpy())
+                pooled.append(self.features(torch.from_numpy(blob)).mean((2, 3)).numpy())
         return np.concatenate(pooled)
 
 
-def _prepare(image: Image) -> npt.NDArray[np.float32]:
-    """Squeezes to 224x224 and normalises; returns float32 [3, 224, 224]."""
+def prepare(image: Image) -> npt.NDArray[np.float32]:
+    """Pads to a square, resizes and normalises; returns float32 [3, 224, 224].
+
+    Squeezing instead of padding would make a standing and a sitting subject differ.
+    """
     check_image(image)
-    shrinks = min(image.shape[:2]) > SIDE
+    height, width = image.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.full((side, side, 3), _GREY, np.uint8)
+    square[top : top + height, left : left + width] = image
     with one_cv_thread():
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        small = cv2.resize(image, (SIDE, SIDE), interpolation=method)
+        method = cv2.INTER_AREA if side > SIDE else cv2.INTER_LINEAR
+        small = cv2.resize(square, (SIDE, SIDE), interpolation=method)
     scaled = (small.astype(np.float32) / 255.0 - _MEAN) / _STD
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+_prepare = prepare  # its former name, still imported by s2v.model.embedded
+
+
+def _greyed(image: Image, mask: npt.NDArray[np.bool_]) -> Image:
+    check_image(image)
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"mask {mask.shape} does not fit image {image.shape}")
+    return np.where(mask[:, :, None], image, _GREY)
 
 
 def build() -> torch.nn.ModuleDict:
