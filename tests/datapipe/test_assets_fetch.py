@@ -304,6 +304,23 @@ def test_an_unknown_name_suggests_the_nearest(
     assert "did you mean 'film'?" in capsys.readouterr().err
 
 
+def test_without_npm_the_optional_assets_are_skipped_with_a_word(
+    index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = (tmp_path / "manifest.toml").read_text()
+    text += '[packages.extras]\nversion = "1.0"\nindex = "npm"\narchive = "extras-1.0.tgz"\n'
+    text += f'sha256 = "{"0" * 64}"\nsize = 1\n'
+    text += entry("extra", "extras", [("x", "package/x", b"x")], "optional")
+    use(monkeypatch, text)
+    client.find_pip()  # found before the path is emptied
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    report = assets.fetch(["net", "optional"])
+    assert report.fetched == ["net"]
+    assert "npm" in report.skipped["extra"]
+    with pytest.raises(assets.NoClient, match="npm"):
+        assets.fetch("extra")  # asked for by name it is an error
+
+
 def test_leftovers_of_a_killed_fetch_are_cleared_away(index: Path) -> None:
     junk = assets.cache_root() / ".tmp" / "dead" / "huge.whl"
     junk.parent.mkdir(parents=True)
