@@ -118,3 +118,8 @@ def encode_video() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def pan() -> Callable[..., Any]:
     return pan_over
+
+
+@pytest.fixture(scope="session")
+def empty_study() -> type[Study]:
+    return Study

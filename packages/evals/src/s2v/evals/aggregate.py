@@ -48,25 +48,22 @@ def group_of(sample: Sample) -> tuple[str, str]:
 
 
 def baselines(metric: Metric, rows: Sequence[Row]) -> list[float | None]:
-    """Chance level of each row, from the other rows of its group.
+    """Chance level of each row: its video against the other samples' references or prompts.
+
+    Those of all groups are taken, real clips' too: what a stranger is does not depend on who
+    made the video.
 
     Args:
         metric: whose rows these are.
-        rows: of all samples, in any order of groups.
+        rows: of all samples, sorted by sample id.
 
     Returns:
         One level per row, rounded as scores are.
     """
-    levels: list[float | None] = [None] * len(rows)
-    for group in sorted({group_of(row.sample) for row in rows}):
-        where = [i for i, row in enumerate(rows) if group_of(row.sample) == group]
-        peers = [
-            Peer(rows[i].sample.reference_id, rows[i].sample.prompt, rows[i].measurement)
-            for i in where
-        ]
-        for i, level in zip(where, metric.baselines(peers), strict=True):
-            levels[i] = None if level is None else round(level, DIGITS) + 0.0
-    return levels
+    peers = [Peer(r.sample.reference_id, r.sample.prompt, r.measurement) for r in rows]
+    return [
+        None if level is None else round(level, DIGITS) + 0.0 for level in metric.baselines(peers)
+    ]
 
 
 def results(

@@ -57,7 +57,8 @@ class Sample(_Strict):
         split: dataset split the references come from, or null.
         model: what made the video; null for real clips.
         source: ``generated``, or ``real`` for held-out clips that serve as ceiling.
-        reference_id: cluster for the bootstrap: videos with the same references share it.
+        reference_id: cluster for the bootstrap: videos of the same subject share it. Chance levels
+            are taken from the samples of other reference ids.
     """
 
     sample_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")
