@@ -35,6 +35,21 @@ carrying package states none, or states only its own: ask before redistributing.
 this repository or of anything it builds. Sample media that show people are for running the demo and
 the tests; consent of the people shown is recorded as known or unverified, and anybody's wish to be
 left out is met by removing the entry.
+
+## What these nets cannot do
+
+They make the pipeline run end to end on a laptop; they do not replace the production models.
+
+* The detector knows 80 classes, the tagger 1000 (no people among them); neither knows cartoon
+  characters. What they do not know gets a wrong name, sometimes with confidence, so captions fall
+  back to the broad kind ("an animal").
+* Nothing follows a phrase to a box: salient regions are proposed and then tagged.
+* Masks show what stands out in a box; two touching subjects come out as one.
+* The image vectors tell looks, not identity. Only faces tell people apart.
+* The image-text space ranks nouns. It is not CLIP.
+* There is no captioner, no aesthetic score, no watermark net, no learned optical flow, no image or
+  video autoencoder among them, because no package carries one.
+* Every accuracy named in the sources was measured on a few dozen images: sanity, not a benchmark.
 """
 
 
