@@ -41,6 +41,7 @@ SOURCES: Final = _s(
     ("origin", STRING),  # live | animation | animated still | photograph | ...
     ("sha256", STRING),
     ("bytes", INT),
+    ("duplicate_of", STRING),  # an earlier source with the same bytes
 )
 
 #: What probing found, one row per readable source.

@@ -1,0 +1,13 @@
+"""Curate on Ray: ``ray job submit --working-dir . -- python jobs/curate.py --config FILE``.
+
+A thin entry point: the same as ``s2v-data run``, on whatever cluster RAY_ADDRESS names.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from s2v.datapipe.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["run", *sys.argv[1:]]))

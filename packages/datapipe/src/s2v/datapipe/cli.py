@@ -1,0 +1,192 @@
+"""``s2v-data``: the command line of the curation pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from s2v.datapipe.base.assets import AssetError
+from s2v.datapipe.base.assets import cli as assets_cli
+from s2v.datapipe.base.media.errors import MediaError
+from s2v.datapipe.base.settings import SettingsError, load
+from s2v.datapipe.base.shards import ShardError
+
+EXAMPLES = """\
+examples:
+  s2v-data assets fetch                       fetch the small models and the demo's media
+  s2v-data run --config my.toml               measure, select, write; again to go on after a stop
+  s2v-data run --config my.toml --set folder=/data/run1 --set shots.max_seconds=8
+  s2v-data plan --config my.toml              what would be done, and what is done already
+  s2v-data select --config my.toml            re-select with changed thresholds; runs no model
+  s2v-data stats runs/demo                    the figures of a run
+  s2v-data verify runs/demo                   check every byte of the shards against the index
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; every known failure is one line on standard error and a non-zero exit."""
+    args = parser().parse_args(argv)
+    return guarded("s2v-data", lambda: int(args.run(args)))
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """Run ``command``; print what a user can mend as one line, without a traceback."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return _fail(name, "stopped; run the same command again to go on where it was", 130)
+    except Exception as error:
+        message = _explanation(error)
+        if message is None:
+            raise
+        return _fail(name, message)
+
+
+def _explanation(error: Exception) -> str | None:
+    """What to tell the user, or ``None`` for what is our own mistake."""
+    from s2v.datapipe.engine.execute import AdmissionError
+    from s2v.datapipe.engine.lock import RunBusyError
+    from s2v.datapipe.engine.store import StoreError
+    from s2v.datapipe.measuring import NotMeasuredError, QuarantineBudgetError
+    from s2v.datapipe.pair.conservation import ConservationError
+    from s2v.datapipe.sources import SourceError
+    from s2v.datapipe.write.errors import WriteError
+
+    known = (
+        *(AdmissionError, AssetError, ConservationError, MediaError, NotMeasuredError),
+        *(QuarantineBudgetError, RunBusyError, SettingsError, ShardError, SourceError),
+        *(StoreError, WriteError),
+    )
+    if isinstance(error, OSError):
+        full = error.errno == errno.ENOSPC
+        return f"no space left for {error.filename}; free some and go on" if full else str(error)
+    return str(error) if isinstance(error, known) else _ray_cause(error)
+
+
+def _ray_cause(error: Exception) -> str | None:
+    if not type(error).__module__.startswith("ray."):
+        return None
+    cause: BaseException = error
+    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
+        cause = inner
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return f"a worker failed: {lines[-1] if lines else type(cause).__name__}"
+
+
+def _fail(name: str, message: str, code: int = 1) -> int:
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="s2v-data",
+        description="Build in-paired and cross-paired image-text-video triplets.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, run, text in (
+        ("run", _run, "measure, select and write; goes on where it was stopped"),
+        ("plan", _plan, "show stages, fingerprints and what is committed, without running"),
+        ("select", _select, "select again from what is measured, and write; runs no model"),
+    ):
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        command.add_argument("--config", required=True, type=Path, help="TOML file")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+        command.add_argument("--quiet", action="store_true", help="no progress")
+        if name == "run":
+            command.add_argument(
+                "--retry-quarantine", action="store_true", help="try quarantined rows again"
+            )
+        command.set_defaults(run=run)
+    for name, run, text in (
+        ("stats", _stats, "print the figures of a run"),
+        ("verify", _verify, "check shards against their index"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("folder", type=Path, help="the run folder")
+        command.add_argument("--json", action="store_true")
+        command.set_defaults(run=run)
+    assets_cli.add_arguments(commands)
+    return top
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    from s2v.datapipe.config import Settings
+
+    return load(Settings, args.config, args.set)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from s2v.datapipe.curate import curate
+
+    done = curate(_settings(args), retry_quarantine=args.retry_quarantine, quiet=args.quiet)
+    return _show(done.summary(), args.json)
+
+
+def _select(args: argparse.Namespace) -> int:
+    from s2v.datapipe.curate import curate
+
+    done = curate(_settings(args), measure=False, quiet=args.quiet)
+    return _show(done.summary(), args.json)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from s2v.datapipe.curate import describe
+
+    return _show(describe(_settings(args)), args.json)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from s2v.datapipe.report.stats import print_stats, run_stats
+
+    figures = run_stats(args.folder)
+    if args.json:
+        return _show(figures, True)
+    print_stats(figures)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from s2v.datapipe.write.verify import verify_shards
+
+    return _show(verify_shards(args.folder / "shards"), args.json)
+
+
+def _show(value: Any, as_json: bool) -> int:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if as_json:
+        print(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+    else:
+        _print_tree(value)
+    return 0
+
+
+def _print_tree(value: Any, indent: int = 0) -> None:
+    pad = "  " * indent
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(inner, dict | list) and inner:
+                print(f"{pad}{key}:")
+                _print_tree(inner, indent + 1)
+            else:
+                print(f"{pad}{key}: {inner}")
+    elif isinstance(value, list):
+        for inner in value:
+            print(f"{pad}- {inner}")
+    else:
+        print(f"{pad}{value}")

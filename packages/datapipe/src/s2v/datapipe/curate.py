@@ -1,0 +1,182 @@
+"""A whole curation: measure, select, cut, write; each step goes on where it was stopped."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from s2v.datapipe import pipeline
+from s2v.datapipe.base import atomic, records
+from s2v.datapipe.config import Settings
+from s2v.datapipe.cutting import cut_clips
+from s2v.datapipe.engine.lock import run_lock
+from s2v.datapipe.measuring import Measured, Measuring
+from s2v.datapipe.pair.conservation import Report, check
+from s2v.datapipe.pair.select import Selection, select
+from s2v.datapipe.roles import Roles
+from s2v.datapipe.write.write import Written, write_shards
+
+#: Packages whose version can change a result; recorded in run.json.
+RECORDED = (
+    "av", "decord", "imageio-ffmpeg", "numpy", "onnxruntime", "opencv-python-headless", "pillow",
+    "pyarrow", "ray", "rapidocr", "scenedetect", "spacy", "torch", "s2v-datapipe",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Curated:
+    """A finished run."""
+
+    folder: Path
+    measured: Measured
+    selection: Selection
+    conservation: Report
+    written: Written
+
+    def summary(self) -> dict[str, Any]:
+        """The figures a user wants to see first."""
+        samples = self.selection.samples.to_pylist()
+        tables = self.measured.tables
+        return {
+            "folder": str(self.folder),
+            "sources": tables["sources"].num_rows,
+            "clips": tables["clips"].num_rows,
+            "subjects": sum(r["reason"] is None for r in self.selection.subjects.to_pylist()),
+            "quarantined": tables["quarantine"].num_rows,
+            "samples": dict(sorted(Counter(r["pair_type"] for r in samples).items())),
+            "scenarios": dict(sorted(Counter(r["scenario"] for r in samples).items())),
+            "shards": self.written.shards,
+            "measured now": dict(self.measured.measured),
+            "conservation": "holds",
+        }
+
+
+def make_roles(settings: Settings) -> Roles:
+    """Fill the roles as the configuration says."""
+    from s2v.datapipe.backends.embedded import embedded_roles
+
+    return embedded_roles(text_regions=settings.roles.text_regions, safety=settings.roles.safety)
+
+
+def curate(
+    settings: Settings,
+    *,
+    retry_quarantine: bool = False,
+    measure: bool = True,
+    quiet: bool = False,
+) -> Curated:
+    """Run everything that is not done yet.
+
+    Args:
+        settings: the configuration.
+        retry_quarantine: measure quarantined rows again.
+        measure: ``False`` selects and writes from what is measured, and runs no model.
+        quiet: no progress.
+
+    Raises:
+        NotMeasuredError, RunBusyError, SourceError, AssetError, AdmissionError,
+        QuarantineBudgetError, ConservationError: one clear line each.
+    """
+    folder = Path(settings.folder)
+    roles = make_roles(settings)
+    with run_lock(folder):
+        write_run_json(folder, settings, roles)
+        measured = Measuring(
+            settings,
+            roles,
+            retry_quarantine=retry_quarantine,
+            only_committed=not measure,
+            quiet=quiet,
+        ).run()
+        selection = select(measured.tables, settings.select)
+        conservation = check(measured.tables, selection, settings.select)
+        sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
+        wanted = set(selection.samples["clip_id"].to_pylist())
+        clips = [r for r in measured.tables["clips"].to_pylist() if r["clip_id"] in wanted]
+        cut = cut_clips(
+            folder,
+            clips,
+            sources,
+            settings.write.encoding(),
+            cpus=settings.engine.cpus,
+            quiet=quiet,
+        )
+        tables = dict(measured.tables)
+        if cut.quarantine:
+            extra = records.table("quarantine", cut.quarantine)
+            tables["quarantine"] = pa.concat_tables([tables["quarantine"], extra])
+        measured.tables = tables
+        write_views(folder, tables, selection)
+        written = write_shards(
+            folder, tables, selection, settings.write, cut.files, folder / "shards"
+        )
+    return Curated(folder, measured, selection, conservation, written)
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """Stages with fingerprints and how many units are committed; measures nothing."""
+    folder = Path(settings.folder)
+    rows = {}
+    for name, run in pipeline.plan(settings, make_roles(settings)).items():
+        store = folder / "measure" / f"{name}-{run.fingerprint}"
+        rows[name] = {
+            "fingerprint": run.fingerprint,
+            "committed units": len(list(store.glob("*.json"))),
+            "reads": ", ".join(pipeline.UPSTREAM[name]) or "sources",
+            **{k: v for k, v in run.stage.identity().items() if "model" in k},
+        }
+    return {"folder": str(folder), "stages": rows}
+
+
+def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selection) -> None:
+    """Write every table as ``tables/<name>.parquet``, whole or not at all."""
+    views = {
+        **tables,
+        "subjects": selection.subjects,
+        "pairs": selection.pairs,
+        "samples": selection.samples,
+        "clip_reasons": selection.clips,
+    }
+    for name, table in sorted(views.items()):
+        with atomic.replacing(folder / "tables" / f"{name}.parquet") as path:
+            pq.write_table(table, path, compression="zstd")
+
+
+def write_run_json(folder: Path, settings: Settings, roles: Roles) -> None:
+    """Record what the run depends on: configuration, packages, models, commit."""
+    atomic.write_json(
+        folder / "run.json",
+        {
+            "settings": settings.model_dump(mode="json"),
+            "packages": {name: _version(name) for name in RECORDED},
+            "models": roles.ids(),
+            "fingerprints": {n: r.fingerprint for n, r in pipeline.plan(settings, roles).items()},
+            "git_commit": _git_commit(),
+        },
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True,
+            cwd=Path(__file__).parent,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,117 @@
+"""Cutting: only what was kept is encoded, each clip once, on Ray.
+
+A cut clip is filed under a hash of everything its bytes depend on, so it is made once for
+any number of selections, and a stopped run goes on with the clips that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2v.datapipe.base import ids
+from s2v.datapipe.base.media.cut import cut_clip
+from s2v.datapipe.base.media.errors import MediaError
+from s2v.datapipe.base.progress import track
+from s2v.datapipe.engine.execute import start_ray
+from s2v.datapipe.engine.stage import Row
+
+CUT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """Where each clip's file is, and what could not be cut."""
+
+    files: dict[str, Path]
+    quarantine: list[Row]
+
+
+def cut_clips(
+    folder: Path,
+    clips: Iterable[Row],
+    sources: Mapping[str, Row],
+    encoding: Mapping[str, Any],
+    *,
+    cpus: int | None = None,
+    quiet: bool = False,
+) -> Cutting:
+    """Cut clips to mp4 below ``folder/clips``.
+
+    Args:
+        folder: the run folder.
+        clips: rows of table ``clips`` to be cut; photographs are left out.
+        sources: table ``sources`` by ``video_id``.
+        encoding: arguments of :func:`s2v.datapipe.base.media.cut.cut_clip`.
+        cpus: CPUs of a local Ray.
+        quiet: no progress.
+    """
+    jobs = []
+    for clip in sorted(clips, key=lambda row: str(row["clip_id"])):
+        if clip["kind"] == "video":
+            source = sources[clip["video_id"]]
+            key = ids.stable_hash(
+                [str(CUT_VERSION), source["sha256"], json.dumps(dict(encoding), sort_keys=True)], 12
+            )
+            target = folder / "clips" / key / f"{clip['clip_id']}.mp4"
+            jobs.append(_job(clip, source, target, encoding))
+    files = {job["clip_id"]: Path(job["target"]) for job in jobs}
+    missing = [job for job in jobs if not Path(job["target"]).exists()]
+    quarantine: list[Row] = []
+    with track("cut clips", len(jobs), quiet=quiet) as step:
+        step(len(jobs) - len(missing))
+        for answer in _run(missing, cpus):
+            step()
+            if answer["message"]:
+                quarantine.append(_quarantined(answer))
+                del files[answer["clip_id"]]
+    return Cutting(files, quarantine)
+
+
+def _job(clip: Row, source: Row, target: Path, encoding: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "clip_id": clip["clip_id"],
+        "path": source["path"],
+        "start_us": clip["start_us"],
+        "end_us": clip["end_us"],
+        "target": str(target),
+        "encoding": dict(encoding),
+    }
+
+
+def _run(jobs: list[dict[str, Any]], cpus: int | None) -> Iterable[dict[str, Any]]:
+    if not jobs:
+        return
+    import ray
+
+    start_ray(cpus)
+    rows = [{"job": json.dumps(job)} for job in jobs]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_cut, num_cpus=1)
+    yield from dataset.iter_rows()
+
+
+def _cut(row: dict[str, Any]) -> dict[str, Any]:
+    job = json.loads(row["job"])
+    error = message = ""
+    try:
+        Path(job["target"]).parent.mkdir(parents=True, exist_ok=True)
+        cut_clip(job["path"], job["start_us"], job["end_us"], job["target"], **job["encoding"])
+    except MediaError as failure:
+        if failure.transient:
+            raise
+        error, message = str(failure.kind), str(failure)
+    return {"clip_id": job["clip_id"], "error": error, "message": message}
+
+
+def _quarantined(answer: dict[str, Any]) -> Row:
+    return {
+        "id": answer["clip_id"],
+        "stage": "cut",
+        "unit": answer["clip_id"],
+        "error": answer["error"],
+        "message": answer["message"],
+        "retry": "mend the source, then run again",
+    }

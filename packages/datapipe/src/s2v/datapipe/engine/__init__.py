@@ -1,0 +1,1 @@
+"""Runs stages on Ray Data: units of work, commits, resume, quarantine, admission."""

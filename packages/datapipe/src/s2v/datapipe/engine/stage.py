@@ -1,0 +1,126 @@
+"""What a measuring stage is: a small class with one method over the rows of a unit.
+
+A stage reads rows of earlier tables, restricted to the ids of its unit, and returns rows
+of its own tables. It knows its models by role, never by name, and nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from s2v.datapipe.base.ids import stable_hash
+from s2v.datapipe.base.media.errors import MediaError
+
+Row = dict[str, Any]
+
+#: Which column says what a row belongs to, for the two granularities of units.
+KEYS = ("clip_id", "video_id")
+
+
+@dataclass
+class Unit:
+    """The rows a stage may see, and what it says of them.
+
+    Attributes:
+        name: stable name of the unit; commits are filed under it.
+        key: ``video_id`` before shots, ``clip_id`` after.
+        ids: the ids to be measured now, sorted.
+        tables: rows of earlier tables that belong to these ids.
+        run: the run folder, for stages that write media (sampled frames).
+    """
+
+    name: str
+    key: str
+    ids: list[str]
+    tables: dict[str, list[Row]]
+    run: Path
+    quarantine: list[Row] = field(default_factory=list)
+
+    def rows(self, table: str) -> list[Row]:
+        """Rows of ``table`` for the unit's ids that are not in quarantine, in stored order."""
+        bad = {row["id"] for row in self.quarantine}
+        wanted = set(self.ids) - bad
+        return [row for row in self.tables.get(table, []) if row[self.key] in wanted]
+
+    def by_id(self, table: str) -> dict[str, list[Row]]:
+        """Rows of ``table`` grouped by the unit's key."""
+        groups: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows(table):
+            groups[row[self.key]].append(row)
+        return groups
+
+    @contextmanager
+    def guard(self, row_id: str, stage: str) -> Iterator[None]:
+        """Turn what this one row's content causes into a quarantine row.
+
+        Time-outs, lack of memory or disk, and lost connections pass through: they say
+        nothing of the row, leave the unit open, and are tried again.
+        """
+        try:
+            yield
+        except MediaError as error:
+            if error.transient:
+                raise
+            self._quarantine(row_id, stage, error.kind, str(error))
+        except (ValueError, ArithmeticError, LookupError) as error:
+            self._quarantine(row_id, stage, type(error).__name__, str(error))
+
+    def _quarantine(self, row_id: str, stage: str, error: str, message: str) -> None:
+        self.quarantine.append(
+            {
+                "id": row_id,
+                "stage": stage,
+                "unit": self.name,
+                "error": error,
+                "message": message[:2000],
+                "retry": "mend or replace the file, then run again with --retry-quarantine",
+            }
+        )
+
+
+class Stage(ABC):
+    """One measurement.
+
+    Class attributes say what it is called, which tables it reads and writes, and its
+    version: raise it when the same input would give other rows.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Everything the rows depend on besides the input: settings and model ids.
+
+        Must not load a model: it is asked before every run.
+        """
+
+    @abstractmethod
+    def run(self, unit: Unit) -> dict[str, list[Row]]:
+        """Measure ``unit.ids``; return rows by table."""
+
+    def setup(self) -> None:  # noqa: B027  a hook: most classical stages have nothing to load
+        """Load models; called once per actor before the first unit."""
+
+    def gate(self, row: Row) -> str | None:
+        """Say why a clip is not worth measuring here, or ``None`` to admit it.
+
+        ``row`` is the clip joined with its quality row. A gate is a loose threshold; it is
+        not part of the fingerprint, so that loosening it measures just the newly admitted.
+        """
+        return None
+
+    def fingerprint(self, upstream: Mapping[str, str]) -> str:
+        """Hash of name, version, identity and the fingerprints of the stages read."""
+        mine = json.dumps(self.identity(), sort_keys=True, default=str)
+        before = json.dumps(dict(upstream), sort_keys=True)
+        return stable_hash([self.name, str(self.version), mine, before], 12)

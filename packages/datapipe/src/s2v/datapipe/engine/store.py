@@ -1,0 +1,157 @@
+"""A run folder's measure parts: what is committed, and the tables they add up to.
+
+``measure/<stage>-<fingerprint>/<unit>.<n>.json`` is the commit of the n-th generation of a
+unit. It names the parquet parts with their sha256 and row counts, and the ids it covers.
+A unit is measured when every admitted id is covered; a loosened gate or a reopened
+quarantine adds a generation with just the missing ids.
+
+Parts are written before their commit, and the commit by rename, so that a crash at any
+moment leaves either a whole generation or files that nothing refers to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from s2v.datapipe.base import atomic, records
+from s2v.datapipe.engine.stage import Row
+
+
+class StoreError(RuntimeError):
+    """A committed part that is missing or not what its commit says."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One generation of one unit."""
+
+    unit: str
+    key: str
+    ids: tuple[str, ...]
+    quarantined: frozenset[str]
+    parts: dict[str, dict[str, Any]]  # table -> {file, sha256, rows}
+    cpu_seconds: float
+
+
+class StageStore:
+    """Commits of one stage with one fingerprint."""
+
+    def __init__(self, run: Path, stage: str, fingerprint: str) -> None:
+        self.stage = stage
+        self.folder = run / "measure" / f"{stage}-{fingerprint}"
+
+    def commits(self, unit: str) -> list[Commit]:
+        """The commits of one unit by generation."""
+        return [self._load(path) for path in sorted(self.folder.glob(f"{unit}.[0-9]*.json"))]
+
+    def covered(self, unit: str, *, reopen_quarantine: bool = False) -> set[str]:
+        """Ids of ``unit`` that need no work."""
+        done: set[str] = set()
+        for commit in self.commits(unit):
+            done |= set(commit.ids)
+            if reopen_quarantine:
+                done -= commit.quarantined
+        return done
+
+    def commit(
+        self, unit: str, key: str, ids: list[str], tables: dict[str, list[Row]], cpu_seconds: float
+    ) -> None:
+        """Write the parts of one generation, then its commit file."""
+        generation = len(list(self.folder.glob(f"{unit}.[0-9]*.json")))
+        parts = {}
+        for name, rows in sorted(tables.items()):
+            if not rows and name == "quarantine":
+                continue
+            sink = io.BytesIO()
+            pq.write_table(records.table(name, rows), sink, compression="zstd")
+            data = sink.getvalue()
+            file = f"{unit}.{generation:03d}.{name}.parquet"
+            atomic.write_bytes(self.folder / file, data)
+            parts[name] = {
+                "file": file,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "rows": len(rows),
+            }
+        quarantined = sorted({row["id"] for row in tables.get("quarantine", [])} & set(ids))
+        atomic.write_json(
+            self.folder / f"{unit}.{generation:03d}.json",
+            {
+                "unit": unit,
+                "key": key,
+                "ids": sorted(ids),
+                "quarantined": quarantined,
+                "parts": parts,
+                "cpu_seconds": round(cpu_seconds, 3),
+            },
+        )
+
+    def rows(self, unit: str) -> dict[str, list[Row]]:
+        """Rows of one unit by table, newest generation of every id."""
+        tables = self._read(self.commits(unit))
+        return {name: table.to_pylist() for name, table in tables.items()}
+
+    def tables(self, units: Iterable[str]) -> dict[str, pa.Table]:
+        """Rows of the given units by table, in unit order, newest generation of every id."""
+        return merge(self._read(self.commits(unit)) for unit in sorted(units))
+
+    def _load(self, path: Path) -> Commit:
+        try:
+            data = json.loads(path.read_text())
+            return Commit(
+                unit=data["unit"],
+                key=data["key"],
+                ids=tuple(data["ids"]),
+                quarantined=frozenset(data["quarantined"]),
+                parts=data["parts"],
+                cpu_seconds=data["cpu_seconds"],
+            )
+        except (ValueError, KeyError) as error:
+            raise StoreError(
+                f"{path}: not a commit ({error}); delete it to measure it again"
+            ) from None
+
+    def _read(self, commits: list[Commit]) -> dict[str, pa.Table]:
+        found: dict[str, list[pa.Table]] = {}
+        newest: dict[tuple[str, str], int] = {}
+        for n, commit in enumerate(commits):
+            for row_id in commit.ids:
+                newest[commit.unit, row_id] = n
+        for n, commit in enumerate(commits):
+            stale = {i for i in commit.ids if newest[commit.unit, i] != n}
+            for name, part in commit.parts.items():
+                table = self._part(part)
+                if stale:
+                    column = "id" if name == "quarantine" else commit.key
+                    keep = [value not in stale for value in table[column].to_pylist()]
+                    table = table.filter(pa.array(keep))
+                found.setdefault(name, []).append(table)
+        return {name: pa.concat_tables(tables) for name, tables in sorted(found.items())}
+
+    def _part(self, part: dict[str, Any]) -> pa.Table:
+        path = self.folder / part["file"]
+        advice = "delete the unit's commit file beside it to measure it again"
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise StoreError(f"{path}: committed part is missing; {advice}") from None
+        if hashlib.sha256(data).hexdigest() != part["sha256"]:
+            raise StoreError(f"{path}: committed part was changed (sha256); {advice}")
+        return pq.read_table(io.BytesIO(data))
+
+
+def merge(parts: Iterable[dict[str, pa.Table]]) -> dict[str, pa.Table]:
+    """Concatenate tables of several stages (only ``quarantine`` and ``spans`` repeat)."""
+    merged: dict[str, list[pa.Table]] = {}
+    for tables in parts:
+        for name, table in tables.items():
+            merged.setdefault(name, []).append(table)
+    return {name: pa.concat_tables(tables) for name, tables in merged.items()}

@@ -1,0 +1,48 @@
+"""Caption: subject first, with appearance, behaviour and scene (paper section 3.1, step 4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from s2v.datapipe.engine.stage import Row, Unit
+from s2v.datapipe.measure.frame_stage import Frames, ModelStage
+from s2v.datapipe.measure.gates import GateSettings
+from s2v.datapipe.roles import Captioner
+
+
+class CaptionStage(ModelStage):
+    """One caption per clip, filed under the clip it was made from."""
+
+    name: ClassVar[str] = "caption"
+    version = 1
+    reads = ("clips", "frames", "quality")
+    writes = ("captions",)
+
+    def __init__(self, captioner: Captioner, gates: GateSettings) -> None:
+        super().__init__(captioner, gates)
+        self.captioner = captioner
+
+    def identity(self) -> Mapping[str, Any]:
+        """Model id and prompt digest."""
+        return {"model": self.captioner.model_id, "prompt": self.captioner.prompt_sha256}
+
+    def run(self, unit: Unit) -> dict[str, list[Row]]:
+        """Caption clip by clip: an answer can only land on the clip it was asked for."""
+        frames = Frames(unit)
+        rows: list[Row] = []
+        for clip in unit.rows("clips"):
+            with unit.guard(clip["clip_id"], self.name):
+                images = [frames.image(row) for row in frames.of(clip["clip_id"])]
+                made = self.captioner.caption(images, clip["motion"])
+                rows.append(
+                    {
+                        "clip_id": clip["clip_id"],
+                        "caption": made.text,
+                        "captioner": self.captioner.model_id,
+                        "prompt_sha256": self.captioner.prompt_sha256,
+                        "facts": json.dumps(made.facts, sort_keys=True),
+                    }
+                )
+        return {"captions": rows}

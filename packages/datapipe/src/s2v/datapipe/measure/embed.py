@@ -1,0 +1,76 @@
+"""Instance vectors of subjects and of what surrounds them (paper section 3.1, step 7)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from s2v.datapipe.base.media import masks
+from s2v.datapipe.base.media.boxes import expand
+from s2v.datapipe.base.media.phash import perceptual_hash
+from s2v.datapipe.engine.stage import Row, Unit
+from s2v.datapipe.measure.frame_stage import Frames, ModelStage
+from s2v.datapipe.measure.gates import GateSettings
+from s2v.datapipe.roles import Image, ImageEmbedder, Mask
+
+MARGIN = 0.1  # of the box, so that the subject keeps its outline
+BLANK = 127  # grey: neither side of the embedder's input range
+
+
+class EmbedStage(ModelStage):
+    """Two vectors per mask: the subject on grey, and the frame with the subject on grey.
+
+    The first says who it is, the second where it is; a cross pair wants the first alike
+    and the second not.
+    """
+
+    name: ClassVar[str] = "embed"
+    version = 1
+    reads = ("clips", "frames", "detections", "masks", "quality")
+    writes = ("embeddings",)
+
+    def __init__(self, embedder: ImageEmbedder, gates: GateSettings) -> None:
+        super().__init__(embedder, gates)
+        self.embedder = embedder
+
+    def run(self, unit: Unit) -> dict[str, list[Row]]:
+        """One row per mask that is not empty."""
+        frames = Frames(unit)
+        frame_rows = {row["frame_id"]: row for row in unit.rows("frames")}
+        boxes = {row["detection_id"]: row for row in unit.rows("detections")}
+        rows: list[Row] = []
+        for clip, mask_rows in sorted(unit.by_id("masks").items()):
+            with unit.guard(clip, self.name):
+                for row in mask_rows:
+                    if row["reason"] is None:
+                        box = boxes[row["detection_id"]]
+                        image = frames.image(frame_rows[box["frame_id"]])
+                        rows.append(self._embed(image, box, row))
+        return {"embeddings": rows}
+
+    def _embed(self, image: Image, box: Row, mask_row: Row) -> Row:
+        size = [mask_row["rle_height"], mask_row["rle_width"]]
+        mask = masks.decode({"size": size, "counts": mask_row["rle"]})
+        subject, background = cut_out(image, mask, tuple(box["box"]))
+        vectors = self.embedder.embed([subject, background])
+        return {
+            "detection_id": box["detection_id"],
+            "clip_id": box["clip_id"],
+            "embedder": self.embedder.model_id,
+            "subject": [round(float(v), 6) for v in vectors[0]],
+            "background": [round(float(v), 6) for v in vectors[1]],
+            "phash": perceptual_hash(subject),
+        }
+
+
+def cut_out(
+    image: Image, mask: Mask, box: tuple[float, float, float, float]
+) -> tuple[Image, Image]:
+    """The subject's crop with all else grey, and the frame with the subject grey."""
+    height, width = mask.shape
+    x0, y0, x1, y1 = expand(box, MARGIN, width, height)
+    grey = np.full_like(image, BLANK)
+    subject = np.where(mask[:, :, None], image, grey)[y0:y1, x0:x1]
+    background = np.where(mask[:, :, None], grey, image)
+    return np.ascontiguousarray(subject), background

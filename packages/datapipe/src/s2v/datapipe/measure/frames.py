@@ -1,0 +1,157 @@
+"""Sampled frames: at 5, 50 and 95 % of the clip (Phantom, supplement 4), stored once.
+
+All later stages read these JPEG files, references are cut from them, and no video is
+decoded again for a pair.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from s2v.datapipe.base import ids
+from s2v.datapipe.base.atomic import replacing
+from s2v.datapipe.base.media.decode import frames_at
+from s2v.datapipe.base.media.images import encode_jpeg, load_image
+from s2v.datapipe.base.media.phash import perceptual_hash
+from s2v.datapipe.base.media.sandbox import run_isolated
+from s2v.datapipe.engine.stage import Row, Stage, Unit
+from s2v.datapipe.roles import Image
+
+TIMEOUT_S = 120.0
+BLUR_SHORT_SIDE = 480  # the Laplacian's variance depends on size, so it is taken at one size
+
+
+class FrameSettings(BaseModel):
+    """Which frames of a clip are looked at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    positions: tuple[float, ...] = Field(
+        default=(0.05, 0.5, 0.95), description="shares of the clip (Phantom, Phantom-Data)"
+    )
+    jpeg_quality: int = Field(default=95, ge=50, le=100)
+    max_side: int = Field(default=2560, description="longer photographs are scaled down to this")
+
+
+class FrameStage(Stage):
+    """Clips to stored frames with their hash, sharpness and saturation."""
+
+    name: ClassVar[str] = "frames"
+    version = 1
+    reads = ("clips", "sources")
+    writes = ("frames",)
+
+    def __init__(self, settings: FrameSettings) -> None:
+        self.settings = settings
+
+    def identity(self) -> Mapping[str, Any]:
+        """All settings."""
+        return self.settings.model_dump()
+
+    def run(self, unit: Unit) -> dict[str, list[Row]]:
+        """Decode the sampled frames of each clip and append them to the unit's tar."""
+        sources = {row["video_id"]: row for row in unit.tables["sources"]}
+        name = f"frames/{unit.name}-{ids.stable_hash([*unit.ids, str(self.identity())], 8)}.tar"
+        rows: list[Row] = []
+        with replacing(unit.run / name) as path, tarfile.open(path, "w") as tar:
+            for clip in unit.rows("clips"):
+                with unit.guard(clip["clip_id"], self.name):
+                    source = sources[clip["video_id"]]
+                    for position, pts_us, jpeg in self._frames(clip, source["path"]):
+                        rows.append(self._store(tar, name, clip, position, pts_us, jpeg))
+        return {"frames": rows}
+
+    def _frames(self, clip: Row, path: str) -> list[tuple[float, int, bytes]]:
+        if clip["kind"] == "image":
+            jpeg = run_isolated(
+                _still_jpeg,
+                (path, self.settings.max_side, self.settings.jpeg_quality),
+                timeout_s=TIMEOUT_S,
+            )
+            return [(0.5, 0, jpeg)]
+        span = clip["end_us"] - clip["start_us"]
+        wanted = [clip["start_us"] + int(span * share) for share in self.settings.positions]
+        found = run_isolated(
+            _clip_jpegs, (path, wanted, self.settings.jpeg_quality), timeout_s=TIMEOUT_S
+        )
+        return [
+            (p, pts, jpeg) for p, (pts, jpeg) in zip(self.settings.positions, found, strict=True)
+        ]
+
+    def _store(
+        self, tar: tarfile.TarFile, name: str, clip: Row, position: float, pts_us: int, jpeg: bytes
+    ) -> Row:
+        rgb = load_image(jpeg)
+        frame = ids.frame_id(clip["clip_id"], pts_us)
+        info = tarfile.TarInfo(f"{frame}.jpg")
+        info.size = len(jpeg)
+        offset = tar.offset + tarfile.BLOCKSIZE
+        tar.addfile(info, io.BytesIO(jpeg))
+        return {
+            "frame_id": frame,
+            "clip_id": clip["clip_id"],
+            "position": position,
+            "pts_us": pts_us,
+            "width": rgb.shape[1],
+            "height": rgb.shape[0],
+            "tar": name,
+            "offset": offset,
+            "size": len(jpeg),
+            "phash": perceptual_hash(rgb),
+            "blur": sharpness(rgb),
+            "saturation": saturation(rgb),
+        }
+
+
+def _clip_jpegs(path: str, wanted: list[int], quality: int) -> list[tuple[int, bytes]]:
+    cv2.setNumThreads(1)
+    return [(pts, encode_jpeg(rgb, quality)) for pts, rgb in frames_at(Path(path), wanted)]
+
+
+def _still_jpeg(path: str, max_side: int, quality: int) -> bytes:
+    rgb = load_image(Path(path))
+    scale = max_side / max(rgb.shape[:2])
+    if scale < 1:
+        size = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return encode_jpeg(rgb, quality)
+
+
+def sharpness(rgb: Image) -> float:
+    """Variance of the Laplacian of the grey frame, scaled to 480 pixels on the short side."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    scale = BLUR_SHORT_SIDE / min(grey.shape)
+    if scale < 1:
+        size = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return round(float(cv2.Laplacian(grey, cv2.CV_64F).var()), 3)
+
+
+def saturation(rgb: Image) -> float:
+    """Mean HSV saturation, 0..1."""
+    return round(float(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[:, :, 1].mean()) / 255, 4)
+
+
+class FrameReader:
+    """Reads stored frames of a run by their row of table ``frames``."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def jpeg(self, row: Row) -> bytes:
+        """The stored JPEG."""
+        with Path(self.run, row["tar"]).open("rb") as handle:
+            handle.seek(row["offset"])
+            return handle.read(int(row["size"]))
+
+    def image(self, row: Row) -> Image:
+        """RGB uint8 ``[H, W, 3]``."""
+        return load_image(self.jpeg(row))

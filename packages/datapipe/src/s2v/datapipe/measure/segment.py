@@ -1,0 +1,96 @@
+"""Masks, only for boxes that survive: one or two per subject, the largest clear ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from s2v.datapipe.base.media import masks
+from s2v.datapipe.engine.stage import Row, Unit
+from s2v.datapipe.measure.frame_stage import Frames, ModelStage
+from s2v.datapipe.measure.gates import GateSettings
+from s2v.datapipe.roles import Segmenter
+
+
+class SegmentSettings(BaseModel):
+    """Which boxes are worth a mask."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_side: int = Field(default=64, description="pixels; smaller boxes are not segmented")
+    min_area_share: float = Field(default=0.02, description="looser than the selection's threshold")
+    max_area_share: float = Field(default=0.95)
+    per_subject: int = Field(default=2, ge=1, description="masks per subject, best boxes first")
+
+
+class SegmentStage(ModelStage):
+    """Box -> mask of the whole frame, as COCO RLE."""
+
+    name: ClassVar[str] = "segment"
+    version = 1
+    reads = ("clips", "frames", "phrases", "detections", "quality")
+    writes = ("masks",)
+
+    def __init__(
+        self, segmenter: Segmenter, settings: SegmentSettings, gates: GateSettings
+    ) -> None:
+        super().__init__(segmenter, gates)
+        self.segmenter = segmenter
+        self.settings = settings
+
+    def identity(self) -> Mapping[str, Any]:
+        """Model id and settings."""
+        return {**super().identity(), **self.settings.model_dump()}
+
+    def run(self, unit: Unit) -> dict[str, list[Row]]:
+        """One row per box that was segmented; an empty mask carries a reason."""
+        frames = Frames(unit)
+        frame_rows = {row["frame_id"]: row for row in unit.rows("frames")}
+        banks = {row["subject_id"]: row["bank"] for row in unit.rows("phrases")}
+        rows: list[Row] = []
+        for clip, detections in sorted(unit.by_id("detections").items()):
+            with unit.guard(clip, self.name):
+                chosen = sorted(self.chosen(detections), key=lambda row: str(row["detection_id"]))
+                for row in chosen:
+                    frame = frame_rows[row["frame_id"]]
+                    rows.append(self._mask(frames, frame, row, banks[row["subject_id"]]))
+        return {"masks": rows}
+
+    def chosen(self, detections: list[Row]) -> list[Row]:
+        """The best boxes of each subject: usable, of fair size, by score then area."""
+        by_subject: dict[str, list[Row]] = {}
+        for row in detections:
+            x0, y0, x1, y1 = row["box"]
+            fair = (
+                min(x1 - x0, y1 - y0) >= self.settings.min_side
+                and self.settings.min_area_share
+                <= row["area_share"]
+                <= self.settings.max_area_share
+            )
+            if row["reason"] is None and fair:
+                by_subject.setdefault(row["subject_id"], []).append(row)
+        best = []
+        for rows in by_subject.values():
+            rows.sort(key=lambda row: (-row["score"], -row["area_share"], row["detection_id"]))
+            best += rows[: self.settings.per_subject]
+        return best
+
+    def _mask(self, frames: Frames, frame: Row, row: Row, bank: str) -> Row:
+        mask = self.segmenter.segment(frames.image(frame), tuple(row["box"]), bank)
+        x0, y0, x1, y1 = row["box"]
+        area = int(mask.sum())
+        border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+        return {
+            "detection_id": row["detection_id"],
+            "clip_id": row["clip_id"],
+            "rle": masks.encode(mask)["counts"],
+            "rle_height": mask.shape[0],
+            "rle_width": mask.shape[1],
+            "area_share": round(area / mask.size, 4),
+            "box_fill": round(area / max((x1 - x0) * (y1 - y0), 1.0), 4),
+            "touches_border": bool(border.mean() > 0.02),
+            "reason": None if area else "empty mask",
+        }

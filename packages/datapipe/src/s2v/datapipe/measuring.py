@@ -1,0 +1,236 @@
+"""Measure: the driver of the per-clip stages. Only this file joins Ray with the pipeline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from s2v.datapipe import pipeline
+from s2v.datapipe.base import records
+from s2v.datapipe.base.progress import track
+from s2v.datapipe.config import Settings
+from s2v.datapipe.engine.execute import execute, start_ray
+from s2v.datapipe.engine.runner import StageRun
+from s2v.datapipe.engine.stage import Row
+from s2v.datapipe.engine.store import StageStore, merge
+from s2v.datapipe.engine.units import slices, unit_name, windows
+from s2v.datapipe.roles import Roles
+from s2v.datapipe.sources import list_sources
+
+SOURCE_IN_QUARANTINE = "source in quarantine"
+
+
+class NotMeasuredError(RuntimeError):
+    """A selection was asked for while units are still to be measured."""
+
+
+class QuarantineBudgetError(RuntimeError):
+    """So much of a stage's input was quarantined that the cause is hardly the input."""
+
+
+@dataclass
+class Item:
+    """A unit of work as it travels to an actor."""
+
+    unit: str
+    key: str
+    ids: list[str]
+    tables: dict[str, list[Row]]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, for Ray."""
+        return {"unit": self.unit, "key": self.key, "ids": self.ids, "tables": self.tables}
+
+
+@dataclass
+class Measured:
+    """All tables of a run's measure parts, and what was done this time."""
+
+    tables: dict[str, pa.Table]
+    measured: Counter[str] = field(default_factory=Counter)  # ids newly measured per stage
+    cpu_seconds: Counter[str] = field(default_factory=Counter)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+
+class Measuring:
+    """Measures all sources of a run; what is committed already is not measured again."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        roles: Roles,
+        *,
+        retry_quarantine: bool = False,
+        only_committed: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.folder = Path(settings.folder)
+        self.plan = pipeline.plan(settings, roles)
+        self.retry_quarantine = retry_quarantine
+        self.only_committed = only_committed
+        self.quiet = quiet
+        self.result = Measured({}, fingerprints={n: r.fingerprint for n, r in self.plan.items()})
+
+    def run(self) -> Measured:
+        """Measure and return all tables.
+
+        Raises:
+            SourceError, AdmissionError, QuarantineBudgetError: with one clear line each.
+        """
+        sources = list_sources(self.settings.sources)
+        content = {row["video_id"]: row["sha256"] or "" for row in sources}
+        parts = [{"sources": records.table("sources", sources)}]
+
+        by_source = [
+            Item(
+                unit_name([v := row["video_id"]], [content[v]]), "video_id", [v], {"sources": [row]}
+            )
+            for row in sources
+        ]
+        parts.append(self._group("probe", pipeline.BY_SOURCE, by_source))
+        probes = {row["video_id"]: row for row in _rows(parts[-1], "probe")}
+        usable = [r for r in sources if (p := probes.get(r["video_id"])) and p["reason"] is None]
+
+        parts.append(
+            self._group("shots", pipeline.BY_WINDOW, self._windows(usable, probes, content))
+        )
+        parts[-1] = _withdraw(parts[-1])
+
+        clips = {row["clip_id"]: row for row in _rows(parts[-1], "clips")}
+        parts.append(self._group("clips", pipeline.BY_CLIPS, self._slices(clips, sources, content)))
+        tables = merge(parts)
+        for name in records.TABLES:
+            if name not in {"subjects", "pairs", "samples"}:
+                tables.setdefault(name, records.table(name, []))
+        self.result.tables = tables
+        return self.result
+
+    def _windows(
+        self, sources: Iterable[Row], probes: dict[str, Row], content: dict[str, str]
+    ) -> list[Item]:
+        items = []
+        longest = int(self.settings.shots.window_seconds * 1e6)
+        for source in sources:
+            video = source["video_id"]
+            probe = probes[video]
+            cuts = [(0, 0)] if source["kind"] == "image" else windows(probe["duration_us"], longest)
+            for n, (start, end) in enumerate(cuts):
+                window = {"video_id": video, "start_us": start, "end_us": end}
+                tables = {"sources": [source], "probe": [probe], "windows": [window]}
+                name = f"{unit_name([video], [content[video]])}-w{n:03d}"
+                items.append(Item(name, "video_id", [video], tables))
+        # The longest first, so that no actor is left with a whole film at the end.
+        items.sort(key=lambda i: (-probes[i.ids[0]]["duration_us"], i.unit))
+        return items
+
+    def _slices(
+        self, clips: dict[str, Row], sources: list[Row], content: dict[str, str]
+    ) -> list[Item]:
+        made_of = {clip: content[row["video_id"]] for clip, row in clips.items()}
+        by_id = {row["video_id"]: row for row in sources}
+        items = []
+        for name, members in slices(made_of, self.settings.engine.unit_clips):
+            rows = [clips[i] for i in members]
+            used = sorted({row["video_id"] for row in rows})
+            tables = {"clips": rows, "sources": [by_id[v] for v in used]}
+            items.append(Item(name, "clip_id", members, tables))
+        return items
+
+    def _group(self, title: str, names: Sequence[str], items: list[Item]) -> dict[str, pa.Table]:
+        runs = [self.plan[name] for name in names]
+        open_items = [item for item in items if self._open(runs, item)]
+        if open_items and self.only_committed:
+            raise NotMeasuredError(
+                f"{self.folder}: {len(open_items)} of {len(items)} units are not measured with "
+                "this configuration; run `s2v-data run` with it first"
+            )
+        if open_items:
+            start_ray(self.settings.engine.cpus)
+        with track(f"measure {title}", len(items), quiet=self.quiet) as step:
+            step(len(items) - len(open_items), note="committed before")
+            if open_items:
+                reports = execute(
+                    self.folder,
+                    runs,
+                    [item.plain() for item in open_items],
+                    actors=self.settings.engine.actors,
+                    retry_quarantine=self.retry_quarantine,
+                )
+                for report in reports:
+                    step()
+                    for stage, done in report["stages"].items():
+                        self.result.measured[stage] += done["measured"]
+                        self.result.cpu_seconds[stage] += done["cpu_seconds"]
+        tables = merge(self._store(run).tables(item.unit for item in items) for run in runs)
+        self._check_budget(runs, items, tables)
+        return tables
+
+    def _store(self, run: StageRun) -> StageStore:
+        return StageStore(self.folder, run.stage.name, run.fingerprint)
+
+    def _open(self, runs: Sequence[StageRun], item: Item) -> bool:
+        """Whether any stage has ids to measure; gates are asked with the committed rows."""
+        tables = dict(item.tables)
+        bad: set[str] = set()
+        for run in runs:
+            store = self._store(run)
+            if not store.commits(item.unit):
+                return True
+            rows = store.rows(item.unit)
+            covered = store.covered(item.unit, reopen_quarantine=self.retry_quarantine)
+            clips = {row["clip_id"]: row for row in tables.get("clips", []) if "clip_id" in row}
+            quality = {row["clip_id"]: row for row in tables.get("quality", [])}
+            for one in item.ids:
+                joined = {**quality.get(one, {}), **clips.get(one, {})}
+                stopped = item.key == "clip_id" and run.stage.gate(joined) is not None
+                if one not in covered and one not in bad and not stopped:
+                    return True
+            if not self.retry_quarantine:
+                bad |= {row["id"] for row in rows.pop("quarantine", [])}
+            tables.update(rows)
+        return False
+
+    def _check_budget(
+        self, runs: Sequence[StageRun], items: list[Item], tables: dict[str, pa.Table]
+    ) -> None:
+        ids = {one for item in items for one in item.ids}
+        for run in runs:
+            bad = [r for r in _rows(tables, "quarantine") if r["stage"] == run.stage.name]
+            share = len({r["id"] for r in bad}) / max(len(ids), 1)
+            budget = self.settings.engine.quarantine_budget
+            if share > budget and len(bad) > 1:
+                kinds = Counter(r["error"] for r in bad).most_common(3)
+                shown = ", ".join(f"{kind}: {n}" for kind, n in kinds)
+                raise QuarantineBudgetError(
+                    f"stage {run.stage.name}: {len(bad)} of {len(ids)} in quarantine ({shown}), "
+                    f"over engine.quarantine_budget = {budget:g}; first: {bad[0]['message']}"
+                )
+
+
+def _rows(tables: dict[str, pa.Table], name: str) -> list[Row]:
+    return list(tables[name].to_pylist()) if name in tables else []
+
+
+def _withdraw(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """Take back the clips of sources of which any window is in quarantine.
+
+    A film that breaks off half-way may decode well before; what is damaged is not trusted
+    in part. The time line says so.
+    """
+    bad = {row["id"] for row in _rows(tables, "quarantine")}
+    clips = [row for row in _rows(tables, "clips") if row["video_id"] not in bad]
+    spans = [
+        {**row, "clip_id": None, "reason": SOURCE_IN_QUARANTINE} if row["video_id"] in bad else row
+        for row in _rows(tables, "spans")
+    ]
+    return {
+        **tables,
+        "clips": records.table("clips", clips),
+        "spans": records.table("spans", spans),
+    }

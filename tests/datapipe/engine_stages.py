@@ -1,0 +1,59 @@
+"""Small real stages for the engine's tests: they count what they measure in a side file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from s2v.datapipe.base.media.errors import MediaError
+from s2v.datapipe.engine.stage import Row, Stage, Unit
+
+
+class LengthStage(Stage):
+    """Measures the length of a clip's id; can fail on named clips in several ways."""
+
+    name: ClassVar[str] = "length"
+    reads = ("clips",)
+    writes = ("quality",)
+
+    def __init__(
+        self, poisoned: tuple[str, ...] = (), fatal: str = "", longest: int | None = None
+    ) -> None:
+        self.poisoned = poisoned
+        self.fatal = fatal
+        self.longest = longest
+
+    def identity(self) -> Mapping[str, Any]:
+        return {}
+
+    def gate(self, row: Row) -> str | None:
+        stopped = self.longest is not None and row["frames"] > self.longest
+        return "not measured: gate length" if stopped else None
+
+    def run(self, unit: Unit) -> dict[str, list[Row]]:
+        rows = []
+        for clip in unit.rows("clips"):
+            with unit.guard(clip["clip_id"], self.name):
+                with Path(unit.run, "calls.txt").open("a") as calls:
+                    calls.write(f"{clip['clip_id']}\n")
+                if clip["clip_id"] == self.fatal:
+                    os.kill(os.getpid(), 9)
+                if clip["clip_id"] in self.poisoned:
+                    raise MediaError("corrupt", clip["clip_id"], "poisoned")
+                rows.append({"clip_id": clip["clip_id"], "nsfw": len(clip["clip_id"]) / 100})
+        return {"quality": rows}
+
+
+def clip(name: str, frames: int = 10) -> Row:
+    return {"clip_id": name, "video_id": "v", "kind": "video", "frames": frames}
+
+
+def item(unit: str, clips: list[Row]) -> dict[str, Any]:
+    return {
+        "unit": unit,
+        "key": "clip_id",
+        "ids": [c["clip_id"] for c in clips],
+        "tables": {"clips": clips},
+    }
