@@ -22,7 +22,7 @@ from s2v.datapipe.pair.inpair import in_reference
 from s2v.datapipe.pair.retrieve import Candidates, Copies, clip_of, find_candidates
 from s2v.datapipe.pair.rows import Row, Tables, by, group, read
 from s2v.datapipe.pair.scenario import scenario
-from s2v.datapipe.pair.settings import SelectSettings
+from s2v.datapipe.pair.settings import SelectSettings, ShardCounts
 from s2v.datapipe.pair.split import heldout_clips, split_of_sources
 from s2v.datapipe.pair.subjects import SubjectView, detection_score, join_subjects
 from s2v.datapipe.pair.verify import PairVerifier, RuleVerifier
@@ -39,6 +39,7 @@ class Selection:
         pairs: table PAIRS, every candidate with the rules it fails.
         samples: table SAMPLES, what will be written.
         excluded_samples: samples taken out by the exclusion list, with its reason.
+        shards: how many shards the settings ask for.
     """
 
     clips: pa.Table
@@ -47,6 +48,7 @@ class Selection:
     pairs: pa.Table
     samples: pa.Table
     excluded_samples: dict[str, str]
+    shards: ShardCounts
 
 
 CLIP_REASONS = pa.schema(
@@ -127,6 +129,7 @@ def select(
         pairs=records.table("pairs", candidates.rows()),
         samples=records.table("samples", samples),
         excluded_samples=refused,
+        shards=settings.shards,
     )
 
 

@@ -1,0 +1,160 @@
+"""Prove a shard folder whole: every byte against the index, every name against the format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from s2v.datapipe.base.shards import MAX_REFERENCES, SCHEMA_VERSION, Sample, ShardError, ShardIndex
+
+_REWRITE: Final = "write the folder again (`s2v-data write`)"
+_SHOWN: Final = 20
+
+
+def verify_shards(folder: str | Path) -> dict[str, Any]:
+    """Check a shard folder without the run that made it.
+
+    Every member is hashed and held against the index; tar headers, names, order and
+    duplicates are checked; captions, metadata and index must agree; tars and index must name
+    each other, and ``wids.json`` too.
+
+    Returns:
+        ``{"folder", "shards", "samples", "members", "bytes"}`` of what was checked.
+
+    Raises:
+        ShardError: naming each file that is wrong and the way out.
+    """
+    folder = Path(folder)
+    index = ShardIndex.open(folder)
+    samples = list(index)
+    problems = [*_names(samples), *_tars(folder, samples), *_wids(folder, samples)]
+    members = size = 0
+    for sample in samples:
+        found = list(_sample(sample))
+        problems += found
+        members += len(sample.row["members"])
+        size += sum(int(m["size"]) for m in sample.row["members"])
+    if problems:
+        more = len(problems) - _SHOWN
+        lines = problems[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        raise ShardError("\n".join(lines))
+    return {
+        "folder": str(folder),
+        "shards": len({sample.row["shard"] for sample in samples}),
+        "samples": len(samples),
+        "members": members,
+        "bytes": size,
+    }
+
+
+def _names(samples: list[Sample]) -> Iterator[str]:
+    for key, count in Counter(sample.id for sample in samples).items():
+        if count > 1:
+            yield f"sample {key} is there {count} times; {_REWRITE}"
+    for sample in samples:
+        wanted = ["mp4", "txt", "json"]
+        for n in range(int(sample.row["references"])):
+            wanted += [f"ref{n}.jpg", f"ref{n}.mask.png"]
+        if sample.suffixes != wanted or sample.row["references"] > MAX_REFERENCES:
+            where = f"{sample.folder / sample.row['shard']}: sample {sample.id}"
+            yield f"{where}: has members {sample.suffixes}, {wanted} are due; {_REWRITE}"
+
+
+def _tars(folder: Path, samples: list[Sample]) -> Iterator[str]:
+    """Each tar holds exactly the indexed members, in order, with plain headers."""
+    expected: dict[str, list[tuple[str, int, int]]] = {}
+    for sample in samples:
+        for m in sample.row["members"]:
+            expected.setdefault(sample.row["shard"], []).append(
+                (f"{sample.id}.{m['suffix']}", int(m["offset"]), int(m["size"]))
+            )
+    for path in sorted(folder.glob("*.tar")):
+        if path.name not in expected:
+            yield f"{path}: no sample of the index is in it; delete it, or {_REWRITE}"
+    for name, members in sorted(expected.items()):
+        path = folder / name
+        if not path.is_file():
+            yield f"{path}: the shard is missing; fetch it again, or {_REWRITE}"
+            continue
+        try:
+            with tarfile.open(path, "r:") as tar:
+                infos = tar.getmembers()
+        except (tarfile.TarError, OSError) as error:
+            yield f"{path}: cannot be read as a tar ({error}); fetch it again, or {_REWRITE}"
+            continue
+        found = [(i.name, i.offset_data, i.size) for i in infos]
+        if found != sorted(members, key=lambda m: m[1]):
+            yield f"{path}: its members are not those of the index, in that order; {_REWRITE}"
+        plain = {(0, 0, 0, "", "", 0o644)}
+        if {(i.mtime, i.uid, i.gid, i.uname, i.gname, i.mode) for i in infos} - plain:
+            yield f"{path}: headers carry times or owners, so its bytes depend on them; {_REWRITE}"
+
+
+def _sample(sample: Sample) -> Iterator[str]:
+    where = f"{sample.folder / sample.row['shard']}: sample {sample.id}"
+    data: dict[str, bytes] = {}
+    for member in sample.row["members"]:
+        suffix = member["suffix"]
+        try:
+            data[suffix] = sample.read(suffix)
+        except ShardError as error:
+            yield f"{error}; fetch it again, or {_REWRITE}"
+            continue
+        if hashlib.sha256(data[suffix]).hexdigest() != member["sha256"]:
+            yield (
+                f"{where}, member {suffix}: sha256 differs from the index; fetch the shard "
+                f"again, or {_REWRITE}"
+            )
+    if "json" in data and "txt" in data:
+        yield from _agrees(sample, data["json"], data["txt"], where)
+
+
+def _agrees(sample: Sample, raw: bytes, caption: bytes, where: str) -> Iterator[str]:
+    """The JSON is of our schema and says what the index and the caption say."""
+    try:
+        meta = sample.meta()
+    except ValidationError as error:
+        first = error.errors()[0]
+        yield f"{where}: its JSON is not of {SCHEMA_VERSION}: {first['loc']}: {first['msg']}"
+        return
+    said = {
+        "pair_type": meta.pair_type,
+        "split": meta.split,
+        "heldout": meta.heldout,
+        "scenario": meta.scenario,
+        "video_id": meta.source.video_id,
+        "long_video_id": meta.source.long_video_id,
+        "clip_id": meta.source.clip_id,
+        "caption": meta.caption,
+        "frames": meta.video.frames,
+        "references": len(meta.refs),
+    }
+    wrong = sorted(key for key, value in said.items() if sample.row[key] != value)
+    if wrong:
+        yield f"{where}: JSON and index differ in {wrong}; {_REWRITE}"
+    if caption.decode(errors="replace") != meta.caption:
+        yield f"{where}: the caption member differs from the JSON; {_REWRITE}"
+    if raw != meta.to_json():
+        yield f"{where}: its JSON is not in canonical form; {_REWRITE}"
+    for n, ref in enumerate(meta.refs):
+        if meta.caption[slice(*ref.span)] != ref.phrase:
+            yield f"{where}: the span of reference {n} is not its phrase; {_REWRITE}"
+
+
+def _wids(folder: Path, samples: list[Sample]) -> Iterator[str]:
+    path = folder / "wids.json"
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["shardlist"]
+        found = {(entry["url"], entry["nsamples"]) for entry in listed}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{path}: cannot be read ({error}); {_REWRITE}"
+        return
+    if found != set(Counter(str(sample.row["shard"]) for sample in samples).items()):
+        yield f"{path}: its shards are not those of the index; {_REWRITE}"

@@ -1,0 +1,418 @@
+"""Shards of a known world: stock readers open them, the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from s2v.datapipe.base import records
+from s2v.datapipe.base.media.cut import animate_still
+from s2v.datapipe.base.media.images import decode_png_mask, encode_jpeg
+from s2v.datapipe.base.shards import SampleMeta, ShardError, ShardIndex
+from s2v.datapipe.pair.exclusions import Exclusion
+from s2v.datapipe.pair.select import Selection, select
+from s2v.datapipe.pair.settings import (
+    DetectionRules,
+    SampleRules,
+    SelectSettings,
+    ShardCounts,
+    SplitSettings,
+)
+from s2v.datapipe.write.errors import WriteError
+from s2v.datapipe.write.settings import WriteSettings
+from s2v.datapipe.write.verify import verify_shards
+from s2v.datapipe.write.write import Written, write_shards
+
+sys.path.insert(0, str(Path(__file__).parent))
+from synthetic_tables import World, film_world, rng
+
+SETTINGS = SelectSettings(
+    detection=DetectionRules(min_side=64),  # the pictures are small
+    sample=SampleRules(image_samples=True),
+    split=SplitSettings(heldout_share=0.3),
+    shards=ShardCounts(in_=4, cross=2, image=1),
+)
+WRITE = WriteSettings(title="A test")
+
+
+@dataclasses.dataclass
+class Run:
+    """A world whose frames lie in a folder, and a clip file for each clip."""
+
+    folder: Path
+    world: World
+    files: dict[str, Path]
+
+    def write(self, out: Path, shuffle: int | None = None, **changes: Any) -> Written:
+        tables = self.world.tables(shuffle)
+        settings = SETTINGS.model_copy(update=changes.get("settings", {}))
+        selection = select(tables, settings, changes.get("exclusions", ()))
+        return write_shards(self.folder, tables, selection, WRITE, self.files, out)
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    picture = rng("clip").integers(0, 256, (60, 100, 3), dtype=np.uint8)
+    animate_still(encode_jpeg(picture), path, seconds=2, fps=8, short_side=48)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, clip_file: Path) -> Run:
+    folder = tmp_path_factory.mktemp("run")
+    world = film_world()
+    world.store_frames(folder)
+    return Run(folder, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
+
+
+@pytest.fixture(scope="module")
+def written(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return run.write(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture
+def copy(written: Written, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written.folder, tmp_path / "copy"))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_stock_webdataset_reads_every_sample_whole(written: Written) -> None:
+    import webdataset
+
+    tars = [str(written.folder / name) for name in written.shards]
+    read = {s["__key__"]: s for s in webdataset.WebDataset(tars, shardshuffle=False)}
+    index = ShardIndex.open(written.folder)
+    assert read.keys() == {sample.id for sample in index}
+    assert len(read) == written.samples > 15
+    for sample in index:
+        found = {k: v for k, v in read[sample.id].items() if not k.startswith("__")}
+        assert found == {suffix: sample.read(suffix, verify=True) for suffix in sample.suffixes}
+
+
+def test_stock_wids_reads_every_sample_by_number(written: Written) -> None:
+    import wids
+
+    data = wids.ShardListDataset(
+        str(written.folder / "wids.json"),
+        keep=True,
+        transformations=[],
+        cache_dir=str(written.folder.parent / "wids-cache"),
+    )
+    assert len(data) == written.samples
+    keys = [sample.id for sample in ShardIndex.open(written.folder)]
+    assert [data[n]["__key__"] for n in range(len(data))] == keys
+    assert SampleMeta.from_json(data[3][".json"].read()).schema_ == "s2v-sample-1"
+
+
+def test_stock_datasets_reads_the_folder_with_differing_reference_counts(
+    copy: Path, tmp_path: Path
+) -> None:
+    import datasets
+
+    index = {sample.id: sample for sample in ShardIndex.open(copy)}
+    assert {sample.row["references"] for sample in index.values()} == {1, 2}
+    data = datasets.load_dataset(str(copy), split="train", cache_dir=str(tmp_path / "cache"))
+    data = data.cast_column("mp4", datasets.Video(decode=False))
+    assert len(data) == len(index)
+    for row in data:
+        sample = index[row["__key__"]]
+        assert row["txt"] == sample.row["caption"]
+        assert row["mp4"]["bytes"] == sample.read("mp4")
+        assert row["json"] == json.loads(sample.read("json"))
+        assert (row["ref1.jpg"] is None) == (sample.row["references"] == 1)
+        assert row["ref0.mask.png"].size == row["ref0.jpg"].size
+    cross = datasets.load_dataset(
+        str(copy), "cross", split="train", cache_dir=str(tmp_path / "cache"), streaming=True
+    )
+    assert (
+        next(iter(cross.cast_column("mp4", datasets.Video(decode=False))))["json"]["pair_type"]
+        == "cross"
+    )
+
+
+@pytest.mark.parametrize("shuffle", [None, 7])
+def test_the_same_selection_gives_the_same_bytes(
+    run: Run, written: Written, tmp_path: Path, shuffle: int | None
+) -> None:
+    again = run.write(tmp_path / "again", shuffle)
+    assert hashes(again.folder) == hashes(written.folder)
+    assert again.shards == written.shards
+
+
+def test_a_takedown_rewrites_only_the_shards_of_its_source(run: Run, copy: Path) -> None:
+    before = hashes(copy)
+    one = Exclusion(key_type="video_id", key="home", reason="asked", by="test", when="2026-01-01")
+    after = run.write(copy, exclusions=[one])
+    changed = {
+        n for n, h in hashes(copy).items() if n.endswith(".tar") and before.get(n) != h
+    } | set(after.removed)
+    gone = {row["shard"] for row in _samples(run) if row["video_id"] in ("home", "shop")}
+    assert changed
+    assert changed <= gone
+    assert not any(sample.row["video_id"] == "home" for sample in ShardIndex.open(copy))
+    verify_shards(copy)
+
+
+def test_a_folder_keeps_the_number_of_shards_it_was_first_written_with(
+    run: Run, copy: Path
+) -> None:
+    before = hashes(copy)
+    run.write(copy, settings={"shards": ShardCounts(in_=9, cross=9)})
+    assert hashes(copy) == before
+    (copy / "index" / "layout.json").write_text('{"schema": "other"}')
+    with pytest.raises(WriteError, match=r"layout.json: unreadable.*empty folder"):
+        run.write(copy)
+
+
+def test_a_write_that_was_killed_is_healed_by_the_next(run: Run, copy: Path) -> None:
+    before = hashes(copy)
+    (copy / ".staging").mkdir()
+    (copy / ".staging" / "in-000000.tar").write_bytes(b"half")
+    (copy / "index" / "samples.parquet").unlink()
+    victim = next(copy.glob("in-*.tar"))
+    victim.write_bytes(victim.read_bytes()[:1000])
+    (copy / "in-000099.tar").write_bytes(b"of an earlier write")
+    with pytest.raises(ShardError, match="no index"):
+        ShardIndex.open(copy)
+    assert run.write(copy).removed == ("in-000099.tar",)
+    assert hashes(copy) == before
+
+
+def _samples(run: Run) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = select(run.world.tables(), SETTINGS).samples.to_pylist()
+    return rows
+
+
+def test_index_says_what_was_selected(run: Run, written: Written) -> None:
+    selected = {row["sample_id"]: row for row in _samples(run)}
+    index = ShardIndex.open(written.folder)
+    assert Counter(s.row["pair_type"] for s in index).keys() == {"in", "cross", "image"}
+    for sample in index:
+        row, meta = selected.pop(sample.id), sample.meta()
+        assert sample.row["shard"] == row["shard"]
+        assert (meta.split, meta.heldout, meta.scenario) == (
+            row["split"],
+            row["heldout"],
+            row["scenario"],
+        )
+        for ref, chosen in zip(meta.refs, row["references"], strict=True):
+            assert ref.subject_id == chosen["subject_id"]
+            assert chosen["reference_subject_id"].startswith(ref.from_.clip_id)
+            assert meta.caption[slice(*ref.span)] == ref.phrase
+            assert (ref.from_.clip_id == meta.source.clip_id) == (meta.pair_type == "in")
+            assert ref.verdicts.same_identity == ("not asked" if meta.pair_type == "in" else "yes")
+    assert selected == {}
+
+
+def test_reference_crop_mask_and_box_show_the_subject(run: Run, written: Written) -> None:
+    colours = {
+        name: rng("colour", name).integers(0, 256, 3).astype(int)
+        for name in ("rabbit", "squirrel", "jin", "ann", "bob", "red cup", "blue cup")
+    }
+    for sample in ShardIndex.open(written.folder):
+        for n, ref in enumerate(sample.meta().refs):
+            crop = np.asarray(Image.open(io.BytesIO(sample.read(f"ref{n}.jpg"))))
+            mask = decode_png_mask(sample.read(f"ref{n}.mask.png"))
+            assert crop.shape[:2] == mask.shape
+            x0, y0, x1, y1 = ref.box
+            assert (round(x1 - x0), round(y1 - y0)) == (90, 150)
+            assert (mask.shape[1] - 90, mask.shape[0] - 150) >= (10, 20)  # a margin is there
+            rows, columns = np.nonzero(mask)
+            assert x0 <= columns.min()
+            assert columns.max() <= x1
+            assert y0 <= rows.min()
+            assert rows.max() <= y1
+            inside = crop[mask].astype(int).mean(axis=0)
+            name = ref.phrase.removeprefix("the ").rsplit(" number", 1)[0]
+            assert np.abs(inside - colours[name]).max() < 6
+            jpeg = Image.open(io.BytesIO(sample.read(f"ref{n}.jpg")))
+            assert jpeg.layer[0][1:3] == jpeg.layer[1][1:3]  # 4:4:4
+
+
+def test_boxes_of_larger_sources_are_scaled_to_the_stored_frames(
+    tmp_path: Path, clip_file: Path
+) -> None:
+    """Frames may be stored smaller than their source; boxes and masks follow."""
+    world = film_world()
+    for row in world.rows["clips"] + world.rows["probe"]:
+        row["width"], row["height"] = 640, 384
+    for row in world.rows["detections"]:
+        row["box"] = [2 * v for v in row["box"]]
+    world.store_frames(tmp_path)
+    run = Run(tmp_path, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
+    run.world.rows["faces"].clear()
+    sample = ShardIndex.open(run.write(tmp_path / "shards").folder)[0]
+    x0, y0, x1, y1 = sample.meta().refs[0].box
+    assert (round(x1 - x0), round(y1 - y0)) == (90, 150)
+
+
+def test_clips_that_could_not_be_cut_are_left_out_and_said(run: Run, tmp_path: Path) -> None:
+    lost = "film-00001000-00007000"
+    tables = run.world.tables()
+    selection = select(tables, SETTINGS)
+    files = {clip: path for clip, path in run.files.items() if clip != lost}
+    with pytest.raises(WriteError, match=rf"{lost} was neither cut nor quarantined"):
+        write_shards(run.folder, tables, selection, WRITE, files, tmp_path / "out")
+    row = {"id": lost, "stage": "cut", "unit": lost, "error": "corrupt", "message": "a hole"}
+    tables["quarantine"] = records.table("quarantine", [{**row, "retry": "mend it"}])
+    done = write_shards(run.folder, tables, selection, WRITE, files, tmp_path / "out")
+    assert set(done.skipped.values()) == {f"{lost}: a hole"}
+    assert done.samples + len(done.skipped) == selection.samples.num_rows
+
+
+def frame_outside(world: World, folder: Path) -> None:
+    for row in world.rows["frames"]:
+        row["tar"] = "../elsewhere.tar"
+
+
+def frames_missing(world: World, folder: Path) -> None:
+    (folder / "frames" / "all.tar").unlink()
+
+
+def frames_cut_short(world: World, folder: Path) -> None:
+    path = folder / "frames" / "all.tar"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (frame_outside, "is outside"),
+        (frames_missing, "frames are missing; delete"),
+        (frames_cut_short, "cut short at frame"),
+    ],
+)
+def test_missing_frames_stop_the_write_with_a_way_out(
+    tmp_path: Path, clip_file: Path, damage: Any, message: str
+) -> None:
+    world = film_world()
+    world.store_frames(tmp_path)
+    damage(world, tmp_path)
+    run = Run(tmp_path, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
+    with pytest.raises(WriteError, match=message):
+        run.write(tmp_path / "out")
+    with pytest.raises(ShardError, match="no index"):
+        ShardIndex.open(tmp_path / "out")
+
+
+def test_an_empty_selection_writes_an_empty_folder_that_verifies(tmp_path: Path) -> None:
+    tables = World().tables()
+    selection: Selection = select(tables, SETTINGS)
+    done = write_shards(tmp_path, tables, selection, WRITE, {}, tmp_path / "out")
+    assert (done.samples, done.shards) == (0, {})
+    assert verify_shards(tmp_path / "out")["samples"] == 0
+
+
+def test_a_whole_folder_verifies(written: Written) -> None:
+    found = verify_shards(written.folder)
+    assert found["samples"] == written.samples
+    assert found["shards"] == len(written.shards)
+    assert 0 < found["bytes"] < written.bytes
+
+
+def flip(folder: Path) -> str:
+    sample = ShardIndex.open(folder)[2]
+    path = folder / sample.row["shard"]
+    data = bytearray(path.read_bytes())
+    data[sample.row["members"][0]["offset"] + 40] ^= 1
+    path.write_bytes(data)
+    return rf"{path.name}: sample {sample.id}, member mp4: sha256 differs.*fetch the shard again"
+
+
+def cut(folder: Path) -> str:
+    path = sorted(folder.glob("in-*.tar"))[0]
+    path.write_bytes(path.read_bytes()[:5000])
+    return rf"{path.name}.*(cannot be read as a tar|cut short|not those of the index)"
+
+
+def lose(folder: Path) -> str:
+    path = sorted(folder.glob("cross-*.tar"))[0]
+    path.unlink()
+    return rf"{path.name}: the shard is missing; fetch it again"
+
+
+def stray(folder: Path) -> str:
+    shutil.copy(sorted(folder.glob("in-*.tar"))[0], folder / "in-000077.tar")
+    return r"in-000077.tar: no sample of the index is in it; delete it"
+
+
+def restamp(folder: Path) -> str:
+    path = sorted(folder.glob("in-*.tar"))[0]
+    with tarfile.open(path) as tar:
+        members = [(i, tar.extractfile(i).read()) for i in tar.getmembers()]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for info, data in members:
+            info.mtime = 1_700_000_000
+            tar.addfile(info, io.BytesIO(data))
+    return r"headers carry times or owners"
+
+
+def wids_of_another_write(folder: Path) -> str:
+    path = folder / "wids.json"
+    data = json.loads(path.read_text())
+    data["shardlist"].pop()
+    path.write_text(json.dumps(data))
+    return r"wids.json: its shards are not those of the index"
+
+
+@pytest.mark.parametrize("damage", [flip, cut, lose, stray, restamp, wids_of_another_write])
+def test_damage_is_found_and_names_the_file_and_the_way_out(copy: Path, damage: Any) -> None:
+    message = damage(copy)
+    with pytest.raises(ShardError, match=message):
+        verify_shards(copy)
+
+
+@pytest.fixture(scope="module")
+def head(written: Written) -> dict[str, Any]:
+    text = (written.folder / "README.md").read_text()
+    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return found
+
+
+def test_card_declares_every_member_and_a_config_per_pair_type(head: dict[str, Any]) -> None:
+    assert [c["config_name"] for c in head["configs"]] == ["default", "in", "cross", "image"]
+    names = {f["name"] for f in head["dataset_info"][0]["features"]}
+    assert names >= {"mp4", "txt", "json", "ref0.jpg", "ref5.mask.png", "__key__"}
+    assert head["license"] == "cc-by-4.0"
+
+
+def test_card_credits_every_source_and_lets_no_manifest_write_markup(
+    tmp_path: Path, clip_file: Path
+) -> None:
+    world = film_world()
+    world.rows["sources"][0] |= {"credit": "A|B <script>\n[x](y)", "licence": "CC BY 3.0"}
+    world.store_frames(tmp_path)
+    run = Run(tmp_path, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
+    text = (run.write(tmp_path / "out").folder / "README.md").read_text()
+    assert "A\\|B &lt;script> \\[x](y)" in text
+    assert '\nlicense: "other"\n' in text
+    assert "| outdoors | image |" in text
+    assert "| crowd |" not in text  # nothing of it is in the samples
+
+
+def test_croissant_names_every_file_with_its_hash(written: Written) -> None:
+    data = json.loads((written.folder / "croissant.json").read_text())
+    found = {f["contentUrl"]: f["sha256"] for f in data["distribution"]}
+    files = hashes(written.folder)
+    assert found == {name: files[name] for name in [*written.shards, "index/samples.parquet"]}
