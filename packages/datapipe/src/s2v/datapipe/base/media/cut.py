@@ -7,7 +7,6 @@ bytes. Every file written is decoded again and its frames counted before it gets
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from s2v.datapipe.base.media.probe import VideoProbe, probe
 Motion = Literal["zoom_in", "zoom_out", "pan_left", "pan_right"]
 
 _SCALE_FLAGS: Final = "lanczos+accurate_rnd+full_chroma_int+bitexact"
-_MAX_DUPLICATED: Final = 0.1
 _ZOOM: Final = 1.25
 _SUPERSAMPLING: Final = 4  # zoompan rounds to whole pixels; four times as many hide the jitter
 _RESIZES_AT_MOST: Final = 4096
@@ -99,54 +97,54 @@ def cut_clip(
     span_s = (end_us - start_us) / 1e6
     expected = max(1, round(span_s * rate))
     width, height = _even_size(facts.width, facts.height, short_side)
-    with _written(dst, src) as temporary, _seekable(src, facts, start_us, end_us, temporary) as cut:
+    with (
+        _written(dst, src) as temporary,
+        _packets_of(src, facts, start_us, end_us, temporary) as (
+            packets,
+            zero_us,
+        ),
+    ):
+        begin = max(0, start_us - zero_us - TIME_SLACK_US)  # early, as stamps are rounded
         stream = ffmpeg_python.input(
-            _file(cut.path), **ffmpeg.source_arguments(cut.demuxer, ss=cut.ss)
+            _file(packets),
+            **ffmpeg.source_arguments(remux.FORMAT),
+            noautorotate=None,
+            copyts=None,  # or ffmpeg shifts time zero to the first picture shown
         )
         video = (
-            stream[str(cut.stream_index)]
-            # Rate first, frames counted afterwards: the filter sees where the last frame ends.
+            _turned(stream["v:0"], facts)
+            .filter("trim", start=f"{begin}us")
+            .filter("setpts", f"PTS-{begin}/1000000/TB")
+            # Rate before size, frames counted afterwards: the filter knows the last one's end.
             .filter("fps", fps=f"{rate.numerator}/{rate.denominator}", start_time=0)
             .filter("scale", width, height, flags=_SCALE_FLAGS, out_range="tv")
             .filter("setsar", 1)
         )
         encoding = _encoding(crf, preset, **{"frames:v": expected, "r": str(rate)})
         spec = video.output(str(temporary), **encoding)
-        try:
-            done = ffmpeg.run(spec, src, timeout_s=timeout_s or 60 + 20 * span_s)
-        except MediaError as error:
-            if error.kind is MediaErrorKind.CORRUPT and facts.missing_bytes:
-                message = f"{facts.missing_bytes} bytes are missing; {error.message}"
-                raise MediaError(MediaErrorKind.TRUNCATED, src, message) from error
-            raise
-        _check_source_frames(src, facts, rate, expected, done.stderr)
+        ffmpeg.run(spec, src, timeout_s=timeout_s or 60 + 20 * span_s)
         return _verify(temporary, dst, src, frames=expected, size=(width, height), rate=rate)
 
 
-@dataclass(frozen=True)
-class _Seekable:
-    path: Path
-    demuxer: str
-    stream_index: int
-    ss: str
+def _turned(stream: Any, facts: VideoProbe) -> Any:
+    """Apply the film's own display matrix, which the copied packets no longer carry."""
+    if facts.orientation.transpose:
+        stream = stream.filter("transpose", dir="cclock_flip")  # along the main diagonal
+    if facts.orientation.hflip:
+        stream = stream.filter("hflip")
+    if facts.orientation.vflip:
+        stream = stream.filter("vflip")
+    return stream
 
 
 @contextmanager
-def _seekable(
+def _packets_of(
     src: str | PathLike[str], facts: VideoProbe, start_us: int, end_us: int, beside: Path
-) -> Iterator[_Seekable]:
-    """The file ffmpeg is to read and where in it the span starts."""
-    # A little early, as stamps are rounded; half a frame at 1000 fps.
-    if facts.demuxer not in remux.UNINDEXED:
-        # Time zero of ffmpeg's -ss is the earliest stream, ours the first video frame.
-        seek = max(0, start_us + facts.start_offset_us - TIME_SLACK_US)
-        yield _Seekable(Path(src), facts.demuxer, facts.stream_index, f"{seek}us")
-        return
+) -> Iterator[tuple[Path, int]]:
+    """The packets of a span as a file beside the target, and the film's time of its zero."""
     copy = beside.with_name(f"{beside.name}.{remux.FORMAT}")
     try:
-        zero = remux.copy_span(src, start_us, end_us, copy)
-        seek = max(0, start_us - zero - TIME_SLACK_US)
-        yield _Seekable(copy, remux.FORMAT, 0, f"{seek}us")
+        yield copy, remux.copy_span(src, facts, start_us, end_us, copy).zero_us
     finally:
         copy.unlink(missing_ok=True)
 
@@ -311,28 +309,6 @@ def _written(dst: str | PathLike[str], src: str | PathLike[str]) -> Iterator[Pat
             yield temporary
     except OSError as error:
         raise from_os_error(error, src) from error
-
-
-_FPS_FILTER: Final = re.compile(r"(\d+) frames in, (\d+) frames out; \d+ frames dropped, (\d+)")
-
-
-def _check_source_frames(
-    src: str | PathLike[str], facts: VideoProbe, rate: Fraction, expected: int, log: str
-) -> None:
-    """A hole in the source is filled with copies by the rate filter; refuse many copies."""
-    said = _FPS_FILTER.search(log)
-    if said is None:
-        raise RuntimeError(f"{src}: ffmpeg {ffmpeg.version()} no longer reports its rate filter")
-    if facts.vfr:
-        return
-    duplicated = int(said.group(3))
-    normal = max(0.0, expected * (1 - float(facts.avg_fps / rate)))
-    if duplicated > normal + _MAX_DUPLICATED * expected + 1:
-        raise MediaError(
-            MediaErrorKind.CORRUPT,
-            src,
-            f"{duplicated} of {expected} frames are copies of others: the source has a hole here",
-        )
 
 
 def _verify(

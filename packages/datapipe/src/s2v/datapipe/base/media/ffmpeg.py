@@ -107,7 +107,7 @@ def run(
         MediaError: ``timeout``, ``crash`` (killed by a signal), ``transient`` (disk full),
             ``too_large`` (out of memory), ``truncated`` or ``corrupt`` by what ffmpeg said.
     """
-    arguments = spec.global_args(*GUARDS, "-loglevel", "level+verbose").compile(cmd=executable())
+    arguments = spec.global_args(*GUARDS, "-loglevel", "level+warning").compile(cmd=executable())
     return run_arguments(arguments, path, timeout_s=timeout_s, stdin=stdin)
 
 

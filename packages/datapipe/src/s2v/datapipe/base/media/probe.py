@@ -17,6 +17,7 @@ from s2v.datapipe.base.media.sniff import missing_mp4_bytes
 
 _FIRST_FRAME_PACKETS: Final = 500
 _DURATION_TAG: Final = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")  # Matroska's statistics
+_TAIL_US: Final = 10_000_000
 _VFR_SAMPLE: Final = 2000
 _MAX_FPS: Final = 300
 _HDR_TRANSFERS: Final = frozenset({16, 18})  # SMPTE 2084 (PQ) and ARIB B67 (HLG), ISO/IEC 23091-2
@@ -105,7 +106,11 @@ def probe_open(video: OpenVideo, size: int) -> VideoProbe:
     frame = _first_frame(video)
     declared = duration_us is not None
     if duration_us is None:
-        duration_us = _measured_duration_us(video, avg_fps)
+        duration_us = _measured_duration_us(video, avg_fps, 0)
+    elif vfr:
+        # Muxers add up decoding times, which end before the last uneven frames are shown.
+        tail_us = max(0, duration_us - _TAIL_US)
+        duration_us = max(duration_us, _measured_duration_us(video, avg_fps, tail_us))
     orientation = orientation_of(frame)
     sar = video.sample_aspect()
     width, height = max(1, round(frame.width * sar)), frame.height
@@ -173,16 +178,14 @@ def _declared_duration_us(video: OpenVideo) -> int | None:
     return None
 
 
-def _measured_duration_us(video: OpenVideo, avg_fps: Fraction) -> int:
-    """Read the packets to the end, without decoding, for the last time stamp."""
-    video.container.seek(0)
+def _measured_duration_us(video: OpenVideo, avg_fps: Fraction, from_us: int) -> int:
+    """Read the packets from a time to the end, without decoding, for the last time stamp."""
+    video.seek(from_us)
     last = 0
     for packet in video.container.demux(video.stream):
         if packet.pts is not None:
-            ticks = packet.pts + (packet.duration or 0)
-            last = max(last, video.pts_us(ticks))
-            if not packet.duration:
-                last = max(last, video.pts_us(packet.pts) + round(1_000_000 / avg_fps))
+            shown_us = 1_000_000 * Fraction(packet.duration or 0) * video.stream.time_base
+            last = max(last, video.pts_us(packet.pts) + round(shown_us or 1_000_000 / avg_fps))
     return last
 
 

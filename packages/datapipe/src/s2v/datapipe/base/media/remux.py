@@ -1,57 +1,68 @@
-"""Copy a stretch of packets into a file of our own that can be cut exactly.
+"""Copy the packets that a span needs, undecoded, into a small file of our own.
 
-Transport and program streams have no index: ffmpeg's own seek lands between entry points and
-then either reports the broken references as damage or hides real damage with them. Copying the
-packets from the entry point on, undecoded, gives ffmpeg a file whose first frame is whole.
+Cutting works on that copy. So no seek can land between entry points, damage elsewhere in the
+film does not matter, and ffmpeg never parses the stranger's container, only its coded pictures.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 import av
 
-from s2v.datapipe.base.media.container import MAX_PIXELS, OpenVideo, open_video
+from s2v.datapipe.base.media.container import MAX_PIXELS, TIME_SLACK_US, OpenVideo, open_video
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
+from s2v.datapipe.base.media.probe import VideoProbe
 
-UNINDEXED: Final = frozenset({"mpegts", "mpeg"})
-"""Demuxers whose files go through here before they are cut."""
+FORMAT: Final = "nut"  # keeps any codec and the time base as they are
 
-FORMAT: Final = "nut"  # keeps the time base and any codec as they are
+_BACK_OFF_US: Final = (0, 2_000_000, 10_000_000, 60_000_000, 1 << 60)
+_MAX_MISSING_SHARE: Final = 0.1
 
-_BACK_OFF_US: Final = (2_000_000, 10_000_000, 60_000_000, 1 << 60)
-_REORDER_US: Final = 1_000_000
+
+@dataclass(frozen=True)
+class Copied:
+    """A copied span.
+
+    Attributes:
+        zero_us: the film's time of the copy's time zero.
+        packets: video packets in the copy.
+    """
+
+    zero_us: int
+    packets: int
 
 
 def copy_span(
     src: str | PathLike[str],
+    facts: VideoProbe,
     start_us: int,
     end_us: int,
     dst: Path,
     max_pixels: int = MAX_PIXELS,
-) -> int:
+) -> Copied:
     """Copy the video packets that ``[start_us, end_us)`` needs, from its entry point on.
 
     Args:
         src: local video file.
+        facts: its probe.
         start_us, end_us: microseconds from its first frame.
         dst: NUT file to write.
         max_pixels: pixel budget of one coded frame.
 
-    Returns:
-        The film's time of the copy's time zero, microseconds.
-
     Raises:
-        MediaError: no entry point before the span, or any reason of ``open_video``.
+        MediaError: ``truncated`` when the packets end before the span does, ``corrupt`` when
+            more than a tenth of an even film's span is missing in between.
     """
     with open_video(src, max_pixels) as video:
-        packets = _packets(video, start_us, end_us)
-        if not packets:
-            raise MediaError(
-                MediaErrorKind.TRUNCATED, src, f"no packets in [{start_us}, {end_us}) us"
-            )
+        packets = _packets(video, start_us, end_us, one_more=facts.vfr)
+        _check(src, facts, [video.pts_us(p.pts) for p in packets], start_us, end_us)
+        if any(packet.is_corrupt for packet in packets):
+            raise MediaError(MediaErrorKind.TRUNCATED, src, "a packet of the span is cut off")
         zero = min(packet.dts for packet in packets)
         with av.open(str(dst), "w", format=FORMAT) as copy:
             stream = copy.add_stream_from_template(video.stream)
@@ -60,11 +71,18 @@ def copy_span(
                 packet.dts -= zero
                 packet.stream = stream
                 copy.mux(packet)
-        return video.pts_us(zero)
+        return Copied(video.pts_us(zero), len(packets))
 
 
-def _packets(video: OpenVideo, start_us: int, end_us: int) -> list[Any]:
-    """Packets from the last entry point at or before the start to behind the end."""
+def _packets(video: OpenVideo, start_us: int, end_us: int, *, one_more: bool) -> list[Any]:
+    """Packets from the last entry point at or before the start to the end, in decoding order.
+
+    Args:
+        video: an open video.
+        start_us, end_us: the span.
+        one_more: also the first picture behind the span, which says how long an unevenly
+            spaced film shows the last one.
+    """
     packets: list[Any] = []
     for back_off in _BACK_OFF_US:
         target = max(0, start_us - back_off)
@@ -73,14 +91,42 @@ def _packets(video: OpenVideo, start_us: int, end_us: int) -> list[Any]:
         for packet in video.container.demux(video.stream):
             if packet.pts is None or packet.dts is None:
                 continue  # the flush packet, or one that says no time
-            at = video.pts_us(packet.pts)
-            if packet.is_keyframe and (at <= start_us or not packets):
-                packets, found = [], at <= start_us
-            if not packets and not packet.is_keyframe:
-                continue
-            if video.pts_us(packet.dts) > end_us + _REORDER_US:
+            if video.pts_us(packet.dts) >= end_us:
+                packets += [packet] * one_more
                 break
+            if packet.is_keyframe and video.pts_us(packet.pts) <= start_us + TIME_SLACK_US:
+                packets, found = [], True
             packets.append(packet)
         if found or target == 0:
             break
     return packets
+
+
+def _check(
+    src: str | PathLike[str], facts: VideoProbe, times: list[int], start_us: int, end_us: int
+) -> None:
+    """Hold the packets' times against the span."""
+    step = facts.frame_us
+    shown = sorted(time for time in times if start_us - TIME_SLACK_US <= time < end_us)
+    if not facts.vfr and (not shown or end_us - shown[-1] > 3 * step):
+        there = f"the last is at {shown[-1]} us" if shown else "there are none"
+        raise MediaError(
+            MediaErrorKind.TRUNCATED,
+            src,
+            f"the frames of [{start_us}, {end_us}) us end early: {there}; fetch the file again",
+        )
+    if not times or (facts.vfr and max(times) < end_us and facts.duration_us - end_us > 3 * step):
+        raise MediaError(
+            MediaErrorKind.TRUNCATED,
+            src,
+            f"no frame behind {max(times, default=0)} us, {facts.duration_us} us are declared",
+        )
+    missing = sum(
+        max(0, b - a - step) for a, b in pairwise([start_us, *shown]) if b - a > 1.5 * step
+    )
+    if not facts.vfr and missing > _MAX_MISSING_SHARE * (end_us - start_us) + step:
+        raise MediaError(
+            MediaErrorKind.CORRUPT,
+            src,
+            f"{missing} us of [{start_us}, {end_us}) us have no frames: the file has a hole",
+        )
