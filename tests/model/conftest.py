@@ -168,6 +168,20 @@ def drawn_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def drawing() -> Callable[[int, int, int], np.ndarray]:
+    """``draw_video``: the clips before they were encoded."""
+    return draw_video
+
+
+@pytest.fixture(scope="session")
+def reference_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reference image of identity 1 as a user would give it."""
+    path = tmp_path_factory.mktemp("references") / "one.jpg"
+    path.write_bytes(encode_jpeg(draw_reference(1, 3)[0]))
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., Config]:
     """A configuration of seconds; takes further overrides."""
 

@@ -125,7 +125,8 @@ class LinearAutoencoder:
             "mean": self.mean.contiguous(),
             "scale": self.scale.contiguous(),
         }
-        about = {"format": _FORMAT, "explained": json.dumps(self.explained)}
+        # One key: the library writes several in no fixed order, and then the bytes differ.
+        about = {"s2v": json.dumps({"format": _FORMAT, "explained": self.explained})}
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=about)
 
@@ -140,13 +141,13 @@ class LinearAutoencoder:
             raise ModelError(f"{path}: no autoencoder here; `s2v-model train` fits one")
         try:
             with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
+                about = json.loads((file.metadata() or {}).get("s2v", "{}"))
                 if about.get("format") != _FORMAT:
                     raise ModelError(f"{path}: not an autoencoder of this version ({_FORMAT})")
                 basis, mean, scale = (file.get_tensor(k) for k in ("basis", "mean", "scale"))
         except SafetensorError as error:
             raise ModelError(f"{path}: broken safetensors file: {error}") from None
-        return cls(basis, mean, scale, float(json.loads(about["explained"])))
+        return cls(basis, mean, scale, float(about["explained"]))
 
 
 def fit(

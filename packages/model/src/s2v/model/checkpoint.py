@@ -62,7 +62,9 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             return final  # the same step of the same run
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        metadata = {"format": _FORMAT, "about": json.dumps(checkpoint.about, sort_keys=True)}
+        # One key: the library writes several in no fixed order, and then the digests differ.
+        about = {"format": _FORMAT, **checkpoint.about}
+        metadata = {"s2v": json.dumps(about, sort_keys=True)}
         digests = {}
         for part in _PARTS:
             path = temporary / f"{part}.safetensors"
@@ -148,7 +150,7 @@ def load_weights(path: Path, which: str) -> tuple[dict[str, Tensor], dict[str, A
 
 
 def about_file(path: Path) -> dict[str, Any]:
-    """What a safetensors file says of itself: metadata, number of tensors and parameters.
+    """What a safetensors file says of itself: our metadata, number of tensors and parameters.
 
     Raises:
         ModelError: not a safetensors file.
@@ -156,7 +158,7 @@ def about_file(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-            metadata = dict(file.metadata() or {})
+            metadata = json.loads((file.metadata() or {}).get("s2v", "{}"))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a safetensors file ({error})") from None
     parameters = sum(int(torch.Size(shape).numel()) for shape in shapes.values())

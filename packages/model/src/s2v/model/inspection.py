@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def _file(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: looks like a pickle, which is not opened; give safetensors")
     facts = checkpoint.about_file(path)
     metadata = facts.pop("metadata")
-    kind = metadata.get("format", "safetensors of another program")
+    kind = str(metadata.pop("format", "safetensors of another program"))
     if kind.startswith("s2v-linear-autoencoder"):
         made = LinearAutoencoder.load(path)
         facts |= {
@@ -42,8 +41,8 @@ def _file(path: Path) -> dict[str, Any]:
             "channels": made.channels,
             "explained": made.explained,
         }
-    elif "about" in metadata:
-        facts["about"] = json.loads(metadata["about"])
+    else:
+        facts |= metadata
     return {"kind": kind, **facts}
 
 
