@@ -144,6 +144,18 @@ def test_ls_says_what_each_protocol_is_not(capsys: pytest.CaptureFixture[str]) -
     assert names == ["facesim.light.dlib", "facesim.light.sface"]
 
 
+def test_an_interrupted_run_says_how_to_go_on(
+    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("s2v.evals.media.read_frames", interrupted)
+    arguments = ["run", str(study.manifest), "--out", str(tmp_path / "o"), "--suite", "motion"]
+    assert main([*arguments, "--no-progress"]) == 130
+    assert "the same command goes on where it was" in capsys.readouterr().err
+
+
 def test_wrong_usage_is_status_two() -> None:
     with pytest.raises(SystemExit) as caught:
         main(["run"])

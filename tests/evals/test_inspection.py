@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from s2v.datapipe.base.media.errors import MediaError
 from s2v.evals import media
 from s2v.evals.inspection import inspect
 from s2v.evals.manifest import load_manifest
@@ -95,3 +96,22 @@ def test_frames_read_by_index_are_those_of_the_video(study: Any, pan: Any) -> No
     moved = picked[4][:, : 160 - 24].astype(int) - picked[0][:, 24:].astype(int)
     still = picked[4].astype(int) - picked[0].astype(int)
     assert np.abs(moved).mean() < 4 < np.abs(still).mean()
+
+
+def test_a_file_exchanged_after_the_check_is_noticed(study: Any) -> None:
+    videos = study.root / "videos"
+    with pytest.raises(MediaError, match="frame 1 was at 60000 us when the file was checked"):
+        media.read_frames(videos / "a-1.mp4", [0, 60_000], [1])
+    with pytest.raises(MediaError, match="corrupt"):
+        media.read_frames(videos / "a-1.mp4", [0, 99_000_000], [1])
+
+
+def test_a_single_frame_and_names_in_any_script_are_scored(study: Any, encode_video: Any) -> None:
+    image = np.full((32, 48, 3), 90, np.uint8)
+    path = encode_video(study.root / "videos" / "ein Häschen 兎.mp4", [image])
+    times = media.frame_times(path)
+    assert times == (0,)
+    assert media.read_frames(path, times, [0])[0].shape == (32, 48, 3)
+    assert media.read_frames(path, times, []) == {}
+    study.add("z-1", video="videos/ein Häschen 兎.mp4", prompt="hop " * 2000)
+    assert problems(study) == {}

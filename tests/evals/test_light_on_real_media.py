@@ -141,7 +141,7 @@ def real_study(
     )
     for name, shown, reference, prompt, kind in plan:
         encode_video(
-            root / "videos" / f"{name}.mp4", pan(photo(shown), n=4, step=2, size=(256, 256))
+            root / "videos" / f"{name}.mp4", pan(photo(shown), n=2, step=2, size=(256, 256))
         )
         PIL.Image.fromarray(photo(reference)).save(root / f"{name}.png")
         ref = {"path": f"{name}.png", "phrase": name, "class": kind, "is_face": kind == "person"}

@@ -15,6 +15,8 @@ from s2v.evals.encoders import Image, Mask
 
 # Checking needs every frame decoded, not seen: the smallest size converts fastest.
 _CHECK_SIDE = 16
+# Time stamps pass through float32 seconds in one decoder.
+_SAME_FRAME_US = 1_000
 
 
 def require_file(path: Path) -> None:
@@ -35,7 +37,11 @@ def frame_times(path: Path) -> tuple[int, ...]:
     Raises:
         MediaError: the file does not open, is cut short or damaged.
     """
-    return tuple(pts for pts, _ in scan(path, short_side=_CHECK_SIDE))
+    require_file(path)
+    try:
+        return tuple(pts for pts, _ in scan(path, short_side=_CHECK_SIDE))
+    except ValueError as error:  # a film of no length has no window to scan
+        raise MediaError(MediaErrorKind.CORRUPT, path, str(error)) from error
 
 
 def read_frames(path: Path, times_us: Sequence[int], indices: Sequence[int]) -> dict[int, Image]:
@@ -47,11 +53,23 @@ def read_frames(path: Path, times_us: Sequence[int], indices: Sequence[int]) -> 
         indices: wanted frames.
 
     Raises:
-        MediaError: the file cannot be decoded.
+        MediaError: the file cannot be decoded, or gives another frame than the one asked for.
     """
     wanted = sorted(set(indices))
-    found = frames_at(path, [times_us[i] for i in wanted])
-    return {i: np.asarray(rgb, np.uint8) for i, (_, rgb) in zip(wanted, found, strict=True)}
+    try:
+        found = frames_at(path, [times_us[i] for i in wanted])
+    except ValueError as error:  # frames behind the declared end
+        raise MediaError(MediaErrorKind.CORRUPT, path, str(error)) from error
+    frames = {}
+    for i, (pts_us, rgb) in zip(wanted, found, strict=True):
+        if abs(pts_us - times_us[i]) > _SAME_FRAME_US:
+            raise MediaError(
+                MediaErrorKind.CORRUPT,
+                path,
+                f"frame {i} was at {times_us[i]} us when the file was checked, now at {pts_us} us",
+            )
+        frames[i] = np.asarray(rgb, np.uint8)
+    return frames
 
 
 def read_image(path: Path) -> Image:
