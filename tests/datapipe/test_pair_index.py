@@ -81,9 +81,17 @@ def test_frame_distances_are_the_smallest_between_any_two_frames() -> None:
 def test_duplicates_keep_the_smallest_id_and_near_copies_stay() -> None:
     world = film_world()
     hashes = FrameHashes(world.tables(), PairRules())
-    kinds = {row["clip_id"]: row["kind"] for row in world.rows["clips"]}
+    clips = {row["clip_id"]: row for row in world.rows["clips"]}
     alike = hashes.alike(10)
-    assert duplicates(hashes, alike, kinds, 2) == {
+    assert duplicates(hashes, alike, clips, 2) == {
         "trailer-00002000-00008000": "film-00041000-00047000"
     }
     assert len(alike) == 2  # the duplicate, and the near copy by one frame
+
+
+def test_a_standing_camera_is_no_duplicate_of_itself() -> None:
+    world = film_world()
+    world.clip("film", 190, 196, shot="film-00161000-00167000")
+    hashes = FrameHashes(world.tables(), PairRules())
+    clips = {row["clip_id"]: row for row in world.rows["clips"]}
+    assert "film-00190000-00196000" not in duplicates(hashes, hashes.alike(10), clips, 2)

@@ -312,7 +312,7 @@ def test_scenes_that_share_a_shot_are_held_out_together(world: World) -> None:
         ("clips", {"clip_id": "shop-00001000-00007000"}, {"motion": 9.0}, "clip: too much motion"),
         ("clips", {"clip_id": "shop-00001000-00007000"}, {"luma": 0.01}, "clip: too dark"),
         ("clips", {"clip_id": "shop-00001000-00007000"}, {"black": 0.9}, "clip: black"),
-        ("clips", {"clip_id": "shop-00001000-00007000"}, {"freeze": 0.9}, "clip: frozen"),
+        ("clips", {"clip_id": "shop-00001000-00007000"}, {"freeze": 0.99}, "clip: frozen"),
         ("quality", {"clip_id": "shop-00001000-00007000"}, {"text_share": 0.2}, "clip: text"),
         (
             "quality",

@@ -107,17 +107,18 @@ def _flat(row: Row, rules: PairRules) -> bool:
 
 
 def duplicates(
-    hashes: FrameHashes, alike: Sequence[tuple[int, int, int]], kinds: dict[str, str], needed: int
+    hashes: FrameHashes, alike: Sequence[tuple[int, int, int]], clips: dict[str, Row], needed: int
 ) -> dict[str, str]:
-    """Clips of the same content, to the smallest id among them.
+    """Clips of the same content in different files, to the smallest id among them.
 
     Two videos are duplicates when ``needed`` of their frames are alike, two photographs
-    when their one frame is. A photograph never stands for a video.
+    when their one frame is. A photograph never stands for a video. Inside one file two clips
+    alike are a camera that stands still, not a copy; they are only not paired.
 
     Args:
         hashes: of all clips.
         alike: what :meth:`FrameHashes.alike` found.
-        kinds: ``video`` or ``image`` of the clips to be considered; others are left out.
+        clips: rows of table CLIPS of those to be considered, by id.
         needed: frames alike.
 
     Returns:
@@ -125,11 +126,11 @@ def duplicates(
     """
     sets = UnionFind()
     for i, j, frames in alike:
-        a, b = hashes.clips[i], hashes.clips[j]
-        if a not in kinds or b not in kinds or kinds[a] != kinds[b]:
+        a, b = clips.get(hashes.clips[i]), clips.get(hashes.clips[j])
+        if a is None or b is None or a["kind"] != b["kind"] or a["video_id"] == b["video_id"]:
             continue
-        if frames >= (1 if kinds[a] == "image" else needed):
-            sets.union(a, b)
+        if frames >= (1 if a["kind"] == "image" else needed):
+            sets.union(a["clip_id"], b["clip_id"])
     return {
         member: smallest
         for smallest, members in sets.groups().items()

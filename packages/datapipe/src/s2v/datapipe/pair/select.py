@@ -90,8 +90,8 @@ def select(
     reasons = clip_reasons(tables, settings, excluded)
     hashes = FrameHashes(tables, settings.pair)
     alike = hashes.alike(settings.pair.frame_bits)
-    kinds = {c: row["kind"] for c, row in clips.items() if reasons[c] is None}
-    duplicate_of = duplicates(hashes, alike, kinds, settings.pair.duplicate_frames)
+    passing = {c: row for c, row in clips.items() if reasons[c] is None}
+    duplicate_of = duplicates(hashes, alike, passing, settings.pair.duplicate_frames)
     if not settings.clip.drop_duplicates:
         duplicate_of = {}
     view = join_subjects(tables, reasons, settings, excluded)
