@@ -15,7 +15,7 @@ from typing import Any
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.assets import asset, lookup
-from s2v.datapipe.base.media.cut import animate_still
+from s2v.datapipe.base.media.cut import animate_still, cut_clip
 from s2v.datapipe.base.progress import track
 
 FILM = {
@@ -76,16 +76,23 @@ def make_inputs(folder: Path, *, quiet: bool = False) -> Path:
 
 
 def _damaged(folder: Path) -> list[dict[str, Any]]:
-    """A download that broke off half-way, and a text file with a film's name."""
-    whole = asset("bbb-trailer").read_bytes()
-    half = folder / "half-a-trailer.mp4"
+    """A download that broke off half-way, and a text file with a film's name.
+
+    The street clip is written anew with its index first, as for the web: half of it opens,
+    still declares all its frames, and has only half of them.
+    """
+    half = folder / "half-a-street.mp4"
     if not half.exists():
-        atomic.write_bytes(half, whole[: len(whole) // 2])
+        whole = folder / "whole-street.tmp.mp4"
+        cut_clip(asset("bikes"), 0, 10_000_000, whole, preset="veryfast")
+        data = whole.read_bytes()
+        whole.unlink()
+        atomic.write_bytes(half, data[: len(data) // 2])
     text = folder / "notes.mp4"
     if not text.exists():
         atomic.write_bytes(text, b"This is a text file that calls itself a film.\n" * 40)
     return [
-        {"video_id": "half-a-trailer", "path": half.name, **FILM},
+        {"video_id": "half-a-street", "path": half.name, "origin": "made", **_facts("bikes")},
         {"video_id": "notes", "path": text.name, "origin": "made"},
     ]
 

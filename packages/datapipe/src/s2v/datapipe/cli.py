@@ -56,12 +56,20 @@ def _explanation(error: Exception) -> str | None:
     from s2v.datapipe.engine.store import StoreError
     from s2v.datapipe.measuring import NotMeasuredError, QuarantineBudgetError
     from s2v.datapipe.pair.conservation import ConservationError
+    from s2v.datapipe.pair.exclusions import ExclusionError
     from s2v.datapipe.sources import SourceError
     from s2v.datapipe.write.errors import WriteError
 
     known = (
-        *(AdmissionError, AssetError, ConservationError, MediaError, NotMeasuredError),
-        *(QuarantineBudgetError, RunBusyError, SettingsError, ShardError, SourceError),
+        *(AdmissionError, AssetError, ConservationError, ExclusionError, MediaError),
+        *(
+            NotMeasuredError,
+            QuarantineBudgetError,
+            RunBusyError,
+            SettingsError,
+            ShardError,
+            SourceError,
+        ),
         *(StoreError, WriteError),
     )
     if isinstance(error, OSError):

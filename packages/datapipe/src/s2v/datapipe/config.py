@@ -52,4 +52,7 @@ class Settings(_Section):
     gates: GateSettings = GateSettings()
     segment: SegmentSettings = SegmentSettings()
     select: SelectSettings = SelectSettings()
+    exclusions: list[str] = Field(
+        default_factory=list, description="exclusion and takedown lists, JSONL"
+    )
     write: WriteSettings = WriteSettings()

@@ -20,6 +20,7 @@ from s2v.datapipe.cutting import cut_clips
 from s2v.datapipe.engine.lock import run_lock
 from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.conservation import Report, check
+from s2v.datapipe.pair.exclusions import read_exclusions
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.write.write import Written, write_shards
@@ -96,7 +97,8 @@ def curate(
             only_committed=not measure,
             quiet=quiet,
         ).run()
-        selection = select(measured.tables, settings.select)
+        exclusions = [e for path in settings.exclusions for e in read_exclusions(Path(path))]
+        selection = select(measured.tables, settings.select, exclusions)
         conservation = check(measured.tables, selection, settings.select)
         sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
         wanted = set(selection.samples["clip_id"].to_pylist())

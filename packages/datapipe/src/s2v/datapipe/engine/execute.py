@@ -98,9 +98,7 @@ def execute(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    units = ray.data.from_items(
-        [{"item": item} for item in items], override_num_blocks=len(items)
-    )
+    units = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
     dataset = units.map_batches(
         UnitRunner,
         fn_constructor_args=(str(run), list(stages), retry_quarantine),

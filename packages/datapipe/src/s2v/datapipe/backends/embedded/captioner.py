@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from s2v.datapipe.backends.embedded.proposals import Proposal, Proposer
-from s2v.datapipe.backends.embedded.words import SIZES, colour_shares
+from s2v.datapipe.backends.embedded.words import SIZES, colour_name, colour_shares
 from s2v.datapipe.roles import Caption, Image
 
-GRAMMAR = "subjects behaviour shot scene; v2"
+GRAMMAR = "subjects behaviour shot scene; v3"
 MIN_COLOUR = 0.3  # share of a subject's pixels for its colour to be named
 SMALLEST_NAMED = 0.03  # share of the frame
 #: Upper bound of motion (frame heights per second) and its words. "is moving" and not "moves",
@@ -87,14 +87,13 @@ def name_subjects(seen: Sequence[Proposal]) -> list[tuple[str, Proposal]]:
 
 
 def _phrase(p: Proposal) -> str:
-    colour = next(iter(p.colours), "")
-    strong = bool(colour) and p.colours[colour] >= MIN_COLOUR
+    colour = colour_name(p.colours, MIN_COLOUR)
     if p.bank == "group":
         return "group of animals"
     if p.bank == "person":
-        return f"person in {colour} clothes" if strong else "person"
+        return f"person in {colour} clothes" if colour else "person"
     noun = p.label or ("animal" if p.bank == "creature" else "object")
-    return f"{colour} {noun}" if strong and colour != noun else noun
+    return f"{colour} {noun}" if colour and colour != noun else noun
 
 
 def _with_article(phrase: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from s2v.datapipe.backends.embedded.proposals import Proposal, Proposer
-from s2v.datapipe.backends.embedded.words import COLOURS, SIZES
+from s2v.datapipe.backends.embedded.words import COLOURS, SIZES, family_share
 from s2v.datapipe.roles import Grounding, Image, Phrase
 
 #: A second proposal at least this close to the best makes a phrase ambiguous.
@@ -22,7 +22,7 @@ class ProposalDetector:
     @property
     def model_id(self) -> str:
         """The nets behind the proposals and the version of the matching."""
-        return f"proposal-detector-1+{self._proposer.model_id}"
+        return f"proposal-detector-2+{self._proposer.model_id}"
 
     def load(self) -> None:
         """Load the nets."""
@@ -61,5 +61,5 @@ def _of_size(phrase: Phrase, proposals: list[Proposal]) -> list[Proposal]:
 def _fit(phrase: Phrase, proposal: Proposal) -> float:
     """The proposal's score, weighed by how much of it has the colour that the phrase names."""
     named = [word for word in phrase.text.lower().replace(",", " ").split() if word in COLOURS]
-    share = proposal.colours.get(named[0], 0.0) if named else 0.5
+    share = family_share(proposal.colours, named[0]) if named else 0.5
     return proposal.score * min(1.0, 0.3 + 1.4 * share)

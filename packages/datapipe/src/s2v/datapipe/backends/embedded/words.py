@@ -68,6 +68,7 @@ _HUES: Final = (
     ("red", 0, 7), ("orange", 8, 20), ("yellow", 21, 34), ("green", 35, 84),
     ("blue", 85, 129), ("purple", 130, 154), ("pink", 155, 169), ("red", 170, 179),
 )  # fmt: skip
+FAMILIES: Final = (("orange", "brown"), ("grey", "white"))
 COLOURS: Final = (
     "black", "white", "grey", "brown", *dict.fromkeys(name for name, _, _ in _HUES)
 )  # fmt: skip
@@ -91,13 +92,33 @@ def colour_shares(image: Image, mask: Mask) -> dict[str, float]:
         names[(hue >= low) & (hue <= high)] = name
     # Dark orange and dark yellow are what people call brown.
     names[np.isin(names, ("orange", "yellow", "red")) & (val < 150) & (sat > 60)] = "brown"
-    plain = sat < 75  # coloured light tints white fur up to here
+    # Coloured light tints white fur: cool light up to 75, warm light, as at dusk, up to 58.
+    plain = sat < np.where((hue >= 25) & (hue < 155), 75, 58)
     names[plain & (val >= 60)] = "grey"
     names[plain & (val >= 185)] = "white"
     names[val < 45] = "black"
     found, counts = np.unique(names.astype(str), return_counts=True)
     shares = {str(n): round(float(c) / len(hsv), 4) for n, c in zip(found, counts, strict=True)}
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def colour_name(shares: dict[str, float], at_least: float) -> str | None:
+    """The colour people would name, or ``None`` when none stands out.
+
+    Brown and orange are one fur in light and shade; where they cover that much they count
+    before grey and white, which are also what shadows and highlights turn into.
+    """
+    warm = shares.get("orange", 0.0) + shares.get("brown", 0.0)
+    if warm >= at_least:
+        return "orange" if shares.get("orange", 0.0) >= shares.get("brown", 0.0) else "brown"
+    top = next(iter(shares), None)
+    return top if top is not None and shares[top] >= at_least else None
+
+
+def family_share(shares: dict[str, float], colour: str) -> float:
+    """Share of a colour together with what it turns into in other light."""
+    family = next((f for f in FAMILIES if colour in f), (colour,))
+    return sum(shares.get(name, 0.0) for name in family)
 
 
 def bank_of(noun: str) -> str:
