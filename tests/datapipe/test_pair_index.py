@@ -15,7 +15,7 @@ from s2v.datapipe.pair.index import exact_top
 from s2v.datapipe.pair.settings import PairRules
 
 sys.path.insert(0, str(Path(__file__).parent))
-from synthetic_tables import film_world, rng
+from synthetic_tables import film_world, hash_of, rng
 
 
 def unit_rows(seed: int, n: int, d: int, repeats: int = 0) -> np.ndarray:
@@ -95,3 +95,24 @@ def test_a_standing_camera_is_no_duplicate_of_itself() -> None:
     hashes = FrameHashes(world.tables(), PairRules())
     clips = {row["clip_id"]: row for row in world.rows["clips"]}
     assert "film-00190000-00196000" not in duplicates(hashes, hashes.alike(10), clips, 2)
+
+
+def test_halves_of_a_shot_that_a_copy_joins_are_not_copies_of_each_other() -> None:
+    world = film_world()
+    first, second = "film-00001000-00007000", "film-00021000-00027000"
+    joined = world.clip("trailer", 20, 26, shot=first)
+    world.rows["frames"][-1]["phash"] = hash_of(second, 0.95)
+    world.rows["frames"][-2]["phash"] = hash_of(second, 0.5)
+    for n, position in enumerate((0.05, 0.5)):
+        world.rows["frames"].append(
+            {
+                **world.rows["frames"][-1],
+                "frame_id": f"{joined}-x{n}",
+                "phash": hash_of(first, position),
+            }
+        )
+    hashes = FrameHashes(world.tables(), PairRules())
+    clips = {row["clip_id"]: row for row in world.rows["clips"]}
+    found = duplicates(hashes, hashes.alike(10), clips, 2)
+    assert found[joined] == first
+    assert second not in found

@@ -7,6 +7,7 @@ film's.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,6 @@ import numpy.typing as npt
 
 from s2v.datapipe.pair.rows import Row, Tables, group, read
 from s2v.datapipe.pair.settings import PairRules
-from s2v.datapipe.pair.unionfind import UnionFind
 
 Hashes = npt.NDArray[np.uint64]
 NOT_COMPARED = 65  # one more than two hashes can differ by
@@ -124,16 +124,17 @@ def duplicates(
     Returns:
         Duplicate clip to the clip that is kept.
     """
-    sets = UnionFind()
-    for i, j, frames in alike:
+    matches: dict[str, set[str]] = defaultdict(set)  # clip -> smaller clips it repeats
+    for i, j, frames in alike:  # i < j, so the first id is the smaller
         a, b = clips.get(hashes.clips[i]), clips.get(hashes.clips[j])
         if a is None or b is None or a["kind"] != b["kind"] or a["video_id"] == b["video_id"]:
             continue
         if frames >= (1 if a["kind"] == "image" else needed):
-            sets.union(a["clip_id"], b["clip_id"])
-    return {
-        member: smallest
-        for smallest, members in sets.groups().items()
-        for member in members
-        if member != smallest
-    }
+            matches[b["clip_id"]].add(a["clip_id"])
+    found: dict[str, str] = {}
+    for clip in sorted(matches):
+        # Only a clip that stays stands for others: two halves of one shot that a trailer
+        # repeats as one piece are no copies of each other.
+        if kept := matches[clip] - found.keys():
+            found[clip] = min(kept)
+    return found
