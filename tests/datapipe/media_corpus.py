@@ -98,6 +98,17 @@ _from_whole("one.mp4", "-frames:v", "1", *_X264, "-an")
 _from_whole("slow_start.mkv", "-c", "copy", "-f", "matroska")
 
 
+@_makes("open.mkv")
+def _open(corpus: Corpus, path: Path) -> None:
+    """Four seconds of open GOPs: pictures behind an entry point refer to ones before it."""
+    source = f"testsrc2=s={WIDTH}x{HEIGHT}:r={FPS}:d=4"
+    options = "open-gop=1:keyint=12:min-keyint=6:bframes=5:b-pyramid=2:ref=6:scenecut=0:b-adapt=0"
+    corpus.ffmpeg(
+        "-f", "lavfi", "-i", source, *_X264, "-preset", "slow", "-x264-params", options,
+        "-pix_fmt", "yuv420p", path,
+    )  # fmt: skip
+
+
 @_makes("late.mkv")
 def _late(corpus: Corpus, path: Path) -> None:
     """The picture begins half a second after the sound."""

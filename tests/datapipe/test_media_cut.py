@@ -60,6 +60,17 @@ def test_a_clip_holds_exactly_the_frames_of_its_span(
     assert far(clip[-1], resize(last[1], size)) < far(clip[-1], resize(after[1], size))
 
 
+def test_open_gops_can_be_cut_anywhere(corpus: Corpus, tmp_path: Path) -> None:
+    path = corpus["open.mkv"]
+    shown = [time for time, _ in scan(path)]
+    for first in range(0, 90, 12):
+        made = cut_clip(path, shown[first], shown[first + 5], tmp_path / "clip.mp4", crf=12)
+        assert made.frames == 5
+        near, next_to_it = frames_at(path, [shown[first], shown[first + 1]])
+        clip = pictures(made.path)
+        assert far(clip[0], near[1]) < far(clip[0], next_to_it[1])
+
+
 def test_the_same_cut_has_the_same_bytes(corpus: Corpus, tmp_path: Path) -> None:
     cuts = [
         cut_clip(corpus["whole.mp4"], 500_000, 1_500_000, tmp_path / name, short_side=64, fps=16)

@@ -59,6 +59,17 @@ def test_windows_of_a_film_neither_lose_nor_repeat_a_frame(corpus: Corpus, name:
     assert parts == whole
 
 
+def test_an_open_gop_entered_in_the_middle_is_not_called_damaged(corpus: Corpus) -> None:
+    whole, _ = drain(scan(corpus["open.mkv"], short_side=30))
+    assert len(whole) == 4 * 24
+    for start in range(0, 3_900_000, 130_000):
+        stop = start + 500_000
+        frames = scan(corpus["open.mkv"], start, stop, short_side=30, max_damaged_share=0)
+        times, error = drain(frames)
+        assert error is None, start
+        assert times == [time for time in whole if start <= time < stop]
+
+
 def test_uneven_frames_keep_their_own_times(corpus: Corpus) -> None:
     times, error = drain(scan(corpus["uneven.mp4"]))
     assert error is None

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -142,23 +141,39 @@ def decoded_from(
 ) -> Iterator[Decoded]:
     """As :func:`decoded`, beginning at a frame at or before ``time_us`` where there is one.
 
-    Containers seek by decoding time or to packets that are no entry points, so the first
-    frame after a seek may lie too late; then the seek goes further back.
+    Two things make a seek go further back and start over. Containers seek by decoding time or
+    to packets that are no entry points, so the first frame may lie too late. And pictures
+    behind an open-GOP entry point may refer to what lies before it, which a strict decoder
+    reports as damage until the next key frame.
     """
+    last: int | None = None
     for back_off in _BACK_OFF_US:
         target = max(0, time_us - back_off)
+        final = target == 0 or back_off == _BACK_OFF_US[-1]
         video.seek(target)
-        refused: list[int] = []  # of this attempt: a seek between entry points breaks packets too
-        frames = decoded(video, frame_us, refused.append)
-        first = next(frames, None)
-        if first is not None and (first.pts_us <= time_us or target == 0):
-            break
-    for frame in chain([] if first is None else [first], frames):
-        while refused and on_bad is not None:
-            on_bad(refused.pop())
-        yield frame
-    while refused and on_bad is not None:
-        on_bad(refused.pop())
+        refused: list[int] = []
+        whole_keys = 0
+        start_over = False
+        first = True
+        for shown in decoded(video, frame_us, refused.append):
+            if first and not final:
+                refused.clear()  # of packets before the entry point
+                start_over = shown.pts_us > time_us
+            first = False
+            whole_keys += bool(shown.frame.key_frame) and not shown.damaged
+            if not final and whole_keys <= 1 and (refused or shown.damaged):
+                start_over = True
+            if start_over:
+                break
+            while refused and on_bad is not None:
+                on_bad(refused.pop())
+            if last is None or shown.pts_us > last:
+                last = shown.pts_us
+                yield shown
+        if not start_over and not (first and not final):
+            while refused and on_bad is not None:
+                on_bad(refused.pop())
+            return
 
 
 def packet_times_us(video: OpenVideo) -> list[int] | None:
@@ -181,7 +196,10 @@ def packet_times_us(video: OpenVideo) -> list[int] | None:
 
 @contextmanager
 def open_video(
-    path: str | PathLike[str], max_pixels: int = MAX_PIXELS, threads: int = 1
+    path: str | PathLike[str],
+    max_pixels: int = MAX_PIXELS,
+    threads: int = 1,
+    demuxer: str | None = None,
 ) -> Iterator[OpenVideo]:
     """Open a local video file with one decoding thread and every guard on.
 
@@ -189,12 +207,13 @@ def open_video(
         path: local file. A URL is a file that does not exist.
         max_pixels: largest coded frame, width x height.
         threads: decoder threads; 1 keeps an actor inside its CPU.
+        demuxer: libavformat's name for a file that we wrote ourselves; strangers' are sniffed.
 
     Raises:
         MediaError: any kind; libav's errors inside the ``with`` block come out as MediaError.
     """
     source = Path(path).absolute()
-    demuxer = sniff(path)
+    demuxer = demuxer or sniff(path)
     try:
         with av.open(
             f"file:{source}",

@@ -31,7 +31,6 @@ _STDERR_KEPT: Final = 2000
 GUARDS: Final = (
     "-nostdin",
     "-hide_banner",
-    "-xerror",  # a damaged packet is an error, not a warning
     "-abort_on",
     "empty_output",  # -xerror alone writes an empty file with exit code 0
     "-filter_threads",
@@ -70,13 +69,17 @@ def version() -> str:
     return out.stdout.decode().split()[2]
 
 
-def source_arguments(demuxer: str, **more: Any) -> dict[str, Any]:
-    """Input options of a stranger's file: forced demuxer, local protocols, one thread."""
+STRICT: Final = "-xerror"
+"""A damaged packet is an error, not a warning. Left out only for packets proved whole."""
+
+
+def source_arguments(demuxer: str, *, strict: bool = True, **more: Any) -> dict[str, Any]:
+    """Input options: forced demuxer, local protocols, one thread, no painting over damage."""
     return {
         "f": demuxer,
         "protocol_whitelist": PROTOCOLS,
         "threads": 1,
-        "err_detect": "explode",
+        **({"err_detect": "explode"} if strict else {}),
         **more,
     }
 
@@ -94,6 +97,7 @@ def run(
     *,
     timeout_s: float,
     stdin: bytes | None = None,
+    strict: bool = True,
 ) -> Finished:
     """Compile an ffmpeg-python output node and run it.
 
@@ -102,12 +106,14 @@ def run(
         path: the stranger's file, for error messages.
         timeout_s: wall clock; the process group is killed after it.
         stdin: bytes for ``pipe:0``.
+        strict: stop at the first damaged packet.
 
     Raises:
         MediaError: ``timeout``, ``crash`` (killed by a signal), ``transient`` (disk full),
             ``too_large`` (out of memory), ``truncated`` or ``corrupt`` by what ffmpeg said.
     """
-    arguments = spec.global_args(*GUARDS, "-loglevel", "level+warning").compile(cmd=executable())
+    options = [*GUARDS, *([STRICT] if strict else []), "-loglevel", "level+warning"]
+    arguments = spec.global_args(*options).compile(cmd=executable())
     return run_arguments(arguments, path, timeout_s=timeout_s, stdin=stdin)
 
 
@@ -178,9 +184,9 @@ _SAID: Final = (
     ("moov atom not found", MediaErrorKind.TRUNCATED),
     ("partial file", MediaErrorKind.TRUNCATED),
     ("Error submitting packet to decoder", MediaErrorKind.CORRUPT),
-    ("Output file is empty", MediaErrorKind.TRUNCATED),
-    ("Empty output", MediaErrorKind.TRUNCATED),
-    ("Nothing was written", MediaErrorKind.TRUNCATED),
+    ("Output file is empty", MediaErrorKind.CORRUPT),
+    ("Empty output", MediaErrorKind.CORRUPT),
+    ("Nothing was written", MediaErrorKind.CORRUPT),
     ("does not contain any stream", MediaErrorKind.NO_VIDEO),
     ("matches no streams", MediaErrorKind.NO_VIDEO),
     ("Decoder not found", MediaErrorKind.UNSUPPORTED),

@@ -14,7 +14,13 @@ from typing import Any, Final
 
 import av
 
-from s2v.datapipe.base.media.container import MAX_PIXELS, TIME_SLACK_US, OpenVideo, open_video
+from s2v.datapipe.base.media.container import (
+    MAX_PIXELS,
+    TIME_SLACK_US,
+    OpenVideo,
+    decoded,
+    open_video,
+)
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.base.media.probe import VideoProbe
 
@@ -43,6 +49,8 @@ def copy_span(
     start_us: int,
     end_us: int,
     dst: Path,
+    *,
+    run_up_us: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> Copied:
     """Copy the video packets that ``[start_us, end_us)`` needs, from its entry point on.
@@ -52,6 +60,7 @@ def copy_span(
         facts: its probe.
         start_us, end_us: microseconds from its first frame.
         dst: NUT file to write.
+        run_up_us: begin at an entry point at least this long before the span.
         max_pixels: pixel budget of one coded frame.
 
     Raises:
@@ -59,7 +68,8 @@ def copy_span(
             more than a tenth of an even film's span is missing in between.
     """
     with open_video(src, max_pixels) as video:
-        packets = _packets(video, start_us, end_us, one_more=facts.vfr)
+        entry_us = max(0, start_us - run_up_us)
+        packets = _packets(video, entry_us, end_us, one_more=facts.vfr)
         _check(src, facts, [video.pts_us(p.pts) for p in packets], start_us, end_us)
         if any(packet.is_corrupt for packet in packets):
             raise MediaError(MediaErrorKind.TRUNCATED, src, "a packet of the span is cut off")
@@ -74,18 +84,21 @@ def copy_span(
         return Copied(video.pts_us(zero), len(packets))
 
 
-def _packets(video: OpenVideo, start_us: int, end_us: int, *, one_more: bool) -> list[Any]:
-    """Packets from the last entry point at or before the start to the end, in decoding order.
+def _packets(video: OpenVideo, entry_us: int, end_us: int, *, one_more: bool) -> list[Any]:
+    """Packets from the last entry point at or before ``entry_us`` to the end, as decoded.
 
     Args:
         video: an open video.
-        start_us, end_us: the span.
+        entry_us: the time to be entered at.
+        end_us: the end of the span.
         one_more: also the first picture behind the span, which says how long an unevenly
             spaced film shows the last one.
     """
+    # MP4 knows its true entry points; elsewhere any key frame has to do.
+    trusted = video.demuxer == "mov"
     packets: list[Any] = []
     for back_off in _BACK_OFF_US:
-        target = max(0, start_us - back_off)
+        target = max(0, entry_us - back_off)
         video.seek(target)
         packets, found = [], False
         for packet in video.container.demux(video.stream):
@@ -94,12 +107,31 @@ def _packets(video: OpenVideo, start_us: int, end_us: int, *, one_more: bool) ->
             if video.pts_us(packet.dts) >= end_us:
                 packets += [packet] * one_more
                 break
-            if packet.is_keyframe and video.pts_us(packet.pts) <= start_us + TIME_SLACK_US:
+            early = video.pts_us(packet.pts) <= entry_us + TIME_SLACK_US
+            if packet.is_keyframe and early and not (trusted and found):
                 packets, found = [], True
             packets.append(packet)
         if found or target == 0:
             break
     return packets
+
+
+def is_whole(copy: Path, copied: Copied, frame_us: int, start_us: int, end_us: int) -> bool:
+    """Decode a copy and say whether no picture of the span is damaged or missing.
+
+    Unlike the encoder's own strictness this forgives what an entry point does to the pictures
+    right behind it, as long as a whole key frame lies between them and the span.
+    """
+    begin, end = (time - copied.zero_us - TIME_SLACK_US for time in (start_us, end_us))
+    refused: list[int] = []
+    with open_video(copy, demuxer=FORMAT) as video:
+        video.origin = 0
+        shown = [
+            frame.damaged
+            for frame in decoded(video, frame_us, refused.append)
+            if begin <= frame.pts_us < end
+        ]
+    return bool(shown) and not any(shown) and not any(begin <= at < end for at in refused)
 
 
 def _check(
