@@ -113,7 +113,7 @@ def run(
             ``too_large`` (out of memory), ``truncated`` or ``corrupt`` by what ffmpeg said.
     """
     options = [*GUARDS, *([STRICT] if strict else []), "-loglevel", "level+warning"]
-    arguments = spec.global_args(*options).compile(cmd=executable())
+    arguments = spec.global_args(*options).overwrite_output().compile(cmd=executable())
     return run_arguments(arguments, path, timeout_s=timeout_s, stdin=stdin)
 
 

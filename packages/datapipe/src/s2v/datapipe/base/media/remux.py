@@ -7,6 +7,7 @@ film does not matter, and ffmpeg never parses the stranger's container, only its
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -73,6 +74,7 @@ def copy_span(
         _check(src, facts, [video.pts_us(p.pts) for p in packets], start_us, end_us)
         if any(packet.is_corrupt for packet in packets):
             raise MediaError(MediaErrorKind.TRUNCATED, src, "a packet of the span is cut off")
+        _complete_dts(packets, round(Fraction(facts.frame_us, 1_000_000) / video.stream.time_base))
         zero = min(packet.dts for packet in packets)
         with av.open(str(dst), "w", format=FORMAT) as copy:
             stream = copy.add_stream_from_template(video.stream)
@@ -102,9 +104,9 @@ def _packets(video: OpenVideo, entry_us: int, end_us: int, *, one_more: bool) ->
         video.seek(target)
         packets, found = [], False
         for packet in video.container.demux(video.stream):
-            if packet.pts is None or packet.dts is None:
+            if packet.pts is None:
                 continue  # the flush packet, or one that says no time
-            if video.pts_us(packet.dts) >= end_us:
+            if packet.dts is not None and video.pts_us(packet.dts) >= end_us:
                 packets += [packet] * one_more
                 break
             early = video.pts_us(packet.pts) <= entry_us + TIME_SLACK_US
@@ -114,6 +116,16 @@ def _packets(video: OpenVideo, entry_us: int, end_us: int, *, one_more: bool) ->
         if found or target == 0:
             break
     return packets
+
+
+def _complete_dts(packets: list[Any], step: int) -> None:
+    """Give decoding times to the first packets after a seek in Matroska, which have none."""
+    known = [index for index, packet in enumerate(packets) if packet.dts is not None]
+    first = known[0] if known else len(packets)
+    dts = packets[first].dts if known else packets[-1].pts + step
+    for packet in reversed(packets[:first]):
+        dts = min(dts - step, packet.pts)
+        packet.dts = dts
 
 
 def is_whole(copy: Path, copied: Copied, frame_us: int, start_us: int, end_us: int) -> bool:
