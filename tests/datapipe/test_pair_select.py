@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -377,6 +378,101 @@ def test_a_phrase_grounded_to_several_boxes_is_dropped() -> None:
     row = next(r for r in subjects if r["clip_id"].startswith("shop"))
     assert row["reason"] is None
     assert row["frame_id"] != twin["frame_id"]
+
+
+def test_two_phrases_on_one_box_leave_the_surer() -> None:
+    world = film_world()
+    clip = "film-00021000-00027000"
+    world.subject(clip, "squirrel")
+    for row in world.rows["detections"]:
+        if row["subject_id"] == f"{clip}-s1":
+            row |= {"box": [11.0, 20.0, 101.0, 170.0], "score": 0.6}
+    reasons = {
+        r["subject_id"]: r["reason"] for r in rows(select(world.tables(), DEFAULT), "subjects")
+    }
+    assert reasons[f"{clip}-s0"] is None
+    assert reasons[f"{clip}-s1"] == "box: overlaps another"
+
+
+def test_a_person_gets_no_face_from_outside_its_box() -> None:
+    world = film_world()
+    for row in world.rows["faces"]:
+        if row["clip_id"].startswith("outdoors"):
+            row |= {"box": [200.0, 30.0, 240.0, 80.0], "detection_id": None}
+    selection = select(world.tables(), DEFAULT)
+    photo = next(r for r in rows(selection, "subjects") if r["clip_id"].startswith("outdoors"))
+    assert photo["reason"] is None
+    assert photo["face_embedding"] is None
+    assert not any("outdoors" in a + b for a, b in accepted(selection))
+
+
+def test_things_alike_but_of_other_nouns_are_not_paired() -> None:
+    world = film_world()
+    for row in world.rows["phrases"]:
+        if row["clip_id"].startswith("home"):
+            row["noun"] = "lamp"
+    selection = select(world.tables(), DEFAULT)
+    assert not any("home" in a + b for a, b in accepted(selection))
+    met = [r for r in rows(selection, "pairs") if r["target_clip_id"].startswith("home")]
+    assert any(r["rules"] == ["noun_mismatch"] for r in met)
+
+
+def test_search_ends_after_enough_passing_candidates_or_the_cap() -> None:
+    world = World()
+    world.source("film", seconds=900)
+    for n in range(30):
+        clip = world.clip("film", 25 * n + 1, 25 * n + 7)
+        world.subject(clip, "rabbit" if n % 2 else "squirrel")
+    few = select(world.tables(), changed(retrieval={"candidates": 3, "overfetch": 10}))
+    per_target = Counter(r["target_subject_id"] for r in rows(few, "pairs"))
+    passing = Counter(a for a, _ in accepted(few))
+    assert len(passing) == 30
+    assert set(passing.values()) == {3}
+    assert max(per_target.values()) <= 10
+    # Accepted ones are the most similar that pass: nothing better was skipped.
+    full = select(world.tables(), changed(retrieval={"candidates": 30, "overfetch": 30}))
+    for target in passing:
+        best = sorted(
+            (-r["similarity"], r["reference_subject_id"])
+            for r in rows(full, "pairs")
+            if r["target_subject_id"] == target and r["accepted"]
+        )[:3]
+        assert {b for a, b in accepted(few) if a == target} == {ref for _, ref in best}
+
+
+def test_twins_in_one_clip_are_two_identities_and_share_no_reference() -> None:
+    world = World()
+    world.source("film", seconds=100)
+    clip = world.clip("film", 1, 7)
+    world.subject(clip, "twin", look="left", closeness=0.95)
+    world.subject(clip, "twin", look="right", closeness=0.95)
+    world.subject(world.clip("film", 41, 47), "twin", look="one of them", closeness=0.95)
+    selection = select(world.tables(), DEFAULT)
+    identity = {r["subject_id"]: r["identity_id"] for r in rows(selection, "subjects")}
+    assert identity[f"{clip}-s0"] != identity[f"{clip}-s1"]
+    conflicts = [r for r in rows(selection, "pairs") if r["rules"] == ["identity_conflict"]]
+    assert len(conflicts) == 2  # the weaker twin with the other clip, from both sides
+    cross = [s for s in rows(selection, "samples") if s["pair_type"] == "cross"]
+    assert sorted(len(s["references"]) for s in cross) == [1, 1]
+
+
+def test_a_chain_of_faces_does_not_make_strangers_one_person() -> None:
+    """a~b and b~c at the bound, a and c unlike: b may go with one of them only."""
+    world = World()
+    clips = []
+    for n, video in enumerate(("one", "two", "three")):
+        world.source(video, seconds=10)
+        clip = world.clip(video, 1, 7)
+        world.subject(clip, f"person {n}", "person", face=0.9)
+        clips.append(clip)
+    angles = {clips[0]: -62.0, clips[1]: 0.0, clips[2]: 61.0}
+    for row in world.rows["faces"]:
+        angle = math.radians(angles[row["clip_id"]])
+        row["embedding"] = [math.cos(angle), math.sin(angle)] + [0.0] * 62
+    loose = changed(face={"lower": 0.4, "different": 0.25})
+    selection = select(world.tables(), loose)
+    identity = {r["clip_id"]: r["identity_id"] for r in rows(selection, "subjects")}
+    assert identity[clips[1]] == identity[clips[2]] != identity[clips[0]]
 
 
 def test_different_faces_are_not_paired_however_alike_their_coats() -> None:

@@ -368,6 +368,15 @@ def restamp(folder: Path) -> str:
     return r"headers carry times or owners"
 
 
+def smuggle(folder: Path) -> str:
+    path = sorted(folder.glob("in-*.tar"))[0]
+    with tarfile.open(path, "a", format=tarfile.USTAR_FORMAT) as tar:
+        info = tarfile.TarInfo("0123456789abcdef0123.mp4")
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"extra"))
+    return rf"{path.name}: its members are not those of the index"
+
+
 def wids_of_another_write(folder: Path) -> str:
     path = folder / "wids.json"
     data = json.loads(path.read_text())
@@ -376,7 +385,9 @@ def wids_of_another_write(folder: Path) -> str:
     return r"wids.json: its shards are not those of the index"
 
 
-@pytest.mark.parametrize("damage", [flip, cut, lose, stray, restamp, wids_of_another_write])
+@pytest.mark.parametrize(
+    "damage", [flip, cut, lose, stray, restamp, smuggle, wids_of_another_write]
+)
 def test_damage_is_found_and_names_the_file_and_the_way_out(copy: Path, damage: Any) -> None:
     message = damage(copy)
     with pytest.raises(ShardError, match=message):

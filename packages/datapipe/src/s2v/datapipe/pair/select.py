@@ -271,20 +271,20 @@ class _Builder:
         }
 
     def _cross(self, subjects: list[Row]) -> list[Row]:
-        """One reference per phrase that has one, no reference twice."""
-        having = [s for s in subjects if self._free(s, set())]
-        chosen: list[Row] = []
-        taken: set[str] = set()
-        for subject in self._best(having):
-            free = self._free(subject, taken)
-            if free:
-                chosen.append(free[0])
-                taken.add(self.subjects[free[0]["reference_subject_id"]]["identity_id"])
-                self.uses[free[0]["reference_subject_id"]] += 1
+        """One reference per phrase that has one.
+
+        No two phrases get the same: a reference has its target's identity, and an identity
+        is in a clip once.
+        """
+        chosen = [self._free(subject)[0] for subject in self._best(self._having(subjects))]
+        self.uses.update(ref["reference_subject_id"] for ref in chosen)
         return chosen
 
-    def _free(self, subject: Row, taken: set[str]) -> list[Row]:
-        """References of a subject that are not used up and leak nothing.
+    def _having(self, subjects: list[Row]) -> list[Row]:
+        return [subject for subject in subjects if self._free(subject)]
+
+    def _free(self, subject: Row) -> list[Row]:
+        """References of a subject that are not used up and leak nothing, best first.
 
         Training samples take no pixels from held-out scenes, or the loss there would no
         longer be one on unseen pictures.
@@ -293,10 +293,8 @@ class _Builder:
             ref
             for ref in self.accepted.get(subject["subject_id"], [])
             if self.uses[ref["reference_subject_id"]] < self.settings.sample.max_uses
-            and self.subjects[ref["reference_subject_id"]]["identity_id"] not in taken
             and (
-                self.held[subject["clip_id"]]
-                or not self.held[self.subjects[ref["reference_subject_id"]]["clip_id"]]
+                self.held[subject["clip_id"]] or not self.held[clip_of(ref["reference_subject_id"])]
             )
         ]
 
