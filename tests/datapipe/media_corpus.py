@@ -83,6 +83,11 @@ _from_whole("odd.mp4", *_X264, "-vf", "scale=161:121,setsar=1,format=yuv444p", "
 _from_whole("wide.mp4", *_X264, "-vf", "setsar=4/3", "-an")
 _from_whole("full.mp4", *_X264, "-pix_fmt", "yuvj420p", "-an")
 _from_whole("web.webm", "-c:v", "libvpx-vp9", "-cpu-used", "8", "-g", "12", "-threads", "1", "-an")
+_from_whole(
+    "phone.mp4", "-c:v", "libx265", "-preset", "ultrafast", "-tag:v", "hvc1",
+    "-x265-params", "pools=none:frame-threads=1:keyint=12:bframes=2:log-level=none", "-an",
+)  # fmt: skip
+_from_whole("web8.webm", "-c:v", "libvpx", "-cpu-used", "8", "-g", "12", "-threads", "1", "-an")
 _from_whole("film.mkv", "-c:v", "copy", "-an")
 _from_whole("old.avi", "-c:v", "mpeg4", "-q:v", "4", "-g", "12", "-an")
 _from_whole("tv.ts", "-c:v", "copy", "-c:a", "copy")

@@ -20,7 +20,8 @@ TIMES = [1_400_000, 0, 250_000, 1_958_333, 250_000, 700_000, 1_100_123, 90_000]
 @pytest.mark.parametrize(
     "name",
     ["whole.mp4", "odd.mp4", "wide.mp4", "full.mp4", "turned90.mp4", "turned180.mp4",
-     "turned270.mp4", "web.webm", "film.mkv", "uneven.mp4"],
+     "turned270.mp4", "web.webm", "film.mkv", "uneven.mp4",
+     "phone.mp4", "web8.webm"],
 )  # fmt: skip
 def test_decord_and_pyav_give_the_same_frames(corpus: Corpus, name: str) -> None:
     pytest.importorskip("decord")

@@ -15,7 +15,8 @@ from s2v.datapipe.base.media.images import resize
 from s2v.datapipe.base.media.scan import Scan, scan
 
 EVEN = ["whole.mp4", "ten.mp4", "odd.mp4", "wide.mp4", "turned90.mp4", "web.webm", "film.mkv",
-        "old.avi", "tv.ts", "disc.mpg", "flash.flv", "late.mkv"]  # fmt: skip
+        "old.avi", "tv.ts", "disc.mpg", "flash.flv", "late.mkv", "phone.mp4",
+        "web8.webm"]  # fmt: skip
 
 
 def drain(frames: Scan) -> tuple[list[int], MediaError | None]:
