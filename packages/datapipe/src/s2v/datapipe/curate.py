@@ -55,7 +55,7 @@ class Curated:
             "samples": dict(sorted(Counter(r["pair_type"] for r in samples).items())),
             "scenarios": dict(sorted(Counter(r["scenario"] for r in samples).items())),
             "shards": self.written.shards,
-            "measured now": dict(self.measured.measured),
+            "measured now": {k: n for k, n in self.measured.measured.items() if n},
             "conservation": "holds",
         }
 

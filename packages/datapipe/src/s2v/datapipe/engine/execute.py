@@ -64,8 +64,9 @@ def start_ray(cpus: int | None) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's C++ core warns on every actor pool that its arguments lie in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _quieten_ray_data()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
@@ -76,6 +77,15 @@ def start_ray(cpus: int | None) -> None:
             object_store_memory=200 * 1024 * 1024,
             **quiet,
         )
+
+
+def _quieten_ray_data() -> None:
+    """Keep Ray Data's messages to its log file; ours is the progress that users see."""
+    import ray.data  # noqa: F401  importing it sets up its logger
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if not hasattr(handler, "_filename"):  # all but the file in the session's folder
+            handler.setLevel(logging.CRITICAL)
 
 
 def execute(

@@ -12,7 +12,7 @@ from s2v.datapipe.base.media import masks
 from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.frame_stage import Frames, ModelStage
 from s2v.datapipe.measure.gates import GateSettings
-from s2v.datapipe.roles import Segmenter
+from s2v.datapipe.roles import Mask, Segmenter
 
 
 class SegmentSettings(BaseModel):
@@ -30,7 +30,7 @@ class SegmentStage(ModelStage):
     """Box -> mask of the whole frame, as COCO RLE."""
 
     name: ClassVar[str] = "segment"
-    version = 1
+    version = 2
     reads = ("clips", "frames", "phrases", "detections", "quality")
     writes = ("masks",)
 
@@ -92,5 +92,13 @@ class SegmentStage(ModelStage):
             "area_share": round(area / mask.size, 4),
             "box_fill": round(area / max((x1 - x0) * (y1 - y0), 1.0), 4),
             "touches_border": bool(border.mean() > 0.02),
-            "reason": None if area else "empty mask",
+            "reason": _fault(mask, area, bank),
         }
+
+
+def _fault(mask: Mask, area: int, bank: str) -> str | None:
+    if not area:
+        return "empty mask"
+    if bank != "thing" and masks.parts(mask) > 1:
+        return "mask of several subjects"
+    return None

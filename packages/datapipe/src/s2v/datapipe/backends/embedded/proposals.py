@@ -21,6 +21,7 @@ from s2v.datapipe.base.embedded.efficientnet import EfficientNetLite
 from s2v.datapipe.base.embedded.ssd import Detection, SsdMobileNet
 from s2v.datapipe.base.embedded.u2netp import U2NetP
 from s2v.datapipe.base.embedded.yunet import FaceBox, YuNet
+from s2v.datapipe.base.media import masks
 from s2v.datapipe.base.media.boxes import centre_inside, iou
 from s2v.datapipe.roles import Box, Image, Mask
 
@@ -39,9 +40,6 @@ NOT_ANIMAL_TAG = 0.3  # and that a thing must not reach
 NAME_SCORE, NAME_TAG = 0.8, 0.5  # detector and tagger must both be sure to name an animal
 SMALLEST = 0.02  # share of the frame
 CROWD_SCORE = 0.15  # of the detector, to see that a region holds several
-# A mask that falls apart under erosion by this share of its size holds several subjects.
-# Of 108 masks of the film this splits the two that show a group, and one motorcycle.
-EROSION, PART = 0.15, 0.08
 PROPOSAL_SIDE = 224  # half the cost of 320; boxes need no finer map
 REMEMBERED = 256  # frames; a proposal is a few numbers
 
@@ -82,7 +80,7 @@ class Proposer:
     def model_id(self) -> str:
         """Ids of the four nets and the version of the rules that join them."""
         nets = (self.ssd, self.salient, self.tagger, self.faces)
-        return "+".join(["proposals-3", *(net.model_id for net in nets)])
+        return "+".join(["proposals-4", *(net.model_id for net in nets)])
 
     def load(self) -> None:
         """Load all nets."""
@@ -162,7 +160,7 @@ class Proposer:
             return self._proposal(image, "thing", thing.label, box, thing.score, mask)
         face = any(centre_inside(f.box, box) and not _human(f) for f in faces)
         if (face or living) and animal >= ANIMAL_TAG:
-            if _several(objects, box) or _falls_apart(mask):
+            if _several(objects, box) or masks.parts(mask) > 1:
                 return self._proposal(image, "group", "", box, 0.5, mask)
             score = max([hit.score for hit in living], default=0.6)
             label = _animal_name(living, probabilities)
@@ -222,14 +220,6 @@ def _living(label: str) -> bool:
 def _human(face: FaceBox) -> bool:
     small = face.box[3] - face.box[1] < SMALL_FACE
     return face.score >= (HUMAN_SMALL_FACE if small else HUMAN_FACE)
-
-
-def _falls_apart(mask: Mask) -> bool:
-    side = int(EROSION * float(mask.sum()) ** 0.5) | 1
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    eroded = cv2.erode(mask.astype(np.uint8), kernel)
-    _, _, stats, _ = cv2.connectedComponentsWithStats(eroded)
-    return int((stats[1:, cv2.CC_STAT_AREA] > PART * mask.sum()).sum()) > 1
 
 
 def _crop(image: Image, box: Box) -> Image:

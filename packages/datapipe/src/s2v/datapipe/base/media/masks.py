@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import cv2
 import numpy as np
 
 
@@ -78,6 +79,21 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     if not rows.size:
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+#: Erosion, as a share of the mask's size, and the smallest piece that counts. Of 120 masks of an
+#: animated film they find three of the four that hold several subjects, and one butterfly.
+EROSION, SMALLEST_PART = 0.12, 0.05
+
+
+def parts(mask: np.ndarray) -> int:
+    """How many pieces a bool ``(H, W)`` mask has once eroded; thin bridges break."""
+    size = float(mask.sum())
+    side = int(EROSION * size**0.5) | 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    eroded = cv2.erode(mask.astype(np.uint8), kernel)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(eroded)
+    return int((stats[1:, cv2.CC_STAT_AREA] > SMALLEST_PART * size).sum())
 
 
 def _runs(rle: Rle) -> np.ndarray:

@@ -1,0 +1,126 @@
+"""Stopped anywhere, a run goes on where it was and ends with the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from s2v.datapipe.base.assets import asset, fetch
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.ray, pytest.mark.assets]
+
+#: Each is waited for, then the driver is killed: in the middle of every part of a run.
+KILL_AT = (
+    ("while probing", "measure/probe-*/*.json", 2),
+    ("while measuring", "measure/caption-*/*.json", 1),
+    ("while cutting", "clips/*/*.mp4", 1),
+)
+NAMES = ("man-clip", "man-leaves", "man-photo", "obama-1", "obama-2", "bikes")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    fetch(NAMES)
+    folder = tmp_path_factory.mktemp("small")
+    rows = [{"video_id": name, "path": str(asset(name)), "licence": "test"} for name in NAMES]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "small.toml"
+    path.write_text(
+        f'sources = [{{ manifest = "{folder / "manifest.jsonl"}" }}]\n'
+        "[engine]\nunit_clips = 2\n[select.sample]\nimage_samples = false\n"
+    )
+    return path
+
+
+def start(config: Path, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "jobs/curate.py", "--config", str(config), "--quiet",
+         "--set", f"folder={folder}"],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(config: Path, folder: Path) -> str:
+    run = start(config, folder)
+    out, err = run.communicate(timeout=600)
+    assert run.returncode == 0, err[-3000:]
+    return out
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted((folder / "shards").rglob("*"))
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.is_file()
+    }
+
+
+def wait_for(run: subprocess.Popen[str], folder: Path, pattern: str, count: int) -> None:
+    deadline = time.monotonic() + 400
+    while len(list(folder.glob(pattern))) < count:
+        assert run.poll() is None, f"finished before {pattern} could be seen"
+        assert time.monotonic() < deadline, f"no {pattern} within 400 s"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(config, folder)
+    return folder
+
+
+def test_a_driver_killed_at_three_points_ends_with_identical_shards(
+    config: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    for _, pattern, count in KILL_AT:
+        run = start(config, folder)
+        wait_for(run, folder, pattern, count)
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+    finish(config, folder)
+    assert digests(folder) == digests(whole)
+
+
+def test_ctrl_c_says_how_to_go_on_and_loses_nothing(
+    config: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    run = start(config, folder)
+    wait_for(run, folder, "measure/shots-*/*.json", 1)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    finish(config, folder)
+    assert digests(folder) == digests(whole)
+
+
+def test_a_second_run_measures_nothing_and_keeps_every_byte(config: Path, whole: Path) -> None:
+    before = digests(whole)
+    out = finish(config, whole)
+    assert "measured now: {}" in out
+    assert digests(whole) == before
+
+
+def test_a_second_process_on_the_same_run_is_refused(config: Path, tmp_path: Path) -> None:
+    from s2v.datapipe.engine.lock import run_lock
+
+    with run_lock(tmp_path / "run"):
+        second = start(config, tmp_path / "run")
+        _, err = second.communicate(timeout=120)
+    assert second.returncode == 1
+    assert "another process is working on this run" in err
