@@ -193,7 +193,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def _cell(text: str) -> str:
     """Manifests are written by strangers: no markup, no extra column."""
-    escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    escaped = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
     return escaped.replace("<", "&lt;").replace("[", "\\[")
 
 
