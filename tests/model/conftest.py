@@ -36,6 +36,7 @@ TINY = (
     "data.height=48",
     "data.width=80",
     "data.frames=9",
+    "data.variants=1",
     "train.batch=4",
     "train.steps=12",
     "train.checkpoint_every=5",

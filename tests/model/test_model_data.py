@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import autoencoder
 from s2v.model.config import Config, DataConfig
+from s2v.model.data.augment import change
 from s2v.model.data.collate import choose, collate
 from s2v.model.data.features import Encoders, FeatureStore
 from s2v.model.data.index import select, stride, windows
@@ -23,7 +24,7 @@ from s2v.model.data.mix import next_source, shares
 from s2v.model.data.plan import Plan, permuted
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.reader import Reader
-from s2v.model.data.references import FORMS, fit_and_pad, forms
+from s2v.model.data.references import FORMS, Reference, fit_and_pad, forms
 from s2v.model.encoders import ColourGrid, HashedWords
 from s2v.model.errors import ModelError
 
@@ -99,7 +100,7 @@ def test_the_stride_fits_the_clip_or_the_clip_is_left_out(
 ) -> None:
     config = DataConfig(frames=17, fps=8.0)
     assert stride(frames, fps, config) == expected
-    for window in windows(frames, fps, DataConfig(frames=17, fps=8.0, windows=3)):
+    for window in windows(frames, fps, DataConfig(frames=17, fps=8.0, variants=4)):
         assert window.start >= 0
         assert window.start + 16 * window.stride < frames
 
@@ -198,7 +199,7 @@ def test_a_reference_has_its_forms_and_keeps_its_aspect() -> None:
     crop = np.full((20, 30, 3), 100, np.uint8)
     mask = np.zeros((20, 30), np.bool_)
     mask[5:15, 10:14] = True
-    made = forms(crop, mask, "here")
+    made = forms(Reference(crop, mask, "here"))
     assert tuple(made) == FORMS
     assert (made["white"][~mask] == 255).all()
     assert (made["white"][mask] == 100).all()
@@ -209,7 +210,37 @@ def test_a_reference_has_its_forms_and_keeps_its_aspect() -> None:
     assert columns.max() - columns.min() + 1 == 72  # 30/20 of 48, not stretched to 80
     assert columns.min() == 4  # centred
     with pytest.raises(ModelError, match="empty"):
-        forms(crop, np.zeros((20, 30), np.bool_), "here")
+        forms(Reference(crop, np.zeros((20, 30), np.bool_), "here"))
+
+
+def test_variants_move_a_clip_and_its_references_alike(
+    drawn_shards: Path, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Mirroring and colours: what the reference says must stay true of the video."""
+    config = tiny("data.variants=6", "data.augment={ hue = 0.5, brightness = 0.0, contrast = 0.0 }")
+    store, index = _store(config, drawn_shards, tmp_path)
+    sample = next(s for s in index if s.row["pair_type"] == "in" and s.row["frames"] == 40)
+    clip = Reader(config.data).read(sample)
+    features = store.get(sample)
+    assert features.video.shape[0] == features.references.shape[0] == 6
+    code = store.encoders.video
+    torch.testing.assert_close(features.video[0], code.encode(clip.videos[0]))  # itself
+    mirrored = set()
+    for v in range(1, 6):
+        move = change(config.data.augment, sample.id, v)
+        assert move is not None
+        mirrored.add(move.mirrored)
+        torch.testing.assert_close(features.video[v], code.encode(move(clip.videos[v])))
+        # The drawn shape has one colour: in clip and reference it is moved to the same one.
+        of_crop = np.median(move(clip.references[0].crop)[12:20, 12:20], axis=(0, 1))
+        shape = np.abs(clip.videos[v].astype(int) - clip.references[0].crop[16, 16]).sum(-1) < 60
+        shape = np.flip(shape, 2) if move.mirrored else shape
+        assert np.abs(np.median(move(clip.videos[v])[shape], axis=0) - of_crop).max() < 30
+        assert not torch.equal(features.references[v], features.references[0])
+    assert mirrored == {True, False}
+    assert change(config.data.augment, sample.id, 0) is None
+    grey = np.full((2, 2, 3), 120, np.uint8)
+    assert np.abs(move(grey).astype(int) - 120).max() <= 1  # hue and saturation leave grey alone
 
 
 def test_forms_are_chosen_at_their_odds_and_batches_are_padded_with_masks(
@@ -218,13 +249,13 @@ def test_forms_are_chosen_at_their_odds_and_batches_are_padded_with_masks(
     store, index = _store(tiny(), drawn_shards, tmp_path)
     samples = {s.row["references"]: s for s in index if s.row["pair_type"] == "cross"}
     one, two = store.get(samples[1]), store.get(samples[2])
-    assert one.references.shape[:2] == (1, 3)
+    assert one.references.shape[:3] == (1, 1, 3)
     odds = {"crop": 3.0, "white": 1.0}  # masked: never
     seen: Counter[int] = Counter()
     for n in range(400):
         item = choose(("x", n), one, odds, 0)
         seen[
-            next(f for f in range(3) if torch.equal(item.references[0], one.references[0, f]))
+            next(f for f in range(3) if torch.equal(item.references[0], one.references[0, 0, f]))
         ] += 1
     assert seen[2] == 0
     assert seen[0] / 400 == pytest.approx(0.75, abs=0.07)

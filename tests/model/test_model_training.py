@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,7 +23,7 @@ from s2v.model import checkpoint, metrics, optim
 from s2v.model.checkpoint import Checkpoint
 from s2v.model.config import Config, OptimConfig
 from s2v.model.errors import Interrupted, ModelError
-from s2v.model.heldout import heldout
+from s2v.model.heldout import heldout, paired
 from s2v.model.progress import quiet
 from s2v.model.run import Run
 from s2v.model.train import TrainResult, train
@@ -177,7 +178,7 @@ def test_another_configuration_or_other_shards_are_not_mixed_into_a_run(
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
-    with pytest.raises(ModelError, match=r"optim\.lr: 0\.001 -> 0\.01"):
+    with pytest.raises(ModelError, match=r"optim\.lr: 0\.002 -> 0\.01"):
         train(tiny("optim.lr=0.01"), drawn_shards, out, quiet)
     longer = train(tiny("train.steps=13"), drawn_shards, out, quiet)  # more steps may be asked for
     assert longer.steps == 13
@@ -247,7 +248,7 @@ def test_heldout_compares_right_with_another_identity_under_the_same_noise(
 ) -> None:
     out, _ = finished
     first = heldout(out, drawn_shards, quiet)
-    assert (first.clips, first.skipped, first.faults) == (4, 0, 0)
+    assert (first.samples, first.clips, first.skipped, first.faults) == (4, 4, 0, 0)
     assert first.swapped_minus_right.low <= first.swapped_minus_right.mean
     assert first.swapped_minus_right.mean == pytest.approx(first.swapped - first.right, abs=1e-9)
     assert heldout(out, drawn_shards, quiet) == first  # same noise, same partners, same batches
@@ -257,6 +258,17 @@ def test_heldout_compares_right_with_another_identity_under_the_same_noise(
     other = heldout(out, drawn_shards, quiet, config=alone)
     assert other.right == pytest.approx(first.right, rel=1e-4)
     assert other.swapped == pytest.approx(first.swapped, rel=1e-4)
+
+
+def test_samples_of_one_clip_count_as_one_in_the_interval() -> None:
+    values = np.array([0.0, 1.0, 2.0, 3.0])
+    apart = paired(values, ["a", "b", "c", "d"], 0)
+    doubled = paired(np.repeat(values, 5), [c for c in "abcd" for _ in range(5)], 0)
+    assert (doubled.mean, doubled.low, doubled.high) == (apart.mean, apart.low, apart.high)
+    assert (apart.mean, apart.share_positive) == (1.5, 0.75)
+    assert 0 < apart.low < 1.5 < apart.high < 3
+    alone = paired(np.repeat(values, 5), [str(i) for i in range(20)], 0)
+    assert alone.high - alone.low < 0.6 * (apart.high - apart.low)
 
 
 def test_it_learns_from_real_shards_to_use_the_reference(

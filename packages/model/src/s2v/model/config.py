@@ -113,6 +113,16 @@ class DropoutConfig(_Strict):
         return self
 
 
+class AugmentConfig(_Strict):
+    """How far a variant of a clip and its references is moved, both alike."""
+
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1  # of a full turn
+    saturation: Rate = 0.3
+    contrast: Rate = 0.2
+    brightness: Rate = 0.1
+    mirror: Rate = 0.5  # how often
+
+
 class DataConfig(_Strict):
     """The training window and the mixture."""
 
@@ -120,8 +130,9 @@ class DataConfig(_Strict):
     width: Size = 160
     frames: Size = 17
     fps: Positive = 8.0
-    #: Training windows cached per clip, spread evenly over it.
-    windows: Size = 1
+    #: Variants cached per sample: windows spread over the clip, variants 1.. also augmented.
+    variants: Size = 4
+    augment: AugmentConfig = AugmentConfig()
     max_references: Count = 4
     #: Share of samples per pair type; those that the shards lack are left out.
     mix: dict[Literal["in", "cross", "image", "t2v"], Positive] = {"in": 0.7, "cross": 0.3}

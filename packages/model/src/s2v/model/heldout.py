@@ -1,9 +1,9 @@
 """Does the network use its reference? Loss on clips it never saw, right against wrong.
 
-For every held-out clip the loss is taken at fixed noise levels ``(i + 0.5) / n`` with noise
+For every held-out sample the loss is taken at fixed noise levels ``(i + 0.5) / n`` with noise
 that depends on the sample alone: once with its own references, once with those of another
 subject of another identity, once with none. Same noise, same caption, same clip: what is left
-is the reference. The difference is paired by clip.
+is the reference. The difference is paired, its interval is over clips.
 """
 
 from __future__ import annotations
@@ -50,17 +50,19 @@ class HeldoutResult:
     """Mean losses over clips and noise levels.
 
     Attributes:
-        clips: with at least one partner.
-        skipped: held-out clips without a partner of another identity.
-        faults: unreadable held-out clips.
+        samples: held-out samples with at least one partner of another identity.
+        clips: their distinct clips (an in-pair and a cross-pair may share one).
+        skipped: held-out samples without a partner.
+        faults: unreadable held-out samples.
         right, swapped, none: mean loss with the clip's own references, with another
             subject's, with zero latents and no image tokens.
         swapped_minus_right, none_minus_right: above 0 where the reference helps.
         by_level: ``{level: [right, swapped, none]}``.
-        by_clip: ``{sample id: [right, swapped, none]}``.
+        by_sample: ``{sample id: [right, swapped, none]}``.
         step, weights: what was measured.
     """
 
+    samples: int
     clips: int
     skipped: int
     faults: int
@@ -70,7 +72,7 @@ class HeldoutResult:
     swapped_minus_right: Difference
     none_minus_right: Difference
     by_level: dict[str, list[float]]
-    by_clip: dict[str, list[float]]
+    by_sample: dict[str, list[float]]
     step: int
     weights: str
 
@@ -98,7 +100,7 @@ def heldout(
     run = Run(folder, cache)
     config = config or run.config()
     torch.set_num_threads(config.train.threads)
-    store = run.store(config)
+    store = run.store(config, variants=1)
     quarantine = Quarantine(config.data.fuse)
     chosen = select(ShardIndex.open(shards), config.data, "heldout").samples
     chosen = tuple(sorted(chosen, key=lambda s: s.id))[: config.heldout.limit]
@@ -116,20 +118,22 @@ def heldout(
         for i, (sample, others) in enumerate(partners):
             rows[i] = _losses(model, store, sample, others, config)
             step()
-    clips = rows.mean(axis=2)
+    losses = rows.mean(axis=2)
+    clips = [str(sample.row["clip_id"]) for sample, _ in partners]
     result = HeldoutResult(
-        clips=len(partners),
+        samples=len(partners),
+        clips=len(set(clips)),
         skipped=len(samples) - len(partners),
         faults=len(quarantine.faults),
-        right=float(clips[:, 0].mean()),
-        swapped=float(clips[:, 1].mean()),
-        none=float(clips[:, 2].mean()),
-        swapped_minus_right=paired(clips[:, 1] - clips[:, 0], config.heldout.seed),
-        none_minus_right=paired(clips[:, 2] - clips[:, 0], config.heldout.seed),
+        right=float(losses[:, 0].mean()),
+        swapped=float(losses[:, 1].mean()),
+        none=float(losses[:, 2].mean()),
+        swapped_minus_right=paired(losses[:, 1] - losses[:, 0], clips, config.heldout.seed),
+        none_minus_right=paired(losses[:, 2] - losses[:, 0], clips, config.heldout.seed),
         by_level={
             f"{(j + 0.5) / levels:.4f}": rows[:, :, j].mean(axis=0).tolist() for j in range(levels)
         },
-        by_clip={s.id: clips[i].tolist() for i, (s, _) in enumerate(partners)},
+        by_sample={s.id: losses[i].tolist() for i, (s, _) in enumerate(partners)},
         step=int(facts["step"]),
         weights=weights,
     )
@@ -213,12 +217,24 @@ def _hide_last(batch: Batch, hidden: list[bool]) -> Condition:
     )
 
 
-def paired(differences: np.ndarray, seed: int) -> Difference:
-    """Mean with a percentile bootstrap over clips."""
-    random = generator(seed, "bootstrap")
-    n = len(differences)
-    picks = random.integers(0, n, size=(_RESAMPLES, n))
-    low, high = np.quantile(differences[picks].mean(axis=1), [0.025, 0.975])
+def paired(differences: np.ndarray, clips: Sequence[str], seed: int) -> Difference:
+    """Mean with a percentile bootstrap over whole clips.
+
+    Samples of one clip resemble each other; resampling samples would make the interval too
+    narrow.
+
+    Args:
+        differences: ``[n]``.
+        clips: the clip of each.
+        seed: of the resampling.
+    """
+    names = sorted(set(clips))
+    where = np.array([names.index(clip) for clip in clips])
+    sums = np.bincount(where, weights=differences)
+    counts = np.bincount(where)
+    picks = generator(seed, "bootstrap").integers(0, len(names), size=(_RESAMPLES, len(names)))
+    means = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
     return Difference(
         float(differences.mean()), float(low), float(high), float((differences > 0).mean())
     )

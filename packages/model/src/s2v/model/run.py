@@ -101,8 +101,11 @@ class Run:
         """A reader that keeps decoded windows in the cache."""
         return Reader(config.data, self.cache / "pixels")
 
-    def store(self, config: Config) -> FeatureStore:
-        """The cached features."""
+    def store(self, config: Config, variants: int | None = None) -> FeatureStore:
+        """The cached features; ``variants=1`` for samples that are measured, not trained on."""
+        if variants is not None:
+            data = config.data.model_copy(update={"variants": variants})
+            config = config.model_copy(update={"data": data})
         return FeatureStore(self.reader(config), self.encoders(config), self.cache / "features")
 
     def network(self, which: str, device: torch.device) -> tuple[MMDiT, dict[str, Any]]:
@@ -175,7 +178,7 @@ def fit_autoencoder(
             else:
                 quarantine.good()
                 videos.append(clip.videos[0])
-                stills += [_padded(forms["crop"], config)[None] for forms in clip.references]
+                stills += [_padded(reference.crop, config)[None] for reference in clip.references]
             step()
     quarantine.close()
     made = autoencoder.fit(
@@ -207,10 +210,11 @@ def _heldout_videos(index: ShardIndex, config: Config, reader: Reader) -> list[P
         samples = select(index, config.data, "heldout").samples
     except ModelError:
         return []
+    single = Reader(reader.config.model_copy(update={"variants": 1}), reader.pixels)
     videos = []
     for sample in samples[: config.heldout.limit]:
         try:
-            videos.append(reader.read(sample).videos[0])
+            videos.append(single.read(sample).videos[0])
         except ModelError:
             continue  # the held-out measure quarantines it by name
     return videos

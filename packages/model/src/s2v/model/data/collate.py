@@ -43,13 +43,13 @@ class Batch:
 
 
 def choose(key: Key, features: Features, odds: Mapping[str, float], seed: int) -> Item:
-    """Choose window, reference order and reference forms, a function of seed and key.
+    """Choose variant, reference order and reference forms, a function of seed and key.
 
     The order is shuffled: otherwise the first phrase would own the first slot.
     """
     random = generator(seed, *key, "form")
-    window = int(random.integers(features.video.shape[0]))
-    K = features.references.shape[0]
+    variant = int(random.integers(features.video.shape[0]))
+    K = features.references.shape[1]
     order = torch.from_numpy(random.permutation(K))
     weights = torch.tensor([odds.get(form, 0.0) for form in FORMS], dtype=torch.float64)
     edges = (weights.cumsum(0) / weights.sum()).numpy()
@@ -58,21 +58,21 @@ def choose(key: Key, features: Features, odds: Mapping[str, float], seed: int) -
     )
     return Item(
         key[0],
-        features.video[window],
-        features.references[order, form],
-        features.image[order, form],
+        features.video[variant],
+        features.references[variant][order, form],
+        features.image[variant][order, form],
         features.text,
     )
 
 
 def fixed(sample_id: str, features: Features, form: str) -> Item:
-    """First window, references in order, all in one form; for held-out measures."""
+    """The sample itself (variant 0), references in order and in one form; to measure by."""
     f = [*FORMS].index(form)  # type: ignore[arg-type]  # ValueError names an unknown form
     return Item(
         sample_id,
         features.video[0],
-        features.references[:, f],
-        features.image[:, f],
+        features.references[0, :, f],
+        features.image[0, :, f],
         features.text,
     )
 

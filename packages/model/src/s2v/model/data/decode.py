@@ -33,7 +33,7 @@ def read_windows(
 
     Args:
         mp4: the file's bytes.
-        windows: sorted by start.
+        windows: at least one.
         frames: per window.
         size: ``(H, W)`` wanted.
         source: ``(height, width)`` of the clip.
@@ -46,7 +46,7 @@ def read_windows(
     Raises:
         ModelError: the clip does not decode, or has fewer frames than its index says.
     """
-    first = windows[0].start
+    first = min(w.start for w in windows)
     last = max(w.start + (frames - 1) * w.stride for w in windows)
     wanted = {w.start + i * w.stride for w in windows for i in range(frames)}
     scale = max(size[0] / source[0], size[1] / source[1])

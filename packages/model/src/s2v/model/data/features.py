@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -17,9 +18,10 @@ from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.base.shards import Sample
 from s2v.model.config import DataConfig
+from s2v.model.data.augment import Change, change
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.reader import Clip, Pixels, Reader
-from s2v.model.data.references import FORMS, fit_and_pad
+from s2v.model.data.references import FORMS, Reference, fit_and_pad, forms
 from s2v.model.encoders import ImageEncoder, TextEncoder, VideoAutoencoder
 from s2v.model.errors import ModelError
 from s2v.model.progress import Track, quiet
@@ -32,10 +34,10 @@ class Features:
     """What the network needs of a sample.
 
     Attributes:
-        video: ``[windows, C, T, H, W]`` latents.
-        references: ``[K, forms, C, H, W]`` latents; a form that could not be made repeats the
-            crop.
-        image: ``[K, forms, N, Di]`` image tokens.
+        video: ``[V, C, T, H, W]`` latents, per variant.
+        references: ``[V, K, forms, C, H, W]`` latents; a form that could not be made repeats
+            the crop.
+        image: ``[V, K, forms, N, Di]`` image tokens.
         text: ``[L, Dt]`` text tokens.
     """
 
@@ -57,8 +59,9 @@ class Encoders:
         """16 hex over the encoders and all that happens to pixels before them."""
         c = config
         made_by = [_VERSION, self.text.id, self.image.id, self.video.fingerprint]
-        window = [c.height, c.width, c.frames, c.fps, c.windows, c.max_references, c.pad]
-        return stable_hash([json.dumps([*made_by, *window])], 16)
+        window = [c.height, c.width, c.frames, c.fps, c.variants, c.max_references, c.pad]
+        moved = sorted(c.augment.model_dump().items())
+        return stable_hash([json.dumps([*made_by, *window, *moved])], 16)
 
     def reference(self, image: Pixels, config: DataConfig) -> tuple[Tensor, Tensor]:
         """One reference image: latents ``[C, H, W]`` of the padded image, tokens ``[N, Di]``."""
@@ -66,24 +69,42 @@ class Encoders:
         return self.video.encode(padded[None])[:, 0], self.image.encode(image)
 
     def sample(self, clip: Clip, config: DataConfig) -> Features:
-        """Encode one decoded sample."""
-        made = [
-            [self.reference(forms.get(form, forms["crop"]), config) for form in FORMS]
-            for forms in clip.references
+        """Encode one decoded sample in all its variants."""
+        variants = [
+            self._variant(video, clip.references, change(config.augment, clip.sample.id, v), config)
+            for v, video in enumerate(clip.videos)
         ]
-        video = torch.stack([self.video.encode(v) for v in clip.videos])
-        text = self.text.encode(clip.meta.caption)
-        if not made:
-            C, _, H, W = video.shape[1:]
+        video, references, image = (torch.stack(parts) for parts in zip(*variants, strict=True))
+        return Features(video, references, image, self.text.encode(clip.meta.caption))
+
+    def _variant(
+        self,
+        video: Pixels,
+        references: Sequence[Reference],
+        move: Change | None,
+        config: DataConfig,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents of the video, latents and tokens of the references in every form."""
+        if move is not None:
+            video = move(video)
+            references = [_moved(reference, move) for reference in references]
+        z = self.video.encode(video)
+        made = [forms(reference) for reference in references]
+        coded = [[self.reference(m.get(f, m["crop"]), config) for f in FORMS] for m in made]
+        if not coded:
+            C, _, H, W = z.shape
             none = (0, len(FORMS))
             image = torch.zeros(*none, self.image.tokens, self.image.width)
-            return Features(video, torch.zeros(*none, C, H, W), image, text)
-        return Features(
-            video=video,
-            references=torch.stack([torch.stack([z for z, _ in forms]) for forms in made]),
-            image=torch.stack([torch.stack([i for _, i in forms]) for forms in made]),
-            text=text,
-        )
+            return z, torch.zeros(*none, C, H, W), image
+        latents = torch.stack([torch.stack([z for z, _ in row]) for row in coded])
+        return z, latents, torch.stack([torch.stack([i for _, i in row]) for row in coded])
+
+
+def _moved(reference: Reference, move: Change) -> Reference:
+    mask = None
+    if reference.mask is not None:
+        mask = np.ascontiguousarray(np.flip(reference.mask, 1)) if move.mirrored else reference.mask
+    return replace(reference, crop=move(reference.crop), mask=mask)
 
 
 class FeatureStore:

@@ -52,14 +52,14 @@ def stride(frames: int, fps: float, config: DataConfig) -> int | None:
 
 
 def windows(frames: int, fps: float, config: DataConfig) -> list[Window]:
-    """The clip's training windows, spread evenly; a single one sits in the middle."""
+    """One window per variant: the first in the middle, the others spread over the clip."""
     step = stride(frames, fps, config)
     if step is None:
         return []
     slack = frames - ((config.frames - 1) * step + 1)
-    n = config.windows
-    starts = [slack // 2] if n == 1 else sorted({slack * i // (n - 1) for i in range(n)})
-    return [Window(start, step) for start in starts]
+    others = config.variants - 1
+    spread = [slack * i // max(1, others - 1) for i in range(others)]
+    return [Window(start, step) for start in (slack // 2, *spread)]
 
 
 def select(index: ShardIndex, config: DataConfig, part: Part) -> Selection:

@@ -19,7 +19,7 @@ from s2v.datapipe.base.shards import Sample, SampleMeta, ShardError
 from s2v.model.config import DataConfig
 from s2v.model.data.decode import read_windows
 from s2v.model.data.index import windows
-from s2v.model.data.references import Form, decode_image, decode_mask, forms
+from s2v.model.data.references import Reference, decode_image, decode_mask
 from s2v.model.errors import ModelError
 
 Pixels = npt.NDArray[np.uint8]
@@ -32,14 +32,14 @@ class Clip:
     Attributes:
         sample: its row.
         meta: its JSON.
-        videos: per window ``[F, H, W, 3]``.
-        references: per reference its forms, each ``[h, w, 3]`` of its own size.
+        videos: per variant its window, ``[F, H, W, 3]``; not yet augmented.
+        references: the crops with their masks.
     """
 
     sample: Sample
     meta: SampleMeta
     videos: list[Pixels]
-    references: list[dict[Form, Pixels]]
+    references: list[Reference]
 
 
 class Reader:
@@ -52,7 +52,7 @@ class Reader:
     """
 
     def __init__(self, config: DataConfig, pixels: Path | None = None) -> None:
-        self.config, self._pixels = config, pixels
+        self.config, self.pixels = config, pixels
 
     def read(self, sample: Sample) -> Clip:
         """Read one sample whole.
@@ -75,21 +75,21 @@ class Reader:
         except KeyError as error:
             raise ModelError(f"{where}: {error.args[0]}") from None
 
-    def _reference(self, sample: Sample, k: int, where: str) -> dict[Form, Pixels]:
+    def _reference(self, sample: Sample, k: int, where: str) -> Reference:
         name = f"ref{k}.jpg"
         here = f"{where}, member {name}"
         crop = decode_image(sample.read(name, verify=True), here)
         mask_name = f"ref{k}.mask.png"
         if mask_name not in sample.suffixes:
-            return forms(crop, None, here)
+            return Reference(crop, None, here)
         data = sample.read(mask_name, verify=True)
-        return forms(crop, decode_mask(data, f"{where}, member {mask_name}"), here)
+        return Reference(crop, decode_mask(data, f"{where}, member {mask_name}"), here)
 
     def _videos(self, sample: Sample, where: str) -> list[Pixels]:
         data = sample.read("mp4", verify=True)
-        if self._pixels is None:
+        if self.pixels is None:
             return self._decode(sample, data, where)
-        path = self._pixels / f"{sample.id}-{self._key(data)}.safetensors"
+        path = self.pixels / f"{sample.id}-{self._key(data)}.safetensors"
         try:
             stored = load_file(path)["windows"] if path.is_file() else None
         except (SafetensorError, KeyError):
@@ -115,5 +115,5 @@ class Reader:
 
     def _key(self, data: bytes) -> str:
         c = self.config
-        made_by = json.dumps([1, c.height, c.width, c.frames, c.fps, c.windows])
+        made_by = json.dumps([1, c.height, c.width, c.frames, c.fps, c.variants])
         return hashlib.sha256(made_by.encode() + hashlib.sha256(data).digest()).hexdigest()[:16]

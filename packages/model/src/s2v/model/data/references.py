@@ -6,6 +6,7 @@ stretched reference loses its identity. Paper, figure 14, shows the same padding
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -21,6 +22,15 @@ Mask = npt.NDArray[np.bool_]
 Form = Literal["crop", "white", "masked"]
 FORMS: Final[tuple[Form, ...]] = ("crop", "white", "masked")
 PAD: Final = {"white": 255, "grey": 128, "black": 0}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A decoded reference: ``crop [h, w, 3]``, ``mask [h, w]`` or None, its name in errors."""
+
+    crop: Pixels
+    mask: Mask | None
+    where: str
 
 
 def decode_image(data: bytes, where: str) -> Pixels:
@@ -47,13 +57,8 @@ def decode_mask(data: bytes, where: str) -> Mask:
         raise ModelError(f"{where}: {error.kind.value}: {error.message}") from None
 
 
-def forms(crop: Pixels, inside: Mask | None, where: str) -> dict[Form, Pixels]:
+def forms(reference: Reference) -> dict[Form, Pixels]:
     """The forms that can be made.
-
-    Args:
-        crop: ``[h, w, 3]`` the box with its margin.
-        inside: bool ``[h, w]``, true on the subject; None where there is no mask.
-        where: names the reference in errors.
 
     Returns:
         ``crop`` as it is, ``white`` with everything but the subject white, ``masked`` the same
@@ -62,6 +67,7 @@ def forms(crop: Pixels, inside: Mask | None, where: str) -> dict[Form, Pixels]:
     Raises:
         ModelError: the mask has another size or is empty.
     """
+    crop, inside, where = reference.crop, reference.mask, reference.where
     out: dict[Form, Pixels] = {"crop": crop}
     if inside is None:
         return out
