@@ -33,7 +33,8 @@ def rng(*parts: object) -> np.random.Generator:
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
+    length = np.linalg.norm(vector)
+    return np.asarray(vector / length)
 
 
 def around(name: str, closeness: float, *noise: object) -> list[float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,27 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2v.datapipe.base import ids
-from s2v.datapipe.pair.exclusions import Exclusion, ExclusionError, read_exclusions
 from s2v.datapipe.pair.select import Selection, select
-from s2v.datapipe.pair.settings import DetectionRules, SampleRules, SelectSettings
-from s2v.datapipe.pair.split import SplitError
 from s2v.datapipe.pair.verify import RULES, Evidence, Verdict
 
 sys.path.insert(0, str(Path(__file__).parent))
-from synthetic_tables import World, film_world, hash_of
-
-DEFAULT = SelectSettings(
-    detection=DetectionRules(min_side=64),  # the pictures are small
-    sample=SampleRules(image_samples=True),
-)
-
-
-def changed(**parts: dict[str, Any]) -> SelectSettings:
-    """Default settings with some values replaced."""
-    data = DEFAULT.model_dump(by_alias=True)
-    for part, values in parts.items():
-        data[part] |= values
-    return SelectSettings.model_validate(data)
+from synthetic_selection import DEFAULT, accepted, changed, rows, truth
+from synthetic_tables import World, film_world
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +28,6 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def selection(world: World) -> Selection:
     return select(world.tables(), DEFAULT)
-
-
-def rows(selection: Selection, table: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = getattr(selection, table).to_pylist()
-    return found
-
-
-def truth(world: World) -> dict[str, str]:
-    """Who a subject is, by its phrase ``the <identity> number <n>``."""
-    return {
-        r["subject_id"]: r["phrase"].removeprefix("the ").rsplit(" number", 1)[0]
-        for r in world.rows["phrases"]
-    }
-
-
-def accepted(selection: Selection) -> set[tuple[str, str]]:
-    return {
-        (r["target_subject_id"], r["reference_subject_id"])
-        for r in rows(selection, "pairs")
-        if r["accepted"]
-    }
 
 
 def test_accepted_pairs_show_the_same_subject(world: World, selection: Selection) -> None:
@@ -258,154 +220,6 @@ def test_planted_copies_are_refused_and_strangers_never_paired(data: st.DataObje
     assert len({i for i, _ in named}) == len(named)  # no identity holds two people
 
 
-def test_test_and_train_share_no_source_identity_or_shot(world: World) -> None:
-    for salt in ("a", "b", "c", "d"):
-        selection = select(world.tables(), changed(split={"test_share": 0.5, "salt": salt}))
-        identity = {r["subject_id"]: r["identity_id"] for r in rows(selection, "subjects")}
-        seen: dict[str, set[str]] = {}
-        for sample in rows(selection, "samples"):
-            keys = {sample["long_video_id"]}
-            for ref in sample["references"]:
-                keys |= {identity[ref["subject_id"]], identity[ref["reference_subject_id"]]}
-            for key in keys:
-                seen.setdefault(key, set()).add(sample["split"])
-        assert all(len(splits) == 1 for splits in seen.values())
-
-
-def test_pinned_sources_keep_their_split_and_contradictions_are_refused(world: World) -> None:
-    pinned = changed(split={"test_only": ("indoors",), "train_only": ("bunny",)})
-    found = {
-        s["long_video_id"]: s["split"] for s in rows(select(world.tables(), pinned), "samples")
-    }
-    assert found["indoors"] == found["outdoors"] == "test"  # the same man
-    assert found["bunny"] == "train"
-    torn = changed(split={"test_only": ("indoors",), "train_only": ("outdoors",)})
-    with pytest.raises(SplitError, match=r"outdoors.*indoors.*share an identity"):
-        select(world.tables(), torn)
-
-
-def test_training_samples_take_no_pixels_from_heldout_scenes(world: World) -> None:
-    seen = set()
-    for salt in "abcdef":
-        selection = select(world.tables(), changed(split={"heldout_share": 0.3, "salt": salt}))
-        samples = rows(selection, "samples")
-        held = {s["clip_id"] for s in samples if s["heldout"]}
-        seen |= held
-        for sample in samples:
-            if not sample["heldout"]:
-                refs = {r["reference_subject_id"].rsplit("-", 1)[0] for r in sample["references"]}
-                assert not refs & held
-    assert any(clip.startswith("film") for clip in seen)
-
-
-def test_scenes_that_share_a_shot_are_held_out_together(world: World) -> None:
-    together = {"film-00081000-00087000", "trailer-00010000-00016000"}
-    for salt in "abcdefgh":
-        selection = select(world.tables(), changed(split={"heldout_share": 0.5, "salt": salt}))
-        held = {s["clip_id"]: s["heldout"] for s in rows(selection, "samples")}
-        assert len({held[clip] for clip in together}) == 1
-
-
-@pytest.mark.parametrize(
-    ("table", "match", "values", "reason"),
-    [
-        ("clips", {"clip_id": "shop-00001000-00007000"}, {"motion": 0.0}, "clip: static"),
-        ("clips", {"clip_id": "shop-00001000-00007000"}, {"motion": 9.0}, "clip: too much motion"),
-        ("clips", {"clip_id": "shop-00001000-00007000"}, {"luma": 0.01}, "clip: too dark"),
-        ("clips", {"clip_id": "shop-00001000-00007000"}, {"black": 0.9}, "clip: black"),
-        ("clips", {"clip_id": "shop-00001000-00007000"}, {"freeze": 0.99}, "clip: frozen"),
-        ("quality", {"clip_id": "shop-00001000-00007000"}, {"text_share": 0.2}, "clip: text"),
-        (
-            "quality",
-            {"clip_id": "shop-00001000-00007000"},
-            {"nsfw": None},
-            "clip: not measured: nsfw",
-        ),
-        ("phrases", {"clip_id": "shop-00001000-00007000"}, {"reason": "vague"}, "phrase: vague"),
-        (
-            "detections",
-            {"clip_id": "shop-00001000-00007000"},
-            {"area_share": 0.03},
-            "box: too small a share",
-        ),
-        (
-            "masks",
-            {"clip_id": "shop-00001000-00007000"},
-            {"area_share": 0.01},
-            "mask: too small a share",
-        ),
-        (
-            "masks",
-            {"clip_id": "shop-00001000-00007000"},
-            {"box_fill": 1.0},
-            "mask: is the whole box",
-        ),
-        (
-            "embeddings",
-            {"clip_id": "shop-00001000-00007000"},
-            {"subject": None},
-            "embedding: not measured",
-        ),
-    ],
-)
-def test_a_dropped_subject_keeps_its_row_and_the_first_rule_it_failed(
-    table: str, match: dict[str, Any], values: dict[str, Any], reason: str
-) -> None:
-    world = film_world()
-    for row in world.rows[table]:
-        if match.items() <= row.items():
-            row.update(values)
-    selection = select(world.tables(), DEFAULT)
-    subject = next(
-        r for r in rows(selection, "subjects") if r["clip_id"] == "shop-00001000-00007000"
-    )
-    assert subject["reason"] == reason
-    assert subject["identity_id"] is None
-    assert not [s for s in rows(selection, "samples") if s["clip_id"].startswith("shop")]
-
-
-def test_a_phrase_grounded_to_several_boxes_is_dropped() -> None:
-    world = film_world()
-    twin = dict(next(r for r in world.rows["detections"] if r["clip_id"].startswith("shop")))
-    twin |= {"detection_id": twin["detection_id"] + "9", "box": [200.0, 20.0, 290.0, 170.0]}
-    world.rows["detections"].append(twin)
-    subjects = rows(select(world.tables(), DEFAULT), "subjects")
-    assert next(r for r in subjects if r["clip_id"].startswith("shop"))["reason"] == (
-        "phrase: several boxes"
-    )
-    loose = changed(phrase={"several_boxes": "drop_frame"})
-    subjects = rows(select(world.tables(), loose), "subjects")
-    row = next(r for r in subjects if r["clip_id"].startswith("shop"))
-    assert row["reason"] is None
-    assert row["frame_id"] != twin["frame_id"]
-
-
-def test_two_phrases_on_one_box_leave_the_surer() -> None:
-    world = film_world()
-    clip = "film-00021000-00027000"
-    world.subject(clip, "squirrel")
-    for row in world.rows["detections"]:
-        if row["subject_id"] == f"{clip}-s1":
-            row |= {"box": [11.0, 20.0, 101.0, 170.0], "score": 0.6}
-    reasons = {
-        r["subject_id"]: r["reason"] for r in rows(select(world.tables(), DEFAULT), "subjects")
-    }
-    assert reasons[f"{clip}-s0"] is None
-    assert reasons[f"{clip}-s1"] == "box: overlaps another"
-
-
-def test_a_person_gets_no_face_from_outside_its_box() -> None:
-    world = film_world()
-    for row in world.rows["faces"]:
-        if row["clip_id"].startswith("outdoors"):
-            row |= {"box": [200.0, 30.0, 240.0, 80.0], "detection_id": None}
-    selection = select(world.tables(), DEFAULT)
-    photo = next(r for r in rows(selection, "subjects") if r["clip_id"].startswith("outdoors"))
-    assert photo["reason"] is None
-    assert photo["face_embedding"] is None
-    assert not any("outdoors" in a + b for a, b in accepted(selection))
-
-
 def test_things_alike_but_of_other_nouns_are_not_paired() -> None:
     world = film_world()
     for row in world.rows["phrases"]:
@@ -440,41 +254,6 @@ def test_search_ends_after_enough_passing_candidates_or_the_cap() -> None:
         assert {b for a, b in accepted(few) if a == target} == {ref for _, ref in best}
 
 
-def test_twins_in_one_clip_are_two_identities_and_share_no_reference() -> None:
-    world = World()
-    world.source("film", seconds=100)
-    clip = world.clip("film", 1, 7)
-    world.subject(clip, "twin", look="left", closeness=0.95)
-    world.subject(clip, "twin", look="right", closeness=0.95)
-    world.subject(world.clip("film", 41, 47), "twin", look="one of them", closeness=0.95)
-    selection = select(world.tables(), DEFAULT)
-    identity = {r["subject_id"]: r["identity_id"] for r in rows(selection, "subjects")}
-    assert identity[f"{clip}-s0"] != identity[f"{clip}-s1"]
-    conflicts = [r for r in rows(selection, "pairs") if r["rules"] == ["identity_conflict"]]
-    assert len(conflicts) == 2  # the weaker twin with the other clip, from both sides
-    cross = [s for s in rows(selection, "samples") if s["pair_type"] == "cross"]
-    assert sorted(len(s["references"]) for s in cross) == [1, 1]
-
-
-def test_a_chain_of_faces_does_not_make_strangers_one_person() -> None:
-    """a~b and b~c at the bound, a and c unlike: b may go with one of them only."""
-    world = World()
-    clips = []
-    for n, video in enumerate(("one", "two", "three")):
-        world.source(video, seconds=10)
-        clip = world.clip(video, 1, 7)
-        world.subject(clip, f"person {n}", "person", face=0.9)
-        clips.append(clip)
-    angles = {clips[0]: -62.0, clips[1]: 0.0, clips[2]: 61.0}
-    for row in world.rows["faces"]:
-        angle = math.radians(angles[row["clip_id"]])
-        row["embedding"] = [math.cos(angle), math.sin(angle)] + [0.0] * 62
-    loose = changed(face={"lower": 0.4, "different": 0.25})
-    selection = select(world.tables(), loose)
-    identity = {r["clip_id"]: r["identity_id"] for r in rows(selection, "subjects")}
-    assert identity[clips[1]] == identity[clips[2]] != identity[clips[0]]
-
-
 def test_different_faces_are_not_paired_however_alike_their_coats() -> None:
     world = film_world()
     street = [
@@ -484,37 +263,6 @@ def test_different_faces_are_not_paired_however_alike_their_coats() -> None:
     ]
     assert street
     assert all("face_mismatch" in r["rules"] for r in street)
-
-
-def test_exclusions_take_out_sources_clips_identities_and_single_samples(world: World) -> None:
-    before = select(world.tables(), DEFAULT)
-    sample = next(s for s in rows(before, "samples") if s["pair_type"] == "cross")
-    jin = next(r for r in rows(before, "subjects") if r["clip_id"].startswith("indoors"))
-
-    def excluded(key_type: Any, key: str) -> Selection:
-        one = Exclusion(key_type=key_type, key=key, reason="asked", by="test", when="2026-01-01")
-        return select(world.tables(), DEFAULT, [one])
-
-    after = excluded("video_id", "outdoors")
-    assert "clip: excluded: asked" in {r["reason"] for r in rows(after, "clips")}
-    used = {r["reference_subject_id"] for s in rows(after, "samples") for r in s["references"]}
-    assert not any(subject.startswith("outdoors") for subject in used)
-
-    after = excluded("identity_id", jin["identity_id"])
-    assert not any(s["clip_id"].startswith(("indoors", "outdoors")) for s in rows(after, "samples"))
-
-    after = excluded("sample_id", sample["sample_id"])
-    assert after.excluded_samples == {sample["sample_id"]: "asked"}
-    remaining = {s["sample_id"] for s in rows(after, "samples")}
-    assert remaining == {s["sample_id"] for s in rows(before, "samples")} - {sample["sample_id"]}
-
-
-def test_an_unreadable_takedown_stops_the_selection(tmp_path: Path) -> None:
-    line = {"key_type": "clip_id", "key": "x", "reason": "r", "by": "b", "when": "w"}
-    path = tmp_path / "exclude.jsonl"
-    path.write_text(json.dumps(line) + "\n\n" + json.dumps(line | {"key_type": "clip"}) + "\n")
-    with pytest.raises(ExclusionError, match=r"exclude.jsonl:3: key_type"):
-        read_exclusions(path)
 
 
 def test_a_verifiers_no_refuses_the_pair_and_is_written_down(world: World) -> None:
@@ -547,22 +295,3 @@ def test_shards_follow_the_source_not_the_selection(world: World, selection: Sel
         count = DEFAULT.shards.of(sample["pair_type"])
         number = ids.bucket(sample["video_id"], count)
         assert sample["shard"] == f"{sample['pair_type']}-{number:06d}.tar"
-
-
-def test_unknown_settings_and_crossed_bounds_are_errors() -> None:
-    with pytest.raises(ValueError, match="min_secnds"):
-        changed(clip={"min_secnds": 3})
-    with pytest.raises(ValueError, match="must be below upper"):
-        changed(pair={"thing": {"lower": 0.9, "upper": 0.8, "across_sources": "no"}})
-
-
-def test_a_wrong_hash_or_unnormalised_vector_is_named() -> None:
-    world = film_world()
-    world.rows["frames"][0]["phash"] = hash_of("x")[:8]
-    with pytest.raises(ValueError, match="8 hex digits"):
-        select(world.tables(), DEFAULT)
-    world = film_world()
-    row = world.rows["embeddings"][0]
-    row["subject"] = [2 * x for x in row["subject"]]
-    with pytest.raises(ValueError, match=rf"{row['detection_id']}.*length 2.0"):
-        select(world.tables(), DEFAULT)
