@@ -57,3 +57,16 @@ def item(unit: str, clips: list[Row]) -> dict[str, Any]:
         "ids": [c["clip_id"] for c in clips],
         "tables": {"clips": clips},
     }
+
+
+class DiesOnceStage(LengthStage):
+    """Takes its whole actor down on the first unit it ever sees, as an out-of-memory would."""
+
+    name: ClassVar[str] = "dies"
+
+    def run(self, unit: Unit) -> dict[str, list[Row]]:
+        mark = Path(unit.run, "died")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), 9)
+        return super().run(unit)

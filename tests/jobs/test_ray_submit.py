@@ -1,0 +1,80 @@
+"""The jobs run on a cluster through ``ray job submit``, as the README says."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from s2v.datapipe.base.assets import asset, fetch
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+NAMES = ("man-clip", "man-photo")
+pytestmark = [pytest.mark.ray, pytest.mark.assets]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A local head node with a dashboard and, as Ray has it by default, a token."""
+    port, dashboard = free_port(), free_port()
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    log = tmp_path_factory.mktemp("head") / "log"
+    with log.open("w") as out:
+        head = subprocess.Popen(
+            [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
+             f"--dashboard-port={dashboard}", "--object-store-memory=200000000",
+             "--disable-usage-stats", "--node-ip-address=127.0.0.1"],
+            env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
+                break
+        assert head.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < deadline, log.read_text()[-2000:]
+        time.sleep(0.5)
+    yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    os.killpg(head.pid, signal.SIGTERM)
+    head.wait(60)
+
+
+@pytest.mark.timeout(420)
+def test_curation_runs_through_ray_job_submit(cluster: dict[str, str], tmp_path: Path) -> None:
+    fetch(NAMES)
+    rows = [{"video_id": name, "path": str(asset(name))} for name in NAMES]
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = subprocess.run(
+        [str(BIN / "ray"), "job", "submit", "--working-dir", "jobs", "--",
+         sys.executable, "curate.py", "--config", str(ROOT / "jobs/configs/demo.toml"), "--quiet",
+         "--set", f"folder={tmp_path / 'run'}", "--set", f'sources=[{{manifest="{manifest}"}}]',
+         "--set", "exclusions=[]"],
+        cwd=ROOT, env=cluster, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert "conservation: holds" in done.stdout
+    assert (tmp_path / "run" / "shards" / "index" / "samples.parquet").exists()
