@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
@@ -150,6 +151,9 @@ def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selecti
     for name, table in sorted(views.items()):
         with atomic.replacing(folder / "tables" / f"{name}.parquet") as path:
             pq.write_table(table, path, compression="zstd")
+    rows = tables["quarantine"].sort_by([("stage", "ascending"), ("id", "ascending")]).to_pylist()
+    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows]
+    atomic.write_bytes(folder / "quarantine.jsonl", "".join(lines).encode())
 
 
 def write_run_json(folder: Path, settings: Settings, roles: Roles) -> None:
