@@ -18,7 +18,7 @@ class ChunkPhrases:
     @property
     def model_id(self) -> str:
         """The parser's id and the version of the rules."""
-        return f"chunk-phrases-1+{self._spacy.model_id}"
+        return f"chunk-phrases-2+{self._spacy.model_id}"
 
     def load(self) -> None:
         """Load the parser."""
@@ -29,7 +29,7 @@ class ChunkPhrases:
         chunks = self._spacy.noun_chunks(caption)
         found: list[Phrase] = []
         for n, chunk in enumerate(chunks):
-            if chunk.noun in PICTURE_NOUNS or chunk.is_pronoun or chunk.noun in {"tone", "scene"}:
+            if chunk.noun in PICTURE_NOUNS or chunk.is_pronoun:
                 continue
             end = _clothes_end(caption, chunk, chunks[n + 1 :])
             found.append(
@@ -47,7 +47,7 @@ class ChunkPhrases:
 
 def _clothes_end(caption: str, chunk: NounChunk, later: list[NounChunk]) -> int:
     """Take "in blue clothes" into the phrase: appearance belongs to the subject."""
-    worn = bool(later) and later[0].noun in {"clothes", "clothing"}
+    worn = bool(later) and later[0].text.endswith("clothes")
     if worn and caption[chunk.end : later[0].start].strip() == "in":
         return later[0].end
     return chunk.end

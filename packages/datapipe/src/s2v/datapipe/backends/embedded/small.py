@@ -16,7 +16,7 @@ from s2v.datapipe.base.embedded.u2netp import U2NetP
 from s2v.datapipe.base.embedded.yunet import YuNet
 from s2v.datapipe.roles import Box, Face, Image, Mask, Vectors
 
-TEXT_SIDE = 480
+TEXT_SIDE = 640  # at 480 the film's scrolling credits are not seen
 
 
 class _Of:

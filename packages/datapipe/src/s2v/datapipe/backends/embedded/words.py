@@ -28,39 +28,16 @@ CREATURES: Final[dict[str, tuple[tuple[int, int], ...]]] = {
 CREATURE_NOUNS: Final = frozenset([*CREATURES, "animal", "rabbit", "creature", "squirrel", "fox"])
 #: Worn, or part of the room: no subjects of their own.
 NEVER_SUBJECTS: Final = frozenset(
-    (
-        "tie",
-        "dining table",
-        "bed",
-        "toilet",
-        "sink",
-        "bench",
-        "traffic light",
-        "stop sign",
-        "parking meter",
-    )
-)
-#: Heads of noun chunks that speak of the picture, not of a subject.
+    ("tie", "dining table", "bed", "toilet", "sink", "bench", "traffic light", "stop sign",
+     "parking meter")
+)  # fmt: skip
+#: Heads of noun chunks that speak of the picture or of clothes, as lemmas; the parser takes
+#: "close-up" for an "up" and "clothes" for a "clothe".
 PICTURE_NOUNS: Final = frozenset(
-    (
-        "shot",
-        "view",
-        "scene",
-        "background",
-        "foreground",
-        "photograph",
-        "picture",
-        "close-up",
-        "colour",
-        "light",
-        "clothes",
-        "clothing",
-        "side",
-        "frame",
-        "motion",
-        "tone",
-    )
-)
+    ("shot", "view", "scene", "background", "foreground", "photograph", "picture", "up",
+     "close-up", "colour", "light", "clothe", "clothes", "clothing", "side", "frame", "motion",
+     "tone")
+)  # fmt: skip
 SIZES: Final = ("larger", "smaller")
 
 #: Colour name -> test on hue (0..179), saturation and value (0..255) of OpenCV's HSV.
