@@ -10,7 +10,7 @@ from typing import Final
 from s2v.datapipe.report.markup import Markup, element, join
 from s2v.datapipe.report.wording import short
 
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 34
+LEFT, RIGHT, BOTTOM = 46, 12, 34
 _STEPS: Final = (1, 2, 2.5, 5, 10)
 
 
@@ -22,6 +22,7 @@ class Axes:
         width, height: units of the view box.
         across, up: ranges of the data; both ends differ, and are above 0 where ``log``.
         log: logarithmic upwards.
+        top: room above the plot.
     """
 
     width: int
@@ -29,6 +30,7 @@ class Axes:
     across: tuple[float, float]
     up: tuple[float, float]
     log: bool = False
+    top: int = 26
 
     def x(self, value: float) -> float:
         """Place of a value from the left."""
@@ -41,7 +43,7 @@ class Axes:
         if self.log:
             value, low, high = (math.log10(v) for v in (value, low, high))
         share = (value - low) / (high - low)
-        return self.height - BOTTOM - share * (self.height - TOP - BOTTOM)
+        return self.height - BOTTOM - share * (self.height - self.top - BOTTOM)
 
     def svg(self, title: str, description: str, inside: Markup, below: str, left: str) -> Markup:
         """The chart around what is drawn ``inside``; ``below`` and ``left`` name the axes."""
@@ -79,7 +81,7 @@ class Axes:
         middle = (LEFT + self.width - RIGHT) / 2
         labels = join(
             element("text", below, x=pixels(middle), y=self.height - 4, text_anchor="middle"),
-            element("text", left, x=4, y=14, class_="unit"),
+            element("text", left, x=4, y=12, class_="unit"),
         )
         return element(
             "svg",

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from s2v.datapipe.report.axes import pixels, rect
 from s2v.datapipe.report.markup import Markup, element
 
+_BAR: Final = 260
+
 
 def bar(parts: Sequence[tuple[str, float]], whole: float, label: str) -> Markup:
     """A horizontal bar of classes that follow one another, as shares of a whole."""
-    at, pieces = 0.0, [rect(0, 0, 100, 12, "empty")]
+    at, pieces = 0.0, [rect(0, 0, _BAR, 18, "empty")]
     for name, value in parts:
-        width = 100 * value / whole if whole > 0 else 0.0
+        width = _BAR * value / whole if whole > 0 else 0.0
         if value > 0:
-            pieces.append(rect(at, 0, max(0.4, width), 12, name))
+            pieces.append(rect(at, 0, max(1.0, width), 18, name))
         at += width
     return element(
         "svg",
         element("title", label),
         *pieces,
-        viewBox="0 0 100 12",
-        preserveAspectRatio="none",
+        viewBox=f"0 0 {_BAR} 18",
         role="img",
         aria_label=label,
         class_="bar",

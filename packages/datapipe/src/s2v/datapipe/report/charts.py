@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from s2v.datapipe.report.axes import TOP, Axes, nice, pixels, rect
+from s2v.datapipe.report.axes import Axes, nice, pixels, rect
 from s2v.datapipe.report.markup import Markup, element, join, joined
 from s2v.datapipe.report.wording import short
 
+_BAND: Final = 48  # above a histogram, for the names of two thresholds
 _DASHES: Final = (None, "7 4", "2 3", "10 3 2 3", "1 4", "14 4")
 SERIES_COLOURS: Final = len(_DASHES)
 
@@ -57,7 +58,7 @@ def histogram_bins(
     high = max([values[min(len(values) - 1, math.ceil(0.995 * len(values)))], *marks])
     if any(mark >= high for mark in marks):
         high += (high - low) * 0.05
-    if high <= low:
+    if high - low < 1e-6 * max(1.0, abs(low), abs(high)):  # scores are rounded to six digits
         low, high = low - 0.5, high + 0.5
     step = nice((high - low) / bins)
     first = math.floor(low / step + 1e-9)
@@ -82,7 +83,7 @@ def histogram(
     title: str, description: str, bins: Bins, bounds: Sequence[tuple[str, float]], unit: str
 ) -> Markup:
     """Stacked columns: kept below in full colour, dropped above, hatched; thresholds as lines."""
-    axes = Axes(340, 190, (bins.edges[0], bins.edges[-1]), (0, _top(bins)))
+    axes = Axes(340, 214, (bins.edges[0], bins.edges[-1]), (0, _top(bins)), top=_BAND)
     width = axes.x(bins.edges[1]) - axes.x(bins.edges[0])
     columns = []
     for n, (kept, dropped) in enumerate(zip(bins.kept, bins.dropped, strict=True)):
@@ -108,7 +109,7 @@ def _threshold(axes: Axes, label: str, value: float, n: int) -> Markup:
             "line",
             x1=pixels(x),
             x2=pixels(x),
-            y1=pixels(TOP - 6),
+            y1=18 + 14 * (n % 2),
             y2=pixels(axes.y(0)),
             class_="threshold",
         ),
@@ -116,7 +117,7 @@ def _threshold(axes: Axes, label: str, value: float, n: int) -> Markup:
             "text",
             f"{label} {short(value)}",
             x=pixels(x - 3 if at_end else x + 3),
-            y=pixels(TOP + 4 + 12 * (n % 2)),
+            y=26 + 14 * (n % 2),
             class_="threshold-label",
             text_anchor="end" if at_end else "start",
         ),

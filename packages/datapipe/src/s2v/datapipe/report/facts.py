@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from typing import Final
 
 from s2v.datapipe.report.figures import Figures
 from s2v.datapipe.report.markup import Content, Markup, element, join, table
 from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.wording import listed, number, seconds, size
+
+_CREDITS: Final = 8
 
 
 def used_sources(run: RunFolder) -> set[str]:
@@ -22,8 +25,9 @@ def used_sources(run: RunFolder) -> set[str]:
 
 
 def render_credits(run: RunFolder) -> Markup | None:
-    """Whose work is shown, and under which licence."""
+    """Whose work is shown, and under which licence; the most shown first."""
     used = used_sources(run)
+    samples = Counter(row["video_id"] for row in run.rows("samples"))
     owned: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in run.rows("sources"):
         if row["video_id"] in used:
@@ -38,21 +42,23 @@ def render_credits(run: RunFolder) -> Markup | None:
             f", licence: {licence}",
             element("span", f" ({listed(videos)})", class_="small"),
         )
-        for (credit, licence), videos in sorted(owned.items())
+        for (credit, licence), videos in sorted(
+            owned.items(), key=lambda item: (-sum(samples[v] for v in item[1]), item[0])
+        )
     ]
     return element(
-        "details",
-        element("summary", f"Credits and licences of what is shown: {_first(owned)}"),
-        element("ul", *items),
+        "div",
+        element("h2", "Credits of what is shown", class_="quiet"),
+        element("ul", *items[:_CREDITS]),
+        _more(items[_CREDITS:]),
         class_="credits",
     )
 
 
-def _first(owned: dict[tuple[str, str], list[str]]) -> str:
-    """The credit of most sources; ties by name."""
-    (credit, licence), _ = min(owned.items(), key=lambda item: (-len(item[1]), item[0]))
-    others = len(owned) - 1
-    return f"{credit} ({licence})" + (f", and {others} more" if others else "")
+def _more(items: list[Markup]) -> Markup | None:
+    if not items:
+        return None
+    return element("details", element("summary", f"{len(items)} more"), element("ul", *items))
 
 
 def render_sources(run: RunFolder) -> Markup:
@@ -63,7 +69,13 @@ def render_sources(run: RunFolder) -> Markup:
     kept = Counter(
         row["video_id"] for row in run.rows("clips") if run.clip_reasons[row["clip_id"]] is None
     )
-    samples = Counter(row["video_id"] for row in run.rows("samples"))
+    targets = Counter(row["video_id"] for row in run.rows("samples"))
+    video_of = {row["subject_id"]: row["video_id"] for row in run.rows("subjects")}
+    shown = Counter(
+        video_of[ref["reference_subject_id"]]
+        for row in run.rows("samples")
+        for ref in row["references"]
+    )
     rows: list[list[Content]] = []
     for row in run.rows("sources"):
         video = row["video_id"]
@@ -76,17 +88,18 @@ def render_sources(run: RunFolder) -> Markup:
                 seconds(probe["duration_us"]) if probe and row["kind"] == "video" else "–",
                 f"{probe['width']}×{probe['height']}" if probe else "–",
                 "in quarantine" if video in bad else f"{kept[video]} of {clips[video]}",
-                number(samples[video]),
+                number(targets[video]),
+                number(shown[video]),
                 row["licence"],
                 row["consent"],
                 _credit(row["credit"], row["url"]),
             ]
         )
     columns = (
-        *("source", "origin", "length", "pixels", "clips kept", "samples"),
+        *("source", "origin", "length", "pixels", "clips kept", "targets", "references"),
         *("licence", "consent", "credit"),
     )
-    return table(columns, rows, "Sources", class_="sources")
+    return table(columns, rows, "Sources", class_="sources quiet")
 
 
 def _credit(credit: str | None, url: str | None) -> Markup:

@@ -37,7 +37,7 @@ def render_funnel(found: Figures) -> Markup:
     )
     rows = [_row(row) for row in found["funnel"]]
     columns = ("", "", "entered", "kept", "rate", "quarantined", "why dropped")
-    made = table(columns, rows, "Funnel", class_="funnel") if rows else None
+    made = table(columns, rows, "Funnel", class_="funnel quiet") if rows else None
     return join(health, key, made)
 
 

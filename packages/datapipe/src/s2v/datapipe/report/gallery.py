@@ -189,16 +189,16 @@ class _Card:
     def _scores(self, n: int, ref: Reference, meta: SampleMeta) -> Markup:
         chips: list[Markup] = []
         if meta.pair_type == "in":
+            boxes = self.run.settings.detection
             gap = abs(ref.from_.pts_us - (meta.source.start_us + meta.source.end_us) // 2)
-            chips.append(chip("from the clip's middle", seconds(gap)))
+            chips.append(chip("", f"{seconds(gap)} from the clip's middle"))
+            if ref.scores.detector is not None:
+                chips.append(chip("detector", ref.scores.detector, boxes.min_score, None))
+            if ref.scores.area_share is not None:
+                bounds = (boxes.min_area_share, boxes.max_area_share)
+                chips.append(chip("share of its frame", ref.scores.area_share, *bounds))
         else:
             chips += self._pair_chips(n, ref)
-        minimum = self.run.settings.detection
-        if ref.scores.detector is not None:
-            chips.append(chip("detector", ref.scores.detector, minimum.min_score, None))
-        if ref.scores.area_share is not None:
-            bounds = (minimum.min_area_share, minimum.max_area_share)
-            chips.append(chip("share of its frame", ref.scores.area_share, *bounds))
         return element(
             "div",
             element("b", n + 1, class_="number"),
@@ -241,28 +241,22 @@ def pair_chips(run: RunFolder, pair: Row) -> Iterator[Markup]:
     """Scores of a candidate pair beside the bounds of its bank."""
     rules, faces = run.settings.pair, run.settings.face
     own = rules.of(pair["bank"])
-    yield chip("subjects alike", pair["similarity"], own.lower, own.upper)
+    yield chip("subject", pair["similarity"], own.lower, own.upper)
     if pair["face_similarity"] is not None:
-        yield chip("faces alike", pair["face_similarity"], faces.lower, faces.upper)
+        yield chip("face", pair["face_similarity"], faces.lower, faces.upper)
     if pair["background_similarity"] is not None:
-        yield chip("backgrounds alike", pair["background_similarity"], None, own.max_background)
+        yield chip("background", pair["background_similarity"], None, own.max_background)
     for name, column, bits in (
-        ("crops differ in", "phash_distance", rules.crop_bits),
-        ("nearest frames differ in", "frame_phash_distance", rules.frame_bits),
+        ("crops", "phash_distance", rules.crop_bits),
+        ("frames", "frame_phash_distance", rules.frame_bits),
     ):
         if pair[column] is not None:
-            passes = pair[column] > bits
-            yield chip(name, f"{pair[column]} of 64 bits", ok=passes, rule=f"more than {bits}")
-    if pair["gap_us"] is None:
-        yield chip("apart", "other source")
-    else:
+            differs = f"{pair[column]} bits apart"
+            yield chip(name, differs, ok=pair[column] > bits, rule=f"> {bits}")
+    if pair["gap_us"] is not None:
         least = rules.min_gap_seconds
-        yield chip(
-            "apart",
-            seconds(pair["gap_us"]),
-            ok=pair["gap_us"] >= least * 1e6,
-            rule=f"at least {least:g} s",
-        )
+        ok = pair["gap_us"] >= least * 1e6
+        yield chip("", f"{seconds(pair['gap_us'])} apart", ok=ok, rule=f"≥ {least:g} s")
 
 
 def chip(
@@ -279,20 +273,19 @@ def chip(
     gauge = None
     if isinstance(value, float):
         ok = (lower is None or value >= lower) and (upper is None or value < upper)
-        limits = [
-            f"from {lower:g}" if lower is not None else "",
-            f"below {upper:g}" if upper is not None else "",
-        ]
-        rule = " ".join(one for one in limits if one) or None
+        low, high = (None if bound is None else f"{bound:g}" for bound in (lower, upper))
+        if low and high:
+            rule = f"{low} to {high}"
+        else:
+            rule = f"≥ {low}" if low else f"< {high}" if high else None
         shown = f"{value:.2f}"
         gauge = bars.gauge(value, lower, upper, (0.0, 1.0))
     return element(
         "li",
-        name,
-        " ",
+        f"{name} " if name else None,
         element("b", shown),
         gauge,
-        element("span", f" ({rule})", class_="small") if rule else None,
+        element("span", f" {rule}", class_="small") if rule else None,
         element("em", " fails") if ok is False else None,
         class_="bad" if ok is False else None,
     )

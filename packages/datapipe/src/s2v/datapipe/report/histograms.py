@@ -66,12 +66,13 @@ def render_scores(scores: Scores) -> Markup | None:
         )
         if kept or dropped
     ]
-    beyond = f" The last column holds {bins.beyond} beyond the axis." if bins.beyond else ""
+    beyond = f"The last column holds {number(bins.beyond)} beyond the axis."
     columns = (scores.unit, "kept", "dropped")
     return element(
         "figure",
-        element("figcaption", scores.title, element("span", about + "." + beyond, class_="small")),
+        element("figcaption", scores.title, element("span", about, class_="small")),
         charts.histogram(scores.title, said, bins, bounds, scores.unit),
+        element("p", beyond, class_="note") if bins.beyond else None,
         element("details", element("summary", "Figures"), table(columns, rows, scores.title)),
     )
 

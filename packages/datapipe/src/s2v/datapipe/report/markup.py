@@ -94,8 +94,17 @@ def table(
     class_: str | None = None,
 ) -> Markup:
     """A table whose first column heads its rows; wide ones scroll by themselves."""
-    head = element("tr", *(element("th", name, scope="col") for name in columns))
-    body = joined(_row(list(row)) for row in rows)
+    cells = [list(row) for row in rows]
+    names = list(columns)
+    figures = [n > 0 and all(_is_figure(row[n]) for row in cells) for n in range(len(names))]
+    head = element(
+        "tr",
+        *(
+            element("th", name, scope="col", class_="figure" if figure else None)
+            for name, figure in zip(names, figures, strict=True)
+        ),
+    )
+    body = joined(_row(row, figures) for row in cells)
     made = element(
         "table",
         element("caption", caption) if caption else None,
@@ -108,17 +117,23 @@ def table(
     return element("div", made, class_="scroll", tabindex="0", **named)
 
 
-def _row(cells: list[Content]) -> Markup:
+def _row(cells: list[Content], figures: list[bool]) -> Markup:
     first, *others = cells
-    return element("tr", element("th", first, scope="row"), *(_cell(one) for one in others))
-
-
-def _cell(one: Content) -> Markup:
-    is_figure = isinstance(one, int | float) or (
-        isinstance(one, str) and not isinstance(one, Markup) and _looks_like_figure(one)
+    return element(
+        "tr",
+        element("th", first, scope="row"),
+        *(
+            element("td", one, class_="figure" if figure else None)
+            for one, figure in zip(others, figures[1:], strict=True)
+        ),
     )
-    return element("td", one, class_="figure" if is_figure else None)
 
 
-def _looks_like_figure(word: str) -> bool:
-    return bool(word) and len(word) < 16 and word.lstrip("-<>+−").replace(" ", "")[:1].isdigit()
+def _is_figure(one: Content) -> bool:
+    """Whether a cell is a number, perhaps with a unit, or the dash that stands for none."""
+    if one is None or isinstance(one, int | float):
+        return True
+    plain = one.lstrip("-<>+−≥")
+    return (
+        not isinstance(one, Markup) and len(one) < 20 and (one in ("–", "") or plain[:1].isdigit())
+    )

@@ -131,10 +131,7 @@ class _Maker:
             ),
             element(
                 "ul",
-                *(
-                    element("li", RULE_TEXT[rule], " ", element("code", rule), class_="rule")
-                    for rule in failed
-                ),
+                *(element("li", RULE_TEXT[rule], class_="rule", title=rule) for rule in failed),
                 class_="rules",
             ),
             element("ul", *pair_chips(self.run, pair), class_="chips"),

@@ -33,14 +33,12 @@ def print_stats(figures: Figures) -> None:
 
     terminal = sys.stdout.isatty()
     # Elsewhere lines are never cut: a log or a pipe has no width.
-    console = Console(highlight=False, markup=False, width=None if terminal else 200)
+    console = Console(highlight=False, markup=False, width=None if terminal else 4000)
     for title, columns, rows in _tables(figures):
         if not rows:
             continue
+        console.print(Text(title, style="bold"))
         table = Table(
-            title=Text(title),
-            title_justify="left",
-            title_style="bold",
             box=box.SIMPLE_HEAD if terminal else None,
             pad_edge=False,
         )

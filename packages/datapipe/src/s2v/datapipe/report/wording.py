@@ -36,8 +36,8 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None:
         return "–"
     if isinstance(value, int) or float(value).is_integer():
-        return f"{int(value):,}".replace(",", "\u202f")
-    return f"{value:,.{digits}f}".replace(",", "\u202f")
+        return f"{int(value):,}"
+    return f"{value:,.{digits}f}"
 
 
 def short(value: float) -> str:
@@ -54,17 +54,22 @@ def share(part: float, whole: float) -> str:
         return "<0.1 %"
     if 99.9 < per_cent < 100:
         return ">99.9 %"
-    return f"{per_cent:.1f} %" if per_cent < 10 or per_cent > 99 else f"{per_cent:.0f} %"
+    near_an_end = 0 < per_cent < 10 or 99 < per_cent < 100
+    return f"{per_cent:.1f} %" if near_an_end else f"{per_cent:.0f} %"
 
 
 def seconds(us: float) -> str:
     """A length of time from microseconds."""
     total = us / 1e6
     if total < 100:
-        return f"{total:.1f} s"
+        return f"{total:.1f}\u00a0s"
     minutes, rest = divmod(round(total), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return (
+        f"{hours}\u00a0h\u00a0{minutes:02d}\u00a0min"
+        if hours
+        else f"{minutes}\u00a0min\u00a0{rest:02d}\u00a0s"
+    )
 
 
 def moment(us: int) -> str:
