@@ -13,6 +13,10 @@ LINES = 450
 # A file over the limit usually holds two ideas. Each entry says why this one holds one.
 LONGER: dict[str, str] = {}
 
+# Messages between the media room and its own child, through an unpickler that knows a list of
+# classes and refuses every other name (tests/datapipe/test_media_messages.py).
+READS_ITS_OWN_CHILD = {"packages/datapipe/src/s2v/datapipe/base/media/messages.py"}
+
 # Addresses of package indexes and folders of one machine: both are the user's, not ours.
 OURS_ONLY = re.compile(
     r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs|deb\.debian\.org"
@@ -103,6 +107,7 @@ def test_data_from_strangers_is_never_run(tracked: list[Path], root: Path) -> No
         f"{file.relative_to(root)}:{line}"
         for file in tracked
         if file.suffix == ".py" and file.relative_to(root).parts[0] in ("packages", "jobs", "tools")
+        if str(file.relative_to(root)) not in READS_ITS_OWN_CHILD
         for line in unsafe_lines(ast.parse(file.read_text(encoding="utf-8")))
     ]
     assert said == []

@@ -60,8 +60,9 @@ class Unit:
     def guard(self, row_id: str, stage: str) -> Iterator[None]:
         """Turn what this one row's content causes into a quarantine row.
 
-        Time-outs, lack of memory or disk, and lost connections pass through: they say
-        nothing of the row, leave the unit open, and are tried again.
+        Lack of memory or disk, lost connections and missing libraries pass through: they say
+        nothing of the row, leave the unit open, and are tried again. What else a model or a
+        decoder raises is the row's; should it be ours, the quarantine budget stops the run.
         """
         try:
             yield
@@ -69,7 +70,9 @@ class Unit:
             if error.transient:
                 raise
             self._quarantine(row_id, stage, error.kind, str(error))
-        except (ValueError, ArithmeticError, LookupError) as error:
+        except (OSError, MemoryError, ImportError, AssertionError):
+            raise
+        except Exception as error:  # noqa: BLE001  a row's content can make a model raise anything
             self._quarantine(row_id, stage, type(error).__name__, str(error))
 
     def _quarantine(self, row_id: str, stage: str, error: str, message: str) -> None:

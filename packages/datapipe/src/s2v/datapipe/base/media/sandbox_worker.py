@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import pickle
 import resource
 import signal
 import sys
@@ -13,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from s2v.datapipe.base.media.messages import receive, send
+from s2v.datapipe.base.media.messages import receive, send, survives
 from s2v.datapipe.base.media.sandbox import Task, resolve
 
 _PIPE_BYTES: Final = 1 << 20
@@ -72,12 +71,10 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _portable(error: Exception) -> Exception:
-    """The exception itself where it survives pickling, its text otherwise."""
-    try:
-        copy: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301  # just pickled here
-    except Exception:  # noqa: BLE001  # any failure means: send the text
-        return RuntimeError(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
-    return copy
+    """The exception itself where it survives the way, its text otherwise."""
+    if survives(error):
+        return error
+    return RuntimeError(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
 
 
 def _limit_memory(memory_bytes: int) -> None:
