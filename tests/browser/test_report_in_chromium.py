@@ -111,6 +111,21 @@ def test_a_phrase_has_the_colour_of_its_reference(browser: Browser, report: Path
     assert all(len(set(marks)) == len(marks) for marks in several)
 
 
+def test_every_figure_has_its_name_above_or_below_it(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    figures = browser.run(
+        """
+        return [...document.querySelectorAll('figure')].map(f => {
+          const own = f.getBoundingClientRect();
+          const name = (f.querySelector('figcaption') || f).getBoundingClientRect();
+          return [own.left <= name.left + 1, name.right <= own.right + 1, name.height > 10];
+        });
+        """
+    )
+    assert len(figures) > 60
+    assert all(all(one) for one in figures)
+
+
 def test_the_filter_shows_what_is_asked_for_and_can_be_passed_on(
     browser: Browser, report: Path
 ) -> None:

@@ -10,7 +10,7 @@ from s2v.datapipe.pair.settings import BANKS
 from s2v.datapipe.report import charts
 from s2v.datapipe.report.markup import Markup, element, join, joined, table
 from s2v.datapipe.report.run import RunFolder
-from s2v.datapipe.report.wording import BANK_TEXT, number, short
+from s2v.datapipe.report.wording import BANK_TEXT, listed, number, short
 
 Bounds = Sequence[tuple[str, float | None]]
 
@@ -194,12 +194,14 @@ def _pairs(run: RunFolder) -> Iterator[Scores]:
         "Similarity of faces", "cosine of the faces", _column(persons, "face_similarity"),
         [("different", faces.different), ("lower", faces.lower), ("upper", faces.upper)],
     )  # fmt: skip
-    # One line for all banks where they agree, and one each where they do not.
-    limits = {rules.of(bank).max_background for bank in BANKS}
+    limits: dict[float | None, list[str]] = {}
+    for bank in BANKS:
+        limits.setdefault(rules.of(bank).max_background, []).append(BANK_TEXT[bank])
+    # One line where all banks agree, and one each where they do not.
+    named = [("max" if len(limits) == 1 else listed(who), limit) for limit, who in limits.items()]
     yield _scores(
         "Similarity of backgrounds", "cosine of the frames without their subjects",
-        _column(pairs, "background_similarity"),
-        [("max", value) for value in sorted(v for v in limits if v is not None)],
+        _column(pairs, "background_similarity"), named,
     )  # fmt: skip
     yield _scores(
         "Difference of crops", "bits of 64, perceptual hash", _column(pairs, "phash_distance"),

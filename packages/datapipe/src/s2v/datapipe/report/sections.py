@@ -20,6 +20,7 @@ __all__ = ["Block", "Card", "LineChart", "Media", "MediaGrid", "Paragraph", "Sec
 Cell = str | int | float | None
 MARKS: Final = 6
 """Colours a phrase and its reference share; references beyond repeat them."""
+_PAIR: Final = 2  # media that a narrow card holds side by side
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class LineChart:
 @dataclass(frozen=True)
 class Media:
     """One picture or clip: encoded bytes (JPEG, PNG, WebP, MP4) and what it shows.
+
+    Bytes go into the page as they are: :func:`s2v.datapipe.report.media.thumbnail` makes small
+    pictures, and :func:`s2v.datapipe.base.media.cut.preview_clip` small clips.
 
     Attributes:
         data: the file.
@@ -248,8 +252,9 @@ def _grid(block: MediaGrid, fits: Callable[[int], bool]) -> Markup:
             break
         shown.append(made)
     left_out = len(block.cards) - len(shown)
+    several = max((len(card.media) for card in block.cards), default=0) > _PAIR
     return join(
-        element("div", *shown, class_="cards"),
+        element("div", *shown, class_="cards wide" if several else "cards"),
         _note(f"{len(shown)} of {len(block.cards)} shown, for the page's size.")
         if left_out
         else None,
