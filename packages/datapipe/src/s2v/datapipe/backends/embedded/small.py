@@ -81,7 +81,7 @@ class AppearanceEmbedder:
     colour. Not CLIP, and no instance-retrieval model: the best of what packages carry.
     """
 
-    COLOUR_WEIGHT = 0.3  # best of 0 to 1.5 on 41 labelled subjects of the film (docs/pairs.md)
+    COLOUR_WEIGHT = 0.3  # best of 0 to 1.5 on labelled subjects (docs/demo.md)
 
     def __init__(self) -> None:
         self._net = MobileNetV2.from_assets()
