@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,6 +94,27 @@ def test_a_sample_carries_its_references_and_its_provenance(
     assert Path(str(again["video"])).read_bytes() == Path(str(made["video"])).read_bytes()
     other = make("c", "--seed", "4", "--set", "sample.image_scale=1")
     assert Path(str(other["video"])).read_bytes() != Path(str(made["video"])).read_bytes()
+
+
+def test_the_same_frames_give_the_same_file_whatever_is_in_memory(tmp_path: Path) -> None:
+    """MALLOC_PERTURB_ fills fresh memory with a byte: what reads it unset gives itself away."""
+    script = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from s2v.model.output import write_mp4\n"
+        "random = np.random.default_rng(0)\n"
+        "y, x = np.mgrid[:48, :80]\n"
+        "ramp = [[(x * 2 + y + 7 * i + 40 * c) % 200 for c in range(3)] for i in range(9)]\n"
+        "video = np.array(ramp).transpose(0, 2, 3, 1) + random.integers(0, 20, (9, 48, 80, 3))\n"
+        "write_mp4(Path(sys.argv[1]), video.astype(np.uint8), 8.0)\n"
+    )
+    made = []
+    for fill in ("0", "1", "33"):
+        path = tmp_path / f"{fill}.mp4"
+        environment = {**os.environ, "MALLOC_PERTURB_": fill}
+        subprocess.run([sys.executable, "-c", script, str(path)], check=True, env=environment)
+        made.append(path.read_bytes())
+    assert made[0] == made[1] == made[2]
 
 
 def test_without_a_reference_it_still_samples(

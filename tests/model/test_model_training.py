@@ -61,7 +61,7 @@ def test_a_run_leaves_what_it_says(finished: tuple[Path, TrainResult]) -> None:
     assert sum(result.samples.values()) + sum(result.dropped.values()) + result.quarantined == 18
     assert json.loads((out / "result.json").read_text())["steps"] == 12
     report = json.loads((out / "autoencoder.json").read_text())
-    assert (report["train_clips"], report["heldout_clips"]) == (12, 4)
+    assert (report["train_samples"], report["heldout_samples"]) == (12, 4)
     assert report["heldout_psnr_db"] > 20
     line = metrics.read(out / "metrics.jsonl")[-1]
     assert set(line["loss_by_pair"]) <= {"in", "cross"}

@@ -38,7 +38,15 @@ def write_mp4(path: Path, video: Pixels, fps: float) -> None:
         stream = file.add_stream("libx264", rate=rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.options = {"crf": "16", "preset": "medium", "threads": "1", "flags": "+bitexact"}
+        # x264's macroblock tree reads memory it did not set at some widths, and then the same
+        # frames give other bytes from one process to the next.
+        stream.options = {
+            "crf": "16",
+            "preset": "medium",
+            "threads": "1",
+            "flags": "+bitexact",
+            "x264-params": "mbtree=0",
+        }
         for i in range(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(video[i]), format="rgb24")
             frame.pts = i

@@ -132,18 +132,18 @@ class AutoencoderReport:
     Attributes:
         fingerprint: of the stored numbers.
         explained: share of the variance of training patches.
-        train_clips: clips fitted to.
-        train_psnr_db: mean over those clips.
-        heldout_clips: clips never fitted to; 0 where the shards hold none out.
+        train_samples: fitted to.
+        train_psnr_db: mean over their videos.
+        heldout_samples: never fitted to; 0 where the shards hold none out.
         heldout_psnr_db: mean over those, None without any.
         faults: unreadable training samples.
     """
 
     fingerprint: str
     explained: float
-    train_clips: int
+    train_samples: int
     train_psnr_db: float
-    heldout_clips: int
+    heldout_samples: int
     heldout_psnr_db: float | None
     faults: tuple[Fault, ...]
 
@@ -191,9 +191,9 @@ def fit_autoencoder(
     report = AutoencoderReport(
         fingerprint=made.fingerprint,
         explained=made.explained,
-        train_clips=len(videos),
+        train_samples=len(videos),
         train_psnr_db=_mean_psnr(made, videos),
-        heldout_clips=len(heldout),
+        heldout_samples=len(heldout),
         heldout_psnr_db=_mean_psnr(made, heldout) if heldout else None,
         faults=tuple(quarantine.faults),
     )
