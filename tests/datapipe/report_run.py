@@ -45,10 +45,12 @@ def hostile_world() -> World:
     world.rows["sources"].append(
         {**world.rows["sources"][0], "video_id": "broken", "long_video_id": "broken"}
     )
+    # It was probed: what is cut short is only found out by decoding.
+    world.rows["probe"].append({**world.rows["probe"][0], "video_id": "broken"})
     world.rows["quarantine"].append(
         {
             "id": "broken",
-            "stage": "probe",
+            "stage": "shots",
             "unit": "broken",
             "error": "truncated",
             "message": "broken.mp4: <b>240</b> frames are declared, 120 are there",

@@ -24,7 +24,8 @@ from s2v.datapipe.report.axes import ticks
 from s2v.datapipe.report.gallery import by_priority
 from s2v.datapipe.report.markup import Markup, element, media_type
 from s2v.datapipe.report.page import PageTooLargeError, build_report
-from s2v.datapipe.report.refusals import NEAR_COPY, OTHER_SUBJECT
+from s2v.datapipe.report.refusals import NEAR_COPY, OTHER_SUBJECT, make_refusals
+from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.sections import (
     Card,
     LineChart,
@@ -186,6 +187,23 @@ def test_the_shot_that_the_trailer_shares_with_the_film_is_shown_as_refused(page
     articles = [text for text in page.text("article") if RULE_TEXT["duplicate_clip"] in text]
     assert any("film at" in text and "trailer at" in text for text in articles)
     assert any(RULE_TEXT["face_mismatch"] in text for text in page.text("article"))
+
+
+def test_the_same_two_clips_are_not_shown_refused_twice(run: Path) -> None:
+    opened = RunFolder(run)
+    refused = [r for r in opened.rows("pairs") if set(r["rules"]) & set(NEAR_COPY)]
+    clips = {frozenset((r["target_clip_id"], r["reference_clip_id"])) for r in refused}
+    assert len(clips) < len(refused)
+    made = make_refusals(opened, NEAR_COPY, 1000, lambda size: size > 0)
+    assert (len(made.cards), made.total) == (len(clips), len(refused))
+    assert len(set(made.cards)) == len(made.cards)
+
+
+def test_a_second_report_encodes_nothing_again(run: Path, html: str, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "previews").iterdir()}
+    assert len(before) >= 2
+    assert build_report(run, tmp_path / "again.html").read_text() == html
+    assert {path: path.stat().st_mtime_ns for path in (run / "previews").iterdir()} == before
 
 
 def test_all_near_copy_rules_of_the_pairing_have_their_place() -> None:

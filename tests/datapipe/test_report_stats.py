@@ -77,6 +77,10 @@ def test_the_broken_source_is_counted_where_it_was_put_aside(run: Path) -> None:
     assert [row["id"] for row in found["quarantine"]] == ["broken"]
     assert found["funnel"][0]["quarantined"] == 1
     assert found["sources"]["quarantined"] == 1
+    probes = pq.read_table(run / "tables" / "probe.parquet").to_pylist()
+    assert {row["video_id"] for row in probes} >= {"broken"}
+    whole = sum(row["duration_us"] for row in probes if row["video_id"] != "broken") / 1e6
+    assert found["sources"]["seconds_of_video"] == pytest.approx(whole)
 
 
 def test_figures_survive_json_without_nan(run: Path) -> None:
