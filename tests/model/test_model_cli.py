@@ -58,6 +58,8 @@ def test_wrong_input_is_one_line_with_the_way_out(
     text.write_text("not an image")
     assert "note.jpg: not_media" in _fails([*sample, "--reference", text], capsys)
     assert "cannot be read" in _fails([*sample, "--reference", tmp_path / "none.png"], capsys)
+    wider = _fails([*sample, "--set", "network.width=64"], capsys)
+    assert "network.width: 32 -> 64" in wider
     five = [x for _ in range(5) for x in ("--reference", text)]
     assert "5 references, at most 4" in _fails([*sample, *five], capsys)
     assert "not a run folder" in _fails(["heldout", "--run", ".", "--shards", "."], capsys)

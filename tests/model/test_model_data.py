@@ -265,6 +265,24 @@ def test_forms_are_chosen_at_their_odds_and_batches_are_padded_with_masks(
     assert batch.video.shape == (2, 16, 3, 6, 10)
 
 
+def test_memory_stays_bounded_and_evicted_features_come_back_from_disk(
+    drawn_shards: Path,
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, index = _store(tiny(), drawn_shards, tmp_path)
+    samples = select(index, tiny().data, "train").samples
+    first = store.get(samples[0])
+    monkeypatch.setattr("s2v.model.data.features.MEMORY_BYTES", 3 * first.bytes)
+    for sample in samples:
+        store.get(sample)
+    assert len(store._memory) <= 3
+    again = store.get(samples[0])
+    assert again is not first
+    assert torch.equal(again.video, first.video)
+
+
 def test_features_of_other_encoders_or_changed_members_are_not_reused(
     drawn_shards: Path, tiny: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -234,6 +234,16 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     assert checkpoint.load(folder / "step-00000001").step == 1
 
 
+def test_a_run_that_blows_up_stops_and_names_the_knob(
+    drawn_shards: Path, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny("optim.lr=1e30", "optim.warmup=0", "train.patience=2")
+    with pytest.raises(ModelError, match=r"3 steps in a row are not finite .* lower optim\.lr"):
+        train(config, drawn_shards, tmp_path, quiet)
+    lines = metrics.read(tmp_path / "metrics.jsonl")
+    assert [(line["grad_norm"], line["loss"]) for line in lines][-2:] == [(None, None)] * 2
+
+
 def test_the_learning_rate_warms_up_and_falls() -> None:
     config = OptimConfig(lr=1.0, warmup=10, final_lr=0.1)
     rates = [optim.learning_rate(config, s, 100) for s in range(101)]

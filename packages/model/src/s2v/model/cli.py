@@ -156,10 +156,9 @@ def _inspect(a: argparse.Namespace) -> dict[str, Any]:
 
 def _stored(a: argparse.Namespace) -> Any:
     """The run's configuration with this call's overrides."""
-    from s2v.model import config as configuration
     from s2v.model.run import Run
 
-    return configuration.override(Run(a.run).config(), a.overrides)
+    return Run(a.run).config(a.overrides)
 
 
 def _track(a: argparse.Namespace) -> Any:

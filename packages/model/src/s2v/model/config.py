@@ -279,7 +279,13 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     if not overrides:
         return config
     changed = settings.load(Config, None, overrides).model_dump(exclude_unset=True)
-    data = config.model_dump()
-    for section, values in changed.items():
-        data[section] = {**data[section], **values}
-    return parse(data, "--set")
+    return parse(_merged(config.model_dump(), changed), "--set")
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(below)
+    for key, value in above.items():
+        inner = out.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        out[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]  # both checked
+    return out

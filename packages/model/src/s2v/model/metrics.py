@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -65,4 +66,11 @@ def level_bin(t: float) -> str:
 
 
 def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True) + "\n"
+    return json.dumps(_finite(value), sort_keys=True, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities become null: JSON has neither."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

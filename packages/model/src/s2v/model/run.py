@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,10 @@ from s2v.model.mmdit import MMDiT
 from s2v.model.progress import Track, quiet
 
 #: What may change between two starts of one run without changing a step that was done.
-_FREE = {
+_FREE: dict[str, set[str]] = {
     "train": {"steps", "threads", "device", "log_every", "checkpoint_every", "keep", "patience"},
-    "heldout": None,
-    "sample": None,
+    "heldout": set(configuration.HeldoutConfig.model_fields),
+    "sample": set(configuration.SampleConfig.model_fields),
 }
 
 
@@ -62,23 +63,19 @@ class Run:
             ModelError: the folder holds a run of another configuration.
         """
         path = self.folder / "config.json"
-        if path.is_file():
-            before, now = _bound(self.config()), _bound(config)
-            if before != now:
-                changed = sorted(k for k in now if now[k] != before.get(k))
-                told = ", ".join(f"{k}: {before.get(k)!r} -> {now[k]!r}" for k in changed)
-                raise ModelError(
-                    f"{self.folder}: holds a run of another configuration ({told}); "
-                    "give another --out, or the old values to go on"
-                )
+        if path.is_file() and (changed := _changes(self.config(), config)):
+            raise ModelError(
+                f"{self.folder}: holds a run of another configuration ({changed}); "
+                "give another --out, or the old values to go on"
+            )
         write_json(path, config.model_dump(mode="json"))
         write_bytes(self.folder / "config.toml", config.to_toml().encode())
 
-    def config(self) -> Config:
-        """The stored configuration.
+    def config(self, overrides: Sequence[str] = ()) -> Config:
+        """The stored configuration, with overrides of what a run is not bound to.
 
         Raises:
-            ModelError: not a run folder.
+            ModelError: not a run folder, or an override of what its weights were trained with.
         """
         path = self.folder / "config.json"
         try:
@@ -87,7 +84,14 @@ class Run:
             raise ModelError(f"{self.folder}: not a run folder (no config.json)") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ModelError(f"{path}: broken ({error})") from None
-        return configuration.parse(data, str(path))
+        stored = configuration.parse(data, str(path))
+        changed = configuration.override(stored, overrides)
+        if bound := _changes(stored, changed):
+            raise ModelError(
+                f"--set: {bound}: the run's weights were trained with it; free are "
+                f"{', '.join(sorted(_FREE))} (of train only {', '.join(sorted(_FREE['train']))})"
+            )
+        return changed
 
     def encoders(self, config: Config) -> Encoders:
         """The frozen encoders; the autoencoder must have been fitted."""
@@ -186,7 +190,6 @@ def fit_autoencoder(
         channels=config.autoencoder.channels,
         normalise=config.autoencoder.normalise,
     )
-    made.save(run.autoencoder)
     heldout = _heldout_videos(index, config, reader)
     report = AutoencoderReport(
         fingerprint=made.fingerprint,
@@ -198,6 +201,7 @@ def fit_autoencoder(
         faults=tuple(quarantine.faults),
     )
     write_json(run.folder / "autoencoder.json", asdict(report))
+    made.save(run.autoencoder)  # last: its presence says that fitting is done
     return report
 
 
@@ -231,11 +235,12 @@ def device_of(config: Config) -> torch.device:
     return torch.device(config.train.device)
 
 
-def _bound(config: Config) -> dict[str, Any]:
-    """Dotted keys whose values a run is bound to."""
-    out: dict[str, Any] = {}
-    for section, values in config.model_dump(mode="json").items():
-        free = _FREE.get(section, set())
-        if free is not None:
-            out |= {f"{section}.{k}": v for k, v in values.items() if k not in free}
-    return out
+def _changes(before: Config, now: Config) -> str:
+    """What differs of the values that a run is bound to, as ``key: old -> new``."""
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    return ", ".join(
+        f"{section}.{key}: {old[section][key]!r} -> {value!r}"
+        for section, values in new.items()
+        for key, value in values.items()
+        if key not in _FREE.get(section, ()) and old[section][key] != value
+    )

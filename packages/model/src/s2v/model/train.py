@@ -106,8 +106,8 @@ def train(
     with stop_on_signals() as stop:
         trainer.loop(track, stop)
     spent = time.process_time() - spent
-    lines = [line["loss"] for line in metrics.read(run.metrics)]
-    tenth = max(1, len(lines) // 10)
+    losses = [x["loss"] for x in metrics.read(run.metrics) if x["loss"] is not None]
+    tenth = max(1, len(losses) // 10)
     last = checkpoint.latest(run.checkpoints)
     result = TrainResult(
         run=str(run.folder),
@@ -117,8 +117,8 @@ def train(
         samples=dict(sorted(Counter(str(s.row["pair_type"]) for s in samples).items())),
         dropped=selection.dropped,
         quarantined=len(quarantine.faults),
-        first_loss=sum(lines[:tenth]) / tenth,
-        last_loss=sum(lines[-tenth:]) / tenth,
+        first_loss=sum(losses[:tenth]) / tenth,
+        last_loss=sum(losses[-tenth:]) / tenth,
         rates=trainer.rates(),
         cpu_seconds=round(spent, 1),
     )

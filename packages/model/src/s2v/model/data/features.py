@@ -26,6 +26,7 @@ from s2v.model.encoders import ImageEncoder, TextEncoder, VideoAutoencoder
 from s2v.model.errors import ModelError
 from s2v.model.progress import Track, quiet
 
+MEMORY_BYTES: Final = 1 << 30
 _VERSION: Final = 1
 
 
@@ -45,6 +46,11 @@ class Features:
     references: Tensor
     image: Tensor
     text: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory."""
+        return sum(tensor.nbytes for tensor in vars(self).values())
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class FeatureStore:
         self._reader = reader
         self.folder = folder / encoders.fingerprint(reader.config)
         self._memory: dict[str, Features] = {}
+        self._bytes = 0
 
     def get(self, sample: Sample) -> Features:
         """Features of one sample.
@@ -136,9 +143,7 @@ class FeatureStore:
             features = self.encoders.sample(self._reader.read(sample), self.config)
             with replacing(path) as temporary:
                 save_file({k: v.contiguous() for k, v in vars(features).items()}, temporary)
-        if len(self._memory) >= 4096:  # about 1 GB at the demo's size
-            self._memory.pop(next(iter(self._memory)))
-        self._memory[sample.id] = features
+        self._keep(sample.id, features)
         return features
 
     def prepare(
@@ -169,6 +174,13 @@ class FeatureStore:
                 step(1, f"{len(quarantine.faults)} unreadable" if quarantine.faults else "")
         quarantine.close()
         return tuple(readable)
+
+    def _keep(self, sample_id: str, features: Features) -> None:
+        """Hold in memory; the oldest go when there are too many."""
+        self._memory[sample_id] = features
+        self._bytes += features.bytes
+        while self._bytes > MEMORY_BYTES and len(self._memory) > 1:
+            self._bytes -= self._memory.pop(next(iter(self._memory))).bytes
 
     @staticmethod
     def _load(path: Path) -> Features | None:
