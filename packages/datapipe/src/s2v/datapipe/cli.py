@@ -26,6 +26,7 @@ examples:
   s2v-data plan --config my.toml              what would be done, and what is done already
   s2v-data select --config my.toml            re-select with changed thresholds; runs no model
   s2v-data stats runs/demo                    the figures of a run
+  s2v-data report runs/demo                   write report.html, to be opened in a browser
   s2v-data verify runs/demo                   check every byte of the shards against the index
 """
 
@@ -123,6 +124,7 @@ def parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("stats", _stats, "print the figures of a run"),
         ("verify", _verify, "check shards against their index"),
+        ("report", _report, "write report.html of a run"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("folder", type=Path, help="the run folder")
@@ -172,6 +174,13 @@ def _verify(args: argparse.Namespace) -> int:
     from s2v.datapipe.write.verify import verify_shards
 
     return _show(verify_shards(args.folder / "shards"), args.json)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from s2v.datapipe.report.page import build_report
+
+    out = build_report(args.folder, args.folder / "report.html", quiet=False)
+    return _show({"report": str(out), "bytes": out.stat().st_size}, args.json)
 
 
 def _show(value: Any, as_json: bool) -> int:

@@ -72,6 +72,7 @@ def start_ray(cpus: int | None) -> None:
         ray.init(**quiet)
     else:
         ray.init(
+            address="local",  # never the cluster of somebody else on this machine
             num_cpus=cpus or os.cpu_count(),
             include_dashboard=False,
             object_store_memory=200 * 1024 * 1024,

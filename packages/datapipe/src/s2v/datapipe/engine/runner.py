@@ -66,16 +66,34 @@ class UnitRunner:
         return report
 
     def _run(self, stage: Stage, store: StageStore, unit: Unit) -> float:
-        began = time.process_time()
+        began = cpu_seconds()
         if stage.name not in self._ready and unit.ids:
             stage.setup()
             self._ready.add(stage.name)
         rows = _with_retries(stage, unit) if unit.ids else {}
         out = {name: rows.get(name, []) for name in stage.writes}
         out["quarantine"] = unit.quarantine
-        seconds = time.process_time() - began
+        seconds = cpu_seconds() - began
         store.commit(unit.name, unit.key, unit.ids, out, seconds)
         return seconds
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process, of its ended children and of its living ones (Linux).
+
+    Decoding happens in a child that lives on, which ``time.process_time`` leaves out.
+    """
+    ticks = os.sysconf("SC_CLK_TCK")
+    spent = os.times()
+    total = spent.user + spent.system + spent.children_user + spent.children_system
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            try:
+                fields = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue  # it ended just now and is counted above next time
+            total += (int(fields[11]) + int(fields[12])) / ticks
+    return total
 
 
 def _with_retries(stage: Stage, unit: Unit) -> dict[str, list[Row]]:
