@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from s2v.datapipe.base.shards import ShardIndex
+from s2v.datapipe.cli import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.assets]
 
@@ -166,3 +168,31 @@ def test_the_films_credit_travels_with_every_sample_cut_from_it(demo: Any) -> No
         if source.long_video_id == "big_buck_bunny":
             assert "Blender Foundation" in (source.credit or "")
             assert source.licence
+
+
+def test_the_stock_readers_open_the_demos_shards_as_they_are(
+    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+    import webdataset
+    import wids
+
+    folder = demo.folder / "shards"
+    keys = {sample.id for sample in ShardIndex.open(folder)}
+    tars = sorted(str(path) for path in folder.glob("*.tar"))
+    assert {s["__key__"] for s in webdataset.WebDataset(tars, shardshuffle=False)} == keys
+    by_number = wids.ShardListDataset(
+        str(folder / "wids.json"), keep=True, transformations=[], cache_dir=str(tmp_path / "wids")
+    )
+    assert {by_number[n]["__key__"] for n in range(len(by_number))} == keys
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "hf"))
+    assert set(rows["__key__"]) == keys
+
+
+def test_stats_and_verify_answer_on_the_finished_run(
+    demo: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(demo.folder)]) == 0
+    assert main(["stats", str(demo.folder), "--json"]) == 0
+    assert "quarantine" in capsys.readouterr().out

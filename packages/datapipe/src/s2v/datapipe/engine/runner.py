@@ -86,13 +86,13 @@ def cpu_seconds() -> float:
     ticks = os.sysconf("SC_CLK_TCK")
     spent = os.times()
     total = spent.user + spent.system + spent.children_user + spent.children_system
-    for task in Path("/proc/self/task").iterdir():
-        for child in (task / "children").read_text().split():
-            try:
+    for task in Path("/proc/self/task").glob("*/children"):
+        try:
+            for child in task.read_text().split():
                 fields = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue  # it ended just now and is counted above next time
-            total += (int(fields[11]) + int(fields[12])) / ticks
+                total += (int(fields[11]) + int(fields[12])) / ticks
+        except OSError:
+            continue  # a thread or child that ended just now
     return total
 
 
