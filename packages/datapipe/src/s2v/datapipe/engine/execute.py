@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,16 +71,35 @@ def start_ray(cpus: int | None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     _quieten_ray_data()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(
-            address="local",  # never the cluster of somebody else on this machine
-            num_cpus=cpus or os.cpu_count(),
-            include_dashboard=False,
-            object_store_memory=200 * 1024 * 1024,
-            **quiet,
-        )
+    with _without_log_level_line():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            ray.init(
+                address="local",  # never the cluster of somebody else on this machine
+                num_cpus=cpus or os.cpu_count(),
+                include_dashboard=False,
+                object_store_memory=200 * 1024 * 1024,
+                **quiet,
+            )
+
+
+@contextmanager
+def _without_log_level_line() -> Iterator[None]:
+    """Hold standard error back and leave out the line with which Ray's core confirms its level."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if b"Set ray log level" not in line:
+                    os.write(2, line)
 
 
 def _quieten_ray_data() -> None:
