@@ -18,6 +18,7 @@ from s2v.datapipe import pipeline
 from s2v.datapipe.base import atomic, records
 from s2v.datapipe.config import Settings
 from s2v.datapipe.cutting import cut_clips
+from s2v.datapipe.engine.execute import stop_ray
 from s2v.datapipe.engine.lock import run_lock
 from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.conservation import Report, check
@@ -116,6 +117,7 @@ def curate(
         if cut.quarantine:
             extra = records.table("quarantine", cut.quarantine)
             tables["quarantine"] = pa.concat_tables([tables["quarantine"], extra])
+        stop_ray()
         measured.tables = tables
         write_views(folder, tables, selection)
         written = write_shards(

@@ -84,6 +84,14 @@ def start_ray(cpus: int | None) -> None:
             )
 
 
+def stop_ray() -> None:
+    """End a local Ray, so that what follows has the machine to itself; a cluster stays."""
+    import ray
+
+    if ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
+        ray.shutdown()
+
+
 @contextmanager
 def _without_log_level_line() -> Iterator[None]:
     """Hold standard error back and leave out the line with which Ray's core confirms its level."""
