@@ -14,7 +14,7 @@ from s2v.model.sample import generate
 
 C, T, H, W = 8, 3, 4, 6
 SUBJECTS = 2
-STEPS = 900
+STEPS = 600
 
 
 def _condition(subjects: list[int], texts: list[int]) -> Condition:
@@ -34,7 +34,7 @@ def _null() -> Tensor:
 def _trained(videos: Tensor, condition: Condition, dropout: DropoutConfig) -> tuple[MMDiT, float]:
     """Overfit one video per row; returns the network and its mean loss over the last 30 steps."""
     torch.manual_seed(0)
-    config = NetworkConfig(width=64, heads=2, double_layers=1, single_layers=2)
+    config = NetworkConfig(width=64, heads=2, double_layers=1, single_layers=1)
     model = MMDiT(config, Widths(C, 10, 12))
     tuning = OptimConfig(lr=4e-3, warmup=10, weight_decay=0.0)
     optimiser = optim.adamw(model, tuning)
