@@ -114,3 +114,15 @@ def test_a_second_process_on_the_same_run_is_refused(config: Path, tmp_path: Pat
         _, err = second.communicate(timeout=120)
     assert second.returncode == 1
     assert "another process is working on this run" in err
+
+
+def test_a_run_with_nothing_usable_fails_with_the_first_reason(tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("no film at all")
+    path = tmp_path / "c.toml"
+    path.write_text(f'[[sources]]\npath = "{tmp_path / "notes.mp4"}"\n')
+    run = start(path, tmp_path / "run")
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "none of the 1 sources can be used" in err
+    assert "not_media" in err
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -55,7 +55,10 @@ def _explanation(error: Exception) -> str | None:
     from s2v.datapipe.engine.execute import AdmissionError
     from s2v.datapipe.engine.lock import RunBusyError
     from s2v.datapipe.engine.store import StoreError
-    from s2v.datapipe.measuring import NotMeasuredError, QuarantineBudgetError
+    from s2v.datapipe.measuring import (
+        NotMeasuredError,
+        QuarantineBudgetError,
+    )
     from s2v.datapipe.pair.conservation import ConservationError
     from s2v.datapipe.pair.exclusions import ExclusionError
     from s2v.datapipe.sources import SourceError

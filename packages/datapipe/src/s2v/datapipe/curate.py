@@ -56,6 +56,8 @@ class Curated:
             "quarantined": tables["quarantine"].num_rows,
             "samples": dict(sorted(Counter(r["pair_type"] for r in samples).items())),
             "scenarios": dict(sorted(Counter(r["scenario"] for r in samples).items())),
+            "written": self.written.samples,
+            "not written": self.written.skipped,
             "shards": self.written.shards,
             "measured now": {k: n for k, n in self.measured.measured.items() if n},
             "conservation": "holds",
@@ -90,8 +92,8 @@ def curate(
     """
     folder = Path(settings.folder)
     roles = make_roles(settings)
+    exclusions = [e for path in settings.exclusions for e in read_exclusions(Path(path))]
     with run_lock(folder):
-        write_run_json(folder, settings, roles)
         measured = Measuring(
             settings,
             roles,
@@ -99,7 +101,6 @@ def curate(
             only_committed=not measure,
             quiet=quiet,
         ).run()
-        exclusions = [e for path in settings.exclusions for e in read_exclusions(Path(path))]
         selection = select(measured.tables, settings.select, exclusions)
         conservation = check(measured.tables, selection, settings.select)
         sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
@@ -115,11 +116,12 @@ def curate(
         )
         tables = dict(measured.tables)
         if cut.quarantine:
-            extra = records.table("quarantine", cut.quarantine)
+            extra = records.table("quarantine", sorted(cut.quarantine, key=lambda r: str(r["id"])))
             tables["quarantine"] = pa.concat_tables([tables["quarantine"], extra])
         stop_ray()
         measured.tables = tables
         write_views(folder, tables, selection)
+        write_run_json(folder, settings, roles)
         written = write_shards(
             folder, tables, selection, settings.write, cut.files, folder / "shards"
         )

@@ -11,6 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from s2v.datapipe import pipeline
+from s2v.datapipe.assembling import (
+    SOURCE_IN_QUARANTINE,
+    apply_gates,
+    mark_duplicates,
+    withdraw,
+)
+from s2v.datapipe.assembling import rows as _rows
 from s2v.datapipe.base import records
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.config import Settings
@@ -22,11 +29,13 @@ from s2v.datapipe.engine.units import slices, unit_name, windows
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.sources import list_sources
 
-SOURCE_IN_QUARANTINE = "source in quarantine"
-
 
 class NotMeasuredError(RuntimeError):
     """A selection was asked for while units are still to be measured."""
+
+
+class NothingUsableError(RuntimeError):
+    """No source can be used, so there is nothing to measure."""
 
 
 class QuarantineBudgetError(RuntimeError):
@@ -84,7 +93,7 @@ class Measuring:
             SourceError, AdmissionError, QuarantineBudgetError: with one clear line each.
         """
         sources = list_sources(self.settings.sources)
-        content = {row["video_id"]: row["sha256"] or "" for row in sources}
+        content = {row["video_id"]: f"{row['kind']}:{row['sha256'] or ''}" for row in sources}
         parts = [{"sources": records.table("sources", sources)}]
 
         by_source = [
@@ -93,14 +102,18 @@ class Measuring:
             )
             for row in sources
         ]
-        parts.append(self._group("probe", pipeline.BY_SOURCE, by_source))
+        probed = self._group("probe", pipeline.BY_SOURCE, by_source)
+        parts.append(mark_duplicates(probed, sources))
         probes = {row["video_id"]: row for row in _rows(parts[-1], "probe")}
         usable = [r for r in sources if (p := probes.get(r["video_id"])) and p["reason"] is None]
+        if not usable:
+            raise NothingUsableError(_why_nothing(sources, parts[-1]))
 
-        parts.append(
-            self._group("shots", pipeline.BY_WINDOW, self._windows(usable, probes, content))
-        )
-        parts[-1] = _withdraw(parts[-1])
+        shots = self._group("shots", pipeline.BY_WINDOW, self._windows(usable, probes, content))
+        parts.append(withdraw(shots, sources))
+        withdrawn = all(r["reason"] == SOURCE_IN_QUARANTINE for r in _rows(parts[-1], "spans"))
+        if withdrawn and not parts[-1]["clips"].num_rows:
+            raise NothingUsableError(_why_nothing(sources, parts[-1]))
 
         clips = {row["clip_id"]: row for row in _rows(parts[-1], "clips")}
         parts.append(self._group("clips", pipeline.BY_CLIPS, self._slices(clips, sources, content)))
@@ -108,7 +121,7 @@ class Measuring:
         for name in records.TABLES:
             if name not in {"subjects", "pairs", "samples"}:
                 tables.setdefault(name, records.table(name, []))
-        self.result.tables = tables
+        self.result.tables = apply_gates(tables, self.settings.gates)
         return self.result
 
     def _windows(
@@ -209,28 +222,15 @@ class Measuring:
                 shown = ", ".join(f"{kind}: {n}" for kind, n in kinds)
                 raise QuarantineBudgetError(
                     f"stage {run.stage.name}: {len(bad)} of {len(ids)} in quarantine ({shown}), "
-                    f"over engine.quarantine_budget = {budget:g}; first: {bad[0]['message']}"
+                    f"over engine.quarantine_budget = {budget:g}; first: {bad[0]['message']}. Mend "
+                    "the cause and run again with --retry-quarantine, or raise the budget"
                 )
 
 
-def _rows(tables: dict[str, pa.Table], name: str) -> list[Row]:
-    return list(tables[name].to_pylist()) if name in tables else []
-
-
-def _withdraw(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
-    """Take back the clips of sources of which any window is in quarantine.
-
-    A film that breaks off half-way may decode well before; what is damaged is not trusted
-    in part. The time line says so.
-    """
-    bad = {row["id"] for row in _rows(tables, "quarantine")}
-    clips = [row for row in _rows(tables, "clips") if row["video_id"] not in bad]
-    spans = [
-        {**row, "clip_id": None, "reason": SOURCE_IN_QUARANTINE} if row["video_id"] in bad else row
-        for row in _rows(tables, "spans")
-    ]
-    return {
-        **tables,
-        "clips": records.table("clips", clips),
-        "spans": records.table("spans", spans),
-    }
+def _why_nothing(sources: list[Row], tables: dict[str, pa.Table]) -> str:
+    """The first reason why no source can be used, and the way out."""
+    first = next((row["message"] for row in _rows(tables, "quarantine")), "all are copies")
+    return (
+        f"none of the {len(sources)} sources can be used; the first: {first}. Mend or replace the "
+        "files and run again with --retry-quarantine"
+    )

@@ -110,6 +110,7 @@ QUALITY: Final = _s(
     ("text_share", FLOAT),  # share of the frame inside text boxes, middle frame
     ("nsfw", FLOAT),  # 0..1
     ("aesthetic", FLOAT),  # null in the embedded profile: no model exists for it
+    ("gate", STRING),  # "not measured: gate X" where one stopped the clip; never stored as measured
 )
 
 CAPTIONS: Final = _s(

@@ -18,6 +18,7 @@ class ProbeStage(Stage):
     """Container facts of every source; unreadable ones go to quarantine."""
 
     name: ClassVar[str] = "probe"
+    version = 2
     reads = ("sources",)
     writes = ("probe",)
 
@@ -26,16 +27,14 @@ class ProbeStage(Stage):
         return {}
 
     def run(self, unit: Unit) -> dict[str, list[Row]]:
-        """One row per source; a byte-identical copy is dropped here, with its original named."""
+        """One row per source."""
         rows: list[Row] = []
         for source in unit.rows("sources"):
             with unit.guard(source["video_id"], self.name):
                 facts = run_isolated(
                     probe_source, (source["path"], source["kind"]), timeout_s=TIMEOUT_S
                 )
-                copy = source["duplicate_of"]
-                reason = f"duplicate file: same bytes as {copy}" if copy else None
-                rows.append({"video_id": source["video_id"], **facts, "reason": reason})
+                rows.append({"video_id": source["video_id"], **facts})
         return {"probe": rows}
 
 

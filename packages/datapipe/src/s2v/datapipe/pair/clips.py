@@ -40,6 +40,7 @@ def clip_reasons(
             ("excluded: " + reason if reason else None),
             _quarantine(clip, quarantined),
             next(_source(probes.get(clip["video_id"]), clip, settings.source), None),
+            quality.get(clip["clip_id"], {}).get("gate"),
             next(_scores(clip, quality.get(clip["clip_id"], {}), settings.clip), None),
             None if clip["clip_id"] in captions else "not measured: caption",
         )
