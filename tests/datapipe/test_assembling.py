@@ -18,14 +18,16 @@ def source(video: str, **more: Any) -> dict[str, Any]:
     return {"video_id": video, "long_video_id": video, "kind": "video", "duplicate_of": None} | more
 
 
+def clip(name: str, black: float) -> dict[str, Any]:
+    times = {"start_us": 0, "end_us": 4_000_000}
+    return {"clip_id": name, "video_id": "v", "kind": "video", "black": black} | times
+
+
 def measured(*clips: tuple[str, float]) -> dict[str, pa.Table]:
     """Clips with their share of black frames; every one captioned."""
     ids = [name for name, _ in clips]
     return {
-        "clips": records.table(
-            "clips",
-            [{"clip_id": c, "video_id": "v", "kind": "video", "black": b} for c, b in clips],
-        ),
+        "clips": records.table("clips", [clip(name, black) for name, black in clips]),
         "quality": records.table("quality", [{"clip_id": c} for c in ids]),
         "captions": records.table("captions", [{"clip_id": c, "caption": "x"} for c in ids]),
     }
