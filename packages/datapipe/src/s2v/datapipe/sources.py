@@ -7,6 +7,7 @@ missing; it is the probe that sends it to quarantine, so that nothing is lost wi
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,33 +147,84 @@ def _folder(folder: Path, spec: SourceSpec) -> Iterator[tuple[Path, SourceSpec]]
 def _manifest(path: Path) -> Iterator[tuple[Path, SourceSpec]]:
     if not path.is_file():
         raise SourceError(f"{path}: no such manifest")
-    for n, row in enumerate(_manifest_rows(path), start=1):
+    for where, row in _manifest_rows(path):
         given = {key: value for key, value in row.items() if value not in (None, "")}
         try:
-            spec = parse(SourceSpec, given, f"{path}, row {n}")
+            spec = parse(SourceSpec, given, where)
         except SettingsError as error:
             raise SourceError(str(error)) from None
         if not spec.path:
-            raise SourceError(f"{path}, row {n}: a manifest row needs a path")
+            raise SourceError(f"{where}: a manifest row needs a path")
         # Paths in a manifest are relative to the manifest, so that a folder can be moved.
         yield path.parent / spec.path, spec
 
 
-def _manifest_rows(path: Path) -> Iterator[dict[str, Any]]:
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as handle:
-            yield from csv.DictReader(handle)
-    elif suffix == ".jsonl":
-        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise SourceError(f"{path}, line {n}: not JSON: {error}") from None
-    elif suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        yield from pq.read_table(path).to_pylist()
-    else:
+def _manifest_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where a row stands, for messages, and the row."""
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
         raise SourceError(f"{path}: a manifest is .csv, .jsonl or .parquet")
+    yield from reader(path)
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")  # Excel writes a byte order mark before the first key
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SourceError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
+            "save the manifest as UTF-8"
+        ) from None
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    extra = "\n"  # no key of a manifest
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), restkey=extra, strict=True)
+    try:
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if cells := row.pop(extra, None):
+                raise SourceError(
+                    f"{where}: {len(row) + len(cells)} cells under {len(row)} headings, {cells!r} "
+                    "too many; put cells that hold a comma in double quotes"
+                )
+            yield where, row
+    except csv.Error as error:
+        raise SourceError(
+            f"{path}, line {reader.line_num}: not CSV: {error}; "
+            "look for a double quote that is never closed"
+        ) from None
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    # Not splitlines(): a JSON string may hold U+2028 and its like as they are.
+    for n, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {n}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{where}: not JSON: {error}; a line is one object") from None
+        if not isinstance(row, dict):
+            raise SourceError(
+                f'{where}: {line.strip()[:80]!r} is no object; a line is like {{"path": "a.mp4"}}'
+            )
+        yield where, row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path, partitioning=None).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SourceError(
+            f"{path}: cannot be read as Parquet ({error}); write or fetch it again"
+        ) from None
+    for n, row in enumerate(rows, start=1):
+        yield f"{path}, row {n}", row

@@ -226,7 +226,9 @@ class Sample:
             with path.open("rb") as handle:
                 data = os.pread(handle.fileno(), int(member["size"]), int(member["offset"]))
         except FileNotFoundError:
-            raise ShardError(f"{where}: the shard is missing; run `s2v-data write` again") from None
+            raise ShardError(
+                f"{where}: the shard is missing; write it again: `s2v-data select --config FILE`"
+            ) from None
         if len(data) != member["size"]:
             raise ShardError(
                 f"{where}: {len(data)} of {member['size']} bytes; the shard is cut short"
@@ -257,7 +259,7 @@ class ShardIndex:
         folder = Path(folder)
         path = folder / INDEX_FILE
         if not path.is_file():
-            raise ShardError(f"{path}: no index; write the shards first (`s2v-data write`)")
+            raise ShardError(f"{path}: no index; write the shards first: `s2v-data run`")
         table = pq.read_table(path, partitioning=None)
         if missing := set(INDEX.names) - set(table.schema.names):
             raise ShardError(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from s2v.datapipe.base.shards import MAX_REFERENCES, SCHEMA_VERSION, Sample, ShardError, ShardIndex
 
-_REWRITE: Final = "write the folder again (`s2v-data write`)"
+_REWRITE: Final = "write the folder again (`s2v-data select --config FILE`; runs no model)"
 _SHOWN: Final = 20
 
 
