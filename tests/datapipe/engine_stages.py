@@ -70,3 +70,18 @@ class DiesOnceStage(LengthStage):
             mark.touch()
             os.kill(os.getpid(), 9)
         return super().run(unit)
+
+
+class FaultyStage(LengthStage):
+    """Raises the given faults inside a row's guard, one per attempt, and then measures."""
+
+    def __init__(self, faults: list[BaseException]) -> None:
+        super().__init__()
+        self.faults = list(faults)
+
+    def run(self, unit: Unit) -> dict[str, list[Row]]:
+        if self.faults:
+            for clip_id in unit.ids:
+                with unit.guard(clip_id, self.name):
+                    raise self.faults.pop(0)
+        return super().run(unit)

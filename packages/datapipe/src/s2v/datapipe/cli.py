@@ -52,7 +52,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 
 def _explanation(error: Exception) -> str | None:
     """What to tell the user, or ``None`` for what is our own mistake."""
-    from s2v.datapipe.engine.execute import AdmissionError
+    from s2v.datapipe.engine.execute import AdmissionError, UnitFailedError
     from s2v.datapipe.engine.lock import RunBusyError
     from s2v.datapipe.engine.store import StoreError
     from s2v.datapipe.measuring import (
@@ -74,7 +74,7 @@ def _explanation(error: Exception) -> str | None:
             ShardError,
             SourceError,
         ),
-        *(StoreError, WriteError),
+        *(StoreError, UnitFailedError, WriteError),
     )
     if isinstance(error, OSError):
         full = error.errno == errno.ENOSPC
@@ -88,8 +88,16 @@ def _ray_cause(error: Exception) -> str | None:
     cause: BaseException = error
     while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
         cause = inner
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return f"a worker failed: {lines[-1] if lines else type(cause).__name__}"
+    lines = [line for line in str(cause).splitlines() if line.strip() and not _is_ray_hint(line)]
+    # A traceback ends with its cause; a message of several lines begins with it.
+    traced = any(line.startswith(("Traceback ", "ray::")) for line in lines)
+    shown = lines[-1 if traced else 0] if lines else type(cause).__name__
+    return f"a worker failed: {shown.strip()}"
+
+
+def _is_ray_hint(line: str) -> bool:
+    """Whether Ray Data put this line below the cause: advice on its own retries."""
+    return "To change retry attempts" in line or "attempts (total backoff" in line
 
 
 def _fail(name: str, message: str, code: int = 1) -> int:

@@ -16,6 +16,7 @@ from s2v.datapipe.base import ids
 from s2v.datapipe.base.media.cut import cut_clip
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
+from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, failure, raise_failure
 from s2v.datapipe.engine.execute import start_ray
 from s2v.datapipe.engine.stage import Row
 
@@ -48,6 +49,9 @@ def cut_clips(
         encoding: arguments of :func:`s2v.datapipe.base.media.cut.cut_clip`.
         cpus: CPUs of a local Ray.
         quiet: no progress.
+
+    Raises:
+        UnitFailedError: the machine failed a clip (disk full, unreadable mount).
     """
     jobs = []
     for clip in sorted(clips, key=lambda row: str(row["clip_id"])):
@@ -64,6 +68,7 @@ def cut_clips(
     with track("cut clips", len(jobs), quiet=quiet) as step:
         step(len(jobs) - len(missing))
         for answer in _run(missing, cpus):
+            raise_failure(f"clip {answer['clip_id']}", answer["failed"])
             step()
             if answer["message"]:
                 quarantine.append(_quarantined(answer))
@@ -96,14 +101,18 @@ def _run(jobs: list[dict[str, Any]], cpus: int | None) -> Iterable[dict[str, Any
 def _cut(row: dict[str, Any]) -> dict[str, Any]:
     job = json.loads(row["job"])
     error = message = ""
+    failed = NO_FAILURE
     try:
         Path(job["target"]).parent.mkdir(parents=True, exist_ok=True)
         cut_clip(job["path"], job["start_us"], job["end_us"], job["target"], **job["encoding"])
-    except MediaError as failure:
-        if failure.transient:
-            raise
-        error, message = str(failure.kind), str(failure)
-    return {"clip_id": job["clip_id"], "error": error, "message": message}
+    except MediaError as refused:
+        if refused.transient:
+            failed = failure(refused, Path(job["target"]))
+        else:
+            error, message = str(refused.kind), str(refused)
+    except FAULTS as fault:
+        failed = failure(fault, Path(job["target"]))
+    return {"clip_id": job["clip_id"], "error": error, "message": message, "failed": failed}
 
 
 def _quarantined(answer: dict[str, Any]) -> Row:

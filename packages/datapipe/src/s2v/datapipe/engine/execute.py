@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2v.datapipe.engine.errors import UnitFailedError, raise_failure
 from s2v.datapipe.engine.runner import StageRun, UnitRunner
+
+__all__ = ["AdmissionError", "Pool", "UnitFailedError", "admit", "execute", "start_ray", "stop_ray"]
 
 RESERVED_CPUS = 0.25  # for Ray Data's own tasks, so that a pool never starves them
 ACTOR_MEMORY_GIB = 1.2  # measured: all embedded models in one actor (docs/engine.md)
@@ -131,7 +134,7 @@ def execute(
 
     Raises:
         AdmissionError: the plan does not fit.
-        RuntimeError: a unit failed on transient errors to the end; the message is the cause.
+        UnitFailedError: the machine or the run folder failed a unit to the last try.
     """
     import ray
 
@@ -148,7 +151,9 @@ def execute(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.actors),
     )
     for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
-        yield from batch["report"]
+        for report in batch["report"]:
+            raise_failure(f"unit {report['unit']}", report["failed"])
+            yield report
 
 
 def _resources() -> dict[str, float]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.media.errors import MediaError
+from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, StoreError, failure
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.engine.store import StageStore
 
-TRIES = 3  # of a unit, on transient errors
+TRIES = 3  # of a unit, on errors that may pass: the machine's, not the file's
+FIRST_WAIT_S = 2.0  # before the second try; doubled for each further one
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,28 @@ class UnitRunner:
         self._ready: set[str] = set()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data entry: a batch of one item ``{"item": {...}}``."""
-        done = [self.measure(item) for item in batch["item"]]
+        """Ray Data entry: a batch of one item ``{"item": {...}}``.
+
+        A fault that is no row's comes back in the report's ``failed``.
+        """
+        done = [self._reported(item) for item in batch["item"]]
         return {"unit": [d["unit"] for d in done], "report": done}
 
+    def _reported(self, item: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {**self.measure(item), "failed": NO_FAILURE}
+        except FAULTS as error:
+            none = {run.stage.name: {"measured": 0, "cpu_seconds": 0.0} for run in self.stages}
+            failed = failure(error, self.run)
+            return {"unit": str(item["unit"]), "stages": none, "failed": failed}
+
     def measure(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Take the unit through all stages; stages that cover it already are read back."""
+        """Take the unit through all stages; stages that cover it already are read back.
+
+        Raises:
+            OSError, MemoryError, MediaError: the machine's fault, to the last try.
+            StoreError: a file of the run folder is damaged, or vanished meanwhile.
+        """
         tables: dict[str, list[Row]] = {name: list(rows) for name, rows in item["tables"].items()}
         unit_ids, key, name = list(item["ids"]), str(item["key"]), str(item["unit"])
         report: dict[str, Any] = {"unit": name, "stages": {}}
@@ -56,6 +74,11 @@ class UnitRunner:
             seconds = 0.0
             if missing or not store.commits(name):
                 seconds = self._run(run.stage, store, Unit(name, key, missing, tables, self.run))
+                if lost := sorted(set(ids) - store.covered(name)):
+                    raise StoreError(
+                        f"{store.folder}: commits of unit {name} do not cover {len(lost)} of its "
+                        f"ids (first: {lost[0]}); leave the folder alone while a run is on"
+                    )
             for table, rows in store.rows(name).items():
                 if table != "quarantine":
                     tables[table] = rows
@@ -101,10 +124,11 @@ def _with_retries(stage: Stage, unit: Unit) -> dict[str, list[Row]]:
         unit.quarantine.clear()
         try:
             return stage.run(unit)
-        except MediaError as error:
-            if attempt == TRIES or not error.transient:
+        except (MediaError, OSError, MemoryError) as error:
+            lasting = isinstance(error, MediaError) and not error.transient
+            if attempt == TRIES or lasting:
                 raise
-            time.sleep(2.0**attempt)
+            time.sleep(FIRST_WAIT_S * 2.0 ** (attempt - 1))
     raise AssertionError("unreachable")
 
 

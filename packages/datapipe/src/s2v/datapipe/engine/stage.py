@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.base.media.errors import MediaError
+from s2v.datapipe.engine.errors import StoreError
 
 Row = dict[str, Any]
 
@@ -60,9 +61,10 @@ class Unit:
     def guard(self, row_id: str, stage: str) -> Iterator[None]:
         """Turn what this one row's content causes into a quarantine row.
 
-        Lack of memory or disk, lost connections and missing libraries pass through: they say
-        nothing of the row, leave the unit open, and are tried again. What else a model or a
-        decoder raises is the row's; should it be ours, the quarantine budget stops the run.
+        Lack of memory or disk, lost connections, missing libraries and damaged files of the
+        run folder pass through: they say nothing of the row and leave the unit open. What else
+        a model or a decoder raises is the row's; should it be ours, the quarantine budget
+        stops the run.
         """
         try:
             yield
@@ -70,7 +72,7 @@ class Unit:
             if error.transient:
                 raise
             self._quarantine(row_id, stage, error.kind, str(error))
-        except (OSError, MemoryError, ImportError, AssertionError):
+        except (OSError, MemoryError, ImportError, AssertionError, StoreError):
             raise
         except Exception as error:  # noqa: BLE001  a row's content can make a model raise anything
             self._quarantine(row_id, stage, type(error).__name__, str(error))

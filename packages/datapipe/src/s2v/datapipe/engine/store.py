@@ -23,11 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2v.datapipe.base import atomic, records
+from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.engine.stage import Row
 
-
-class StoreError(RuntimeError):
-    """A committed part that is missing or not what its commit says."""
+__all__ = ["Commit", "StageStore", "StoreError", "merge"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class StageStore:
 
     def commits(self, unit: str) -> list[Commit]:
         """The commits of one unit by generation."""
-        return [self._load(path) for path in sorted(self.folder.glob(f"{unit}.[0-9]*.json"))]
+        return [self._load(path) for _, path in self._generations(unit)]
 
     def covered(self, unit: str, *, reopen_quarantine: bool = False) -> set[str]:
         """Ids of ``unit`` that need no work."""
@@ -66,7 +65,8 @@ class StageStore:
         self, unit: str, key: str, ids: list[str], tables: dict[str, list[Row]], cpu_seconds: float
     ) -> None:
         """Write the parts of one generation, then its commit file."""
-        generation = len(list(self.folder.glob(f"{unit}.[0-9]*.json")))
+        # The highest and not their number: a user may have deleted an older one.
+        generation = max((n for n, _ in self._generations(unit)), default=-1) + 1
         parts = {}
         for name, rows in sorted(tables.items()):
             if not rows and name == "quarantine":
@@ -102,6 +102,11 @@ class StageStore:
     def tables(self, units: Iterable[str]) -> dict[str, pa.Table]:
         """Rows of the given units by table, in unit order, newest generation of every id."""
         return merge(self._read(self.commits(unit)) for unit in sorted(units))
+
+    def _generations(self, unit: str) -> list[tuple[int, Path]]:
+        found = self.folder.glob(f"{unit}.[0-9]*.json")
+        numbers = [(int(path.name.removeprefix(f"{unit}.").split(".")[0]), path) for path in found]
+        return sorted(numbers)
 
     def _load(self, path: Path) -> Commit:
         try:

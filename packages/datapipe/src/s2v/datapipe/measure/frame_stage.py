@@ -59,8 +59,15 @@ class Frames:
         return rows
 
     def middle(self, clip: str) -> Row:
-        """The frame nearest to the middle of the clip."""
-        return min(self.of(clip), key=lambda row: abs(row["position"] - 0.5))
+        """The frame nearest to the middle of the clip, the earlier of two as near.
+
+        Of a slow film there may be one or two: the frame of 5 % is then still on the screen
+        half-way, so the earlier one is what a viewer sees there.
+        """
+        return min(
+            self.of(clip),
+            key=lambda row: (round(abs(row["position"] - 0.5), 6), row["position"]),
+        )
 
     def image(self, row: Row) -> Image:
         """RGB pixels of a frame row."""

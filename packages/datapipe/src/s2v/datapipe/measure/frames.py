@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from s2v.datapipe.base import ids
 from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.base.media.decode import frames_at
+from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.images import encode_jpeg, load_image
 from s2v.datapipe.base.media.phash import perceptual_hash
 from s2v.datapipe.base.media.sandbox import run_isolated
+from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.roles import Image
 
@@ -45,7 +47,7 @@ class FrameStage(Stage):
     """Clips to stored frames with their hash, sharpness and saturation."""
 
     name: ClassVar[str] = "frames"
-    version = 1
+    version = 2
     reads = ("clips", "sources")
     writes = ("frames",)
 
@@ -59,7 +61,7 @@ class FrameStage(Stage):
     def run(self, unit: Unit) -> dict[str, list[Row]]:
         """Decode the sampled frames of each clip and append them to the unit's tar."""
         sources = {row["video_id"]: row for row in unit.tables["sources"]}
-        name = f"frames/{unit.name}-{ids.stable_hash([*unit.ids, str(self.identity())], 8)}.tar"
+        name = self._tar_name(unit)
         rows: list[Row] = []
         with replacing(unit.run / name) as path, tarfile.open(path, "w") as tar:
             for clip in unit.rows("clips"):
@@ -68,6 +70,13 @@ class FrameStage(Stage):
                     for position, pts_us, jpeg in self._frames(clip, source["path"]):
                         rows.append(self._store(tar, name, clip, position, pts_us, jpeg))
         return {"frames": rows}
+
+    def _tar_name(self, unit: Unit) -> str:
+        """A name of its own for every content, so that no older commit's tar is overwritten."""
+        times = {row["clip_id"]: f"{row['start_us']}-{row['end_us']}" for row in unit.rows("clips")}
+        clips = [f"{clip} {times.get(clip, '')}" for clip in unit.ids]
+        digest = ids.stable_hash([str(self.version), str(self.identity()), *clips], 12)
+        return f"frames/{unit.name}-{digest}.tar"
 
     def _frames(self, clip: Row, path: str) -> list[tuple[float, int, bytes]]:
         if clip["kind"] == "image":
@@ -82,9 +91,9 @@ class FrameStage(Stage):
         found = run_isolated(
             _clip_jpegs, (path, wanted, self.settings.jpeg_quality), timeout_s=TIMEOUT_S
         )
-        return [
+        return first_of_each(
             (p, pts, jpeg) for p, (pts, jpeg) in zip(self.settings.positions, found, strict=True)
-        ]
+        )
 
     def _store(
         self, tar: tarfile.TarFile, name: str, clip: Row, position: float, pts_us: int, jpeg: bytes
@@ -109,6 +118,24 @@ class FrameStage(Stage):
             "blur": sharpness(rgb),
             "saturation": saturation(rgb),
         }
+
+
+def first_of_each(found: Iterable[tuple[float, int, bytes]]) -> list[tuple[float, int, bytes]]:
+    """Drop positions that show a frame already taken.
+
+    In a slow or stuttering film one frame is on the screen at several positions; taken
+    twice it would pass for two views of a subject.
+
+    Args:
+        found: ``(position, pts_us, jpeg)`` in order of position.
+
+    Returns:
+        The first of every millisecond, which is what a ``frame_id`` tells apart.
+    """
+    kept: dict[int, tuple[float, int, bytes]] = {}
+    for position, pts_us, jpeg in found:
+        kept.setdefault(pts_us // 1000, (position, pts_us, jpeg))
+    return list(kept.values())
 
 
 def _clip_jpegs(path: str, wanted: list[int], quality: int) -> list[tuple[int, bytes]]:
@@ -141,17 +168,56 @@ def saturation(rgb: Image) -> float:
 
 
 class FrameReader:
-    """Reads stored frames of a run by their row of table ``frames``."""
+    """Reads stored frames of a run by their row of table ``frames``.
+
+    A frame that is gone or damaged is the run folder's fault and never the clip's, so it is a
+    :class:`StoreError`, which no guard turns into a quarantine row.
+    """
 
     def __init__(self, run: Path) -> None:
-        self.run = run
+        self.run = run.resolve()
 
     def jpeg(self, row: Row) -> bytes:
-        """The stored JPEG."""
-        with Path(self.run, row["tar"]).open("rb") as handle:
-            handle.seek(row["offset"])
-            return handle.read(int(row["size"]))
+        """The stored JPEG.
+
+        Raises:
+            StoreError: the tar is missing, cut short, or outside the run folder.
+        """
+        frame = row["frame_id"]
+        path = (self.run / row["tar"]).resolve()
+        if not path.is_relative_to(self.run):
+            raise StoreError(f"frame {frame}: {row['tar']!r} is outside {self.run}")
+        try:
+            with path.open("rb") as handle:
+                handle.seek(row["offset"])
+                data: bytes = handle.read(int(row["size"]))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise StoreError(f"{path}: frames are missing; {self._advice(row)}") from None
+        if len(data) != row["size"]:
+            raise StoreError(f"{path}: cut short at frame {frame}; {self._advice(row)}")
+        return data
 
     def image(self, row: Row) -> Image:
-        """RGB uint8 ``[H, W, 3]``."""
-        return load_image(self.jpeg(row))
+        """RGB uint8 ``[H, W, 3]``.
+
+        Raises:
+            StoreError: as of :meth:`jpeg`, or what is there is not the row's picture.
+        """
+        jpeg = self.jpeg(row)
+        where = f"{self.run / row['tar']}: frame {row['frame_id']}"
+        try:
+            image = load_image(jpeg)
+        except MediaError as error:
+            if error.transient:
+                raise
+            raise StoreError(f"{where} is damaged ({error.message}); {self._advice(row)}") from None
+        if image.shape[:2] != (row["height"], row["width"]):
+            raise StoreError(
+                f"{where} is {image.shape[1]}x{image.shape[0]}, its row says "
+                f"{row['width']}x{row['height']}; {self._advice(row)}"
+            )
+        return image
+
+    def _advice(self, row: Row) -> str:
+        unit = Path(row["tar"]).stem.rpartition("-")[0] or "*"
+        return f"delete {self.run / 'measure'}/frames-*/{unit}.* to make it again"

@@ -235,9 +235,11 @@ class Worker:
             receive(self._in, time.monotonic() + _START_TIMEOUT_S)
         except (EOFError, TimeoutError) as error:
             self.stop()
-            raise RuntimeError(
+            raise MediaError(
+                MediaErrorKind.TRANSIENT,
+                sys.executable,
                 "the media worker did not start; try: python -m "
-                "s2v.datapipe.base.media.sandbox_worker"
+                "s2v.datapipe.base.media.sandbox_worker",
             ) from error
 
     def call(self, task: Task) -> Any:
