@@ -1,6 +1,7 @@
 """Sample held-out references, and score the samples beside the real clips.
 
-``ray job submit --working-dir . -- python jobs/evaluate.py --run RUN --shards DIR --out DIR``
+``ray job submit --working-dir jobs -- python evaluate.py --run RUN --shards DIR --out DIR`` with
+absolute folders on storage that the cluster shares.
 
 The ceiling is the held-out clips themselves, scored by the same protocols against the same
 references. Faces are recognised here by a net that curation did not use.
@@ -15,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from demo import plainly
+
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.media.images import decode_png_mask, load_image
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.evals.run import evaluate
+from s2v.evals.show import summary_text
 from s2v.evals.summary import Summary
 from s2v.model.progress import quiet as no_progress
 from s2v.model.progress import shown
@@ -134,8 +138,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=6, help="held-out samples (default: 6)")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
+    return plainly("evaluate", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
     done = evaluate_run(args.run, args.shards, args.out, limit=args.limit, quiet=args.quiet)
-    print(done.summary.table())
+    print(summary_text(done.summary))
     return 0
 
 
