@@ -18,6 +18,7 @@ from PIL import Image
 
 from s2v.datapipe.base.media import cut, ffmpeg
 from s2v.datapipe.base.media.cut import animate_still, cut_clip, preview_clip
+from s2v.datapipe.base.media.encode import encoding
 
 FILLS = (0, 85, 170)  # what glibc lays into memory that it hands out
 Encode = Callable[[Path], str]
@@ -84,7 +85,7 @@ def test_an_animated_still_does_not_depend_on_memory(
 def test_without_the_option_these_tests_would_notice(
     corpus: Corpus, digests: Callable[[Encode], set[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    safe = cut.encoding
+    safe = encoding
 
     def fast(*arguments: Any, **more: Any) -> dict[str, Any]:
         return {k: v for k, v in safe(*arguments, **more).items() if k != "x264-params"}
