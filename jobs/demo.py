@@ -71,12 +71,15 @@ def run(args: argparse.Namespace) -> int:
 
     from s2v.datapipe.config import Settings
     from s2v.datapipe.curate import curate
+    from s2v.datapipe.sources import SourceSpec
     from s2v.model import config as configuration
 
     began = time.monotonic()
     settings = load(Settings, args.config, args.set)
     folder = Path(settings.folder)
-    make_inputs(folder.with_name(f"{folder.name}-input"), quiet=args.quiet)
+    manifest = make_inputs(folder.with_name(f"{folder.name}-input"), quiet=args.quiet)
+    sources = [SourceSpec(manifest=str(manifest))]  # wherever the run folder was put
+    settings = settings.model_copy(update={"sources": sources})
     curated = curate(settings, quiet=args.quiet)
     shards = folder / "shards"
     steps = LONG_STEPS if args.long else args.steps

@@ -15,7 +15,7 @@ from typing import Any
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.assets import asset, lookup
-from s2v.datapipe.base.media.cut import animate_still, cut_clip
+from s2v.datapipe.base.media.cut import Motion, animate_still, cut_clip
 from s2v.datapipe.base.progress import track
 
 FILM = {
@@ -40,7 +40,12 @@ PHOTOS = ("man-photo", *PORTRAITS, "group-photo", "astronaut", "cat", "coffee", 
           "motorcycle", "quokka")  # fmt: skip
 NOBODY = {"cat", "coffee", "rocket", "motorcycle", "quokka"}
 STILL_SECONDS = 4.0
-MOVES = {"obama-1": "zoom_in", "obama-2": "pan_right", "obama-3": "zoom_out", "biden": "zoom_in"}
+MOVES: dict[str, Motion] = {
+    "obama-1": "zoom_in",
+    "obama-2": "pan_right",
+    "obama-3": "zoom_out",
+    "biden": "zoom_in",
+}
 
 
 def make_inputs(folder: Path, *, quiet: bool = False) -> Path:

@@ -1,4 +1,4 @@
-"""Train: ``ray job submit --working-dir . -- python jobs/train.py --shards DIR --out DIR``.
+"""Train: ``ray job submit --working-dir jobs -- python train.py --shards DIR --out DIR``.
 
 A thin entry point: the same as ``s2v-model train``. The trainer itself needs no Ray.
 """

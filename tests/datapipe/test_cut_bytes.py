@@ -9,16 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from media_corpus import Corpus
 from PIL import Image
 
-from s2v.datapipe.base.media import cut, ffmpeg
+from s2v.datapipe.base.media import ffmpeg
 from s2v.datapipe.base.media.cut import animate_still, cut_clip, preview_clip
-from s2v.datapipe.base.media.encode import encoding
 
 FILLS = (0, 85, 170)  # what glibc lays into memory that it hands out
 Encode = Callable[[Path], str]
@@ -80,16 +78,3 @@ def test_an_animated_still_does_not_depend_on_memory(
         ).sha256
 
     assert len(digests(encode)) == 1
-
-
-def test_without_the_option_these_tests_would_notice(
-    corpus: Corpus, digests: Callable[[Encode], set[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    safe = encoding
-
-    def fast(*arguments: Any, **more: Any) -> dict[str, Any]:
-        return {k: v for k, v in safe(*arguments, **more).items() if k != "x264-params"}
-
-    monkeypatch.setattr(cut, "encoding", fast)
-    film = corpus["whole.mp4"]
-    assert any(len(digests(clip(film, side))) > 1 for side in (48, 54, 66, 72, 108))
