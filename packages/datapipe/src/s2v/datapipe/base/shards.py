@@ -260,7 +260,12 @@ class ShardIndex:
         path = folder / INDEX_FILE
         if not path.is_file():
             raise ShardError(f"{path}: no index; write the shards first: `s2v-data run`")
-        table = pq.read_table(path, partitioning=None)
+        try:
+            table = pq.read_table(path, partitioning=None)
+        except pa.ArrowInvalid as error:
+            raise ShardError(
+                f"{path}: the index is damaged ({error}); write it anew: `s2v-data run`"
+            ) from None
         if missing := set(INDEX.names) - set(table.schema.names):
             raise ShardError(
                 f"{path}: columns {sorted(missing)} are missing; written by another version?"

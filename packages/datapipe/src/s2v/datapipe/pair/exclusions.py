@@ -40,9 +40,15 @@ def read_exclusions(path: Path) -> tuple[Exclusion, ...]:
         ExclusionError: naming file and line. A takedown that cannot be read must stop the
             write, not be skipped.
     """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ExclusionError(f"{path}: no such exclusion list; name one or take it out") from None
+    except UnicodeDecodeError as error:
+        raise ExclusionError(f"{path}: not UTF-8 ({error}); save the list as UTF-8") from None
     found = []
     # Not splitlines(): a JSON string may hold U+2028 and its like as they are.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
