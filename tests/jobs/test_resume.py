@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -126,3 +127,21 @@ def test_a_run_with_nothing_usable_fails_with_the_first_reason(tmp_path: Path) -
     assert "none of the 1 sources can be used" in err
     assert "not_media" in err
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(7200)
+def test_a_driver_killed_at_many_random_moments_ends_with_identical_shards(
+    config: Path, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    moments = random.Random(0)
+    for _ in range(int(os.environ.get("S2V_PROVE_KILLS", "20"))):
+        run = start(config, folder)
+        try:
+            run.communicate(timeout=moments.uniform(3, 40))
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGKILL)
+            run.communicate()
+    finish(config, folder)
+    assert digests(folder) == digests(whole)
