@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from s2v.datapipe.base.embedded.minilm import DIM, MiniLM
-from s2v.datapipe.base.embedded.mobilenet import (
-    MobileNetV2,
-    _prepare,  # the embedder's own preprocessing; a second copy could drift from it
-)
+from s2v.datapipe.base.embedded.mobilenet import MobileNetV2, prepare
 from s2v.datapipe.base.embedded.net import one_torch_thread
 
 Pixels = npt.NDArray[np.uint8]
@@ -41,12 +38,11 @@ class MiniLmTokens(MiniLM):
 
     def encode(self, text: str) -> Tensor:
         """``[L, 384]`` float32."""
-        self.load()
-        ids = self._tokenizer.encode(text).ids
+        ids = self.token_ids(text)
         if len(ids) > self.tokens:
             ids = [*ids[: self.tokens - 1], ids[-1]]  # keep [SEP]
         with one_torch_thread(), torch.no_grad():
-            states: Tensor = self._net(torch.tensor([ids]))[0]
+            states: Tensor = self.states([ids])[0]
         return states
 
 
@@ -67,9 +63,8 @@ class MobileNetTokens(MobileNetV2):
 
     def encode(self, image: Pixels) -> Tensor:
         """RGB ``[h, w, 3]`` -> ``[5, 1280]`` float32."""
-        self.load()
         with one_torch_thread(), torch.no_grad():
-            features = self._features(torch.from_numpy(_prepare(image))[None])
+            features = self.features(torch.from_numpy(prepare(image))[None])
             quarters = torch.nn.functional.adaptive_avg_pool2d(features, 2).flatten(2)
             mean = features.mean((2, 3))[..., None]
             tokens: Tensor = torch.cat([mean, quarters], dim=2)[0].T.contiguous()

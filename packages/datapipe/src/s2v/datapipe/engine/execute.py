@@ -23,7 +23,6 @@ from s2v.datapipe.engine.runner import StageRun, UnitRunner
 __all__ = ["AdmissionError", "Pool", "UnitFailedError", "admit", "execute", "start_ray", "stop_ray"]
 
 RESERVED_CPUS = 0.25  # for Ray Data's own tasks, so that a pool never starves them
-ACTOR_MEMORY_GIB = 1.2  # measured: all embedded models in one actor (docs/engine.md)
 
 
 class AdmissionError(RuntimeError):

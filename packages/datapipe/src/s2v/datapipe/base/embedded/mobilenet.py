@@ -139,9 +139,6 @@ def prepare(image: Image) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
 
-_prepare = prepare  # its former name, still imported by s2v.model.embedded
-
-
 def _greyed(image: Image, mask: npt.NDArray[np.bool_]) -> Image:
     check_image(image)
     if mask.shape != image.shape[:2]:
