@@ -14,12 +14,16 @@ import pyarrow.compute as pc
 
 from s2v.datapipe.base import records
 from s2v.datapipe.engine.stage import Row
+from s2v.datapipe.measure.frames import cut_to_crop
 from s2v.datapipe.measure.gates import GateSettings
 
 SOURCE_IN_QUARANTINE = "source in quarantine"
 
 #: Tables of the stages that gates stand in front of.
-GATED = ("captions", "phrases", "detections", "masks", "faces", "embeddings")
+GATED = (
+    *("captions", "phrases", "detections", "checks"),
+    *("masks", "faces", "people", "embeddings"),
+)
 
 
 def rows(tables: Mapping[str, pa.Table], name: str) -> list[Row]:
@@ -60,6 +64,22 @@ def withdraw(tables: dict[str, pa.Table], sources: list[Row]) -> dict[str, pa.Ta
         **tables,
         "clips": records.table("clips", clips),
         "spans": records.table("spans", spans),
+    }
+
+
+def apply_crops(tables: dict[str, pa.Table]) -> dict[str, pa.Table]:
+    """Give clips and frames the crop that was used, so that sizes and boxes agree everywhere."""
+    crops = {r["clip_id"]: r["crop"] for r in rows(tables, "overlays") if r["crop"] is not None}
+    if not crops:
+        return tables
+    clips, frames = rows(tables, "clips"), rows(tables, "frames")
+    videos = {row["clip_id"] for row in clips if row["kind"] == "video"}
+    # A photograph may be stored smaller than it is; its size stays that of the file.
+    of_video = {clip: crop for clip, crop in crops.items() if clip in videos}
+    return {
+        **tables,
+        "clips": records.table("clips", cut_to_crop(clips, of_video)),
+        "frames": records.table("frames", cut_to_crop(frames, crops)),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,14 +30,45 @@ class EngineSettings(_Section):
     )
 
 
-class RoleSettings(_Section):
-    """Which models fill the roles."""
+class Backend(BaseModel):
+    """The model of one role, where it runs, and the backend's own options beside them."""
 
-    profile: Literal["embedded"] = Field(
-        default="embedded", description="small CPU nets from packages"
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    backend: str | None = Field(default=None, description="else the profile's; 'none' for empty")
+    cpus: float = Field(default=1.0, gt=0, description="CPUs of one actor")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs of one actor; a fraction shares one")
+    memory_gb: float | None = Field(default=None, gt=0, description="memory of one actor")
+    actors: int | None = Field(default=None, ge=1, description="actors at most; else as fit")
+
+    def options(self) -> dict[str, Any]:
+        """What the backend itself is told."""
+        return dict(self.model_extra or {})
+
+
+class RoleSettings(_Section):
+    """Which models fill the roles: a profile, and role by role what differs from it."""
+
+    profile: Literal["embedded", "production"] = Field(
+        default="embedded",
+        description="embedded: small CPU nets from packages; production: models you name",
     )
-    text_regions: bool = Field(default=True, description="measure overlaid text")
-    safety: bool = Field(default=True, description="measure the not-safe-for-work score")
+    captioner: Backend = Backend()
+    phrases: Backend = Backend()
+    detector: Backend = Backend()
+    checker: Backend = Backend()
+    segmenter: Backend = Backend()
+    faces: Backend = Backend()
+    embedder: Backend = Backend()
+    text_regions: Backend = Backend()
+    safety: Backend = Backend()
+    aesthetics: Backend = Backend()
+    shots: Backend = Backend()
+
+    def chosen(self) -> dict[str, tuple[str | None, dict[str, Any]]]:
+        """Role -> backend and options, as :func:`s2v.datapipe.backends.registry.fill` takes it."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name != "profile"}
+        return {name: (one.backend, one.options()) for name, one in given.items()}
 
 
 class Settings(_Section):

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2v.datapipe import pipeline
+from s2v.datapipe.backends import registry
 from s2v.datapipe.base import atomic, records
 from s2v.datapipe.config import Settings
 from s2v.datapipe.cutting import cut_clips
@@ -65,10 +66,12 @@ class Curated:
 
 
 def make_roles(settings: Settings) -> Roles:
-    """Fill the roles as the configuration says."""
-    from s2v.datapipe.backends.embedded import embedded_roles
+    """Fill the roles as the configuration says.
 
-    return embedded_roles(text_regions=settings.roles.text_regions, safety=settings.roles.safety)
+    Raises:
+        SettingsError, WeightsError, AssetMissing: one clear line each.
+    """
+    return registry.fill(settings.roles.profile, settings.roles.chosen())
 
 
 def curate(

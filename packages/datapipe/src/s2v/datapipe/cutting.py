@@ -19,6 +19,7 @@ from s2v.datapipe.base.progress import track
 from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, failure, raise_failure
 from s2v.datapipe.engine.execute import start_ray
 from s2v.datapipe.engine.stage import Row
+from s2v.datapipe.staging import local_path
 
 CUT_VERSION = 1
 
@@ -79,7 +80,7 @@ def cut_clips(
 def _job(clip: Row, source: Row, target: Path, encoding: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "clip_id": clip["clip_id"],
-        "path": source["path"],
+        "path": local_path(source),
         "start_us": clip["start_us"],
         "end_us": clip["end_us"],
         "target": str(target),

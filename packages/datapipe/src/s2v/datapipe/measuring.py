@@ -13,6 +13,7 @@ import pyarrow as pa
 from s2v.datapipe import pipeline
 from s2v.datapipe.assembling import (
     SOURCE_IN_QUARANTINE,
+    apply_crops,
     apply_gates,
     mark_duplicates,
     withdraw,
@@ -121,7 +122,7 @@ class Measuring:
         for name in records.TABLES:
             if name not in {"subjects", "pairs", "samples"}:
                 tables.setdefault(name, records.table(name, []))
-        self.result.tables = apply_gates(tables, self.settings.gates)
+        self.result.tables = apply_gates(apply_crops(tables), self.settings.gates)
         return self.result
 
     def _windows(

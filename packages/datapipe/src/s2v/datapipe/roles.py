@@ -23,6 +23,31 @@ Vectors = npt.NDArray[np.float32]
 
 BANKS = ("person", "creature", "thing")
 
+#: Phantom, supplement 5, figure 11.
+CLASSES = ("human", "animal", "clothes", "product", "landmark", "ip_character", "other")
+
+
+class WeightsError(RuntimeError):
+    """Weights that are missing, truncated or another model's; names the file and the way out."""
+
+
+class RoleUnavailableError(OSError):
+    """A served model that does not answer now: the row is not at fault, so it is retried."""
+
+
+class AnswerError(ValueError):
+    """A model whose answer for this row stays wrong after all attempts: the row is quarantined."""
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """What a captioner is shown of a clip; the id travels with the frames to the answer."""
+
+    clip_id: str
+    frames: tuple[Image, ...]  # sampled frames in time order, cut to the clip's crop
+    times_us: tuple[int, ...]
+    motion: float | None = None  # as in table clips
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -30,6 +55,7 @@ class Caption:
 
     text: str
     facts: dict[str, Any] = field(default_factory=dict)
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +68,7 @@ class Phrase:
     noun: str
     bank: str
     reason: str | None = None  # why it can be no subject (plural, vague), else None
+    category: str | None = None  # one of CLASSES
 
 
 @dataclass(frozen=True)
@@ -54,6 +81,24 @@ class Grounding:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A mask of the whole frame, and the segmenter's own score if it has one."""
+
+    mask: Mask
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A second model's word on a box; ``None`` where it does not say."""
+
+    complete: bool | None = None
+    specific: bool | None = None
+    matches: bool | None = None
+    match_score: float | None = None
+
+
+@dataclass(frozen=True)
 class Face:
     """A face: box, five landmarks (eyes, nose, mouth corners) and its identity vector."""
 
@@ -61,6 +106,14 @@ class Face:
     points: npt.NDArray[np.float32]  # [5, 2]
     score: float
     embedding: Vectors  # [d]
+
+
+@dataclass(frozen=True)
+class TextRegion:
+    """A box of overlaid or depicted text."""
+
+    box: Box
+    score: float
 
 
 @runtime_checkable
@@ -73,7 +126,22 @@ class Model(Protocol):
         ...
 
     def load(self) -> None:
-        """Load the weights; called once per actor."""
+        """Load the weights; called once per actor.
+
+        Raises:
+            WeightsError: they are missing, truncated or another model's.
+            RoleUnavailableError: the server does not answer.
+        """
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """A model behind a server, which is worth asking for several rows at once."""
+
+    @property
+    def concurrency(self) -> int:
+        """Rows in flight per actor."""
         ...
 
 
@@ -85,8 +153,12 @@ class Captioner(Model, Protocol):
         """Digest of the prompt or grammar."""
         ...
 
-    def caption(self, frames: Sequence[Image], motion: float | None) -> Caption:
-        """Caption a clip by its sampled frames (in time order); motion as in table clips."""
+    def caption(self, view: ClipView) -> Caption:
+        """Caption one clip.
+
+        Raises:
+            AnswerError, RoleUnavailableError: see there.
+        """
         ...
 
 
@@ -94,23 +166,44 @@ class PhraseExtractor(Model, Protocol):
     """Caption -> subject phrases, each a substring of the caption."""
 
     def phrases(self, caption: str) -> list[Phrase]:
-        """Find the subjects; those that can be none carry a reason."""
+        """Find the subjects; those that can be none carry a reason.
+
+        Raises:
+            AnswerError, RoleUnavailableError: see there.
+        """
         ...
 
 
 class Detector(Model, Protocol):
-    """Phrases -> boxes on one frame."""
+    """Phrases -> boxes on the frames of one clip."""
 
-    def ground(self, image: Image, phrases: Sequence[Phrase]) -> list[Grounding]:
-        """Ground the phrases; several boxes for one phrase are all returned."""
+    def ground(self, images: Sequence[Image], phrases: Sequence[Phrase]) -> list[list[Grounding]]:
+        """Ground the phrases on every image; several boxes for one phrase are all returned."""
+        ...
+
+
+class SubjectChecker(Model, Protocol):
+    """A second opinion on a box (Phantom-Data, section 3: InternVL2.5)."""
+
+    @property
+    def prompt_sha256(self) -> str:
+        """Digest of the prompt or rules."""
+        ...
+
+    def check(self, image: Image, box: Box, phrase: Phrase) -> Check:
+        """Is the subject whole, specific, and what the phrase says?
+
+        Raises:
+            AnswerError, RoleUnavailableError: see there.
+        """
         ...
 
 
 class Segmenter(Model, Protocol):
-    """Box -> mask."""
+    """Boxes -> masks."""
 
-    def segment(self, image: Image, box: Box, bank: str) -> Mask:
-        """Mask of the subject inside the box, ``[H, W]`` of the whole frame."""
+    def segment(self, image: Image, boxes: Sequence[Box], banks: Sequence[str]) -> list[Segment]:
+        """Masks ``[H, W]`` of the whole frame, one per box, in order."""
         ...
 
 
@@ -131,10 +224,10 @@ class ImageEmbedder(Model, Protocol):
 
 
 class TextRegions(Model, Protocol):
-    """Overlaid text."""
+    """Text in the picture, overlaid or depicted."""
 
-    def share(self, image: Image) -> float:
-        """Share of the frame inside text boxes, 0..1."""
+    def regions(self, image: Image) -> list[TextRegion]:
+        """All boxes of text."""
         ...
 
 
@@ -143,6 +236,27 @@ class SafetyScorer(Model, Protocol):
 
     def score(self, image: Image) -> float:
         """0 (safe) to 1."""
+        ...
+
+
+class AestheticScorer(Model, Protocol):
+    """Aesthetic score, about 1 to 10 (LAION's head on CLIP)."""
+
+    def score(self, images: Sequence[Image]) -> list[float]:
+        """One score per image."""
+        ...
+
+
+class ShotScorer(Model, Protocol):
+    """A network that sees where one shot becomes another, gradually too."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames it wants."""
+        ...
+
+    def score(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Probability of a transition at every frame: uint8 ``[T, h, w, 3]`` to ``[T]``."""
         ...
 
 
@@ -158,6 +272,9 @@ class Roles:
     embedder: ImageEmbedder
     text_regions: TextRegions | None = None
     safety: SafetyScorer | None = None
+    checker: SubjectChecker | None = None
+    aesthetics: AestheticScorer | None = None
+    shots: ShotScorer | None = None
 
     def ids(self) -> dict[str, str | None]:
         """Model id per role, for ``run.json``."""
@@ -165,3 +282,7 @@ class Roles:
             name: None if model is None else model.model_id
             for name, model in sorted(vars(self).items())
         }
+
+
+#: Roles that may stay empty.
+OPTIONAL = frozenset({"text_regions", "safety", "checker", "aesthetics", "shots"})

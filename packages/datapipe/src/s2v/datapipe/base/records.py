@@ -42,6 +42,13 @@ SOURCES: Final = _s(
     ("sha256", STRING),
     ("bytes", INT),
     ("duplicate_of", STRING),  # an earlier source with the same bytes
+    ("offset_us", INT),  # where the file begins in its long video, if known
+    ("from_us", INT),  # the part of the file to use; null: from its beginning
+    ("to_us", INT),  # null: to its end
+    ("pair_key", STRING),  # of an image bank: pictures of one subject share it
+    ("given_caption", STRING),  # of an image bank or manifest, as given
+    ("minors", STRING),  # none | possible | unverified, as stated
+    ("face_policy", STRING),  # allowed | no faces | unverified, as stated
 )
 
 #: What probing found, one row per readable source.
@@ -86,6 +93,11 @@ CLIPS: Final = _s(
     ("luma_std", FLOAT),  # contrast, mean over frames, 0..1
     ("freeze", FLOAT),  # share of frames equal to the one before
     ("black", FLOAT),  # share of near-black frames
+    ("motion_peak", FLOAT),  # 95th percentile of the same amplitude
+    ("content", BOX),  # the picture inside black borders, displayed pixels; null: no borders
+    ("starts_with", STRING),  # what bounds it: cut | gradual | length | window | source
+    ("ends_with", STRING),
+    ("crop", BOX),  # of table overlays, set when tables are read; width and height are then its
 )
 
 #: Sampled frames (5, 50, 95 % of the clip), stored once as JPEG members of a tar.
@@ -102,12 +114,34 @@ FRAMES: Final = _s(
     ("phash", STRING),  # 64-bit perceptual hash, 16 hex
     ("blur", FLOAT),  # variance of the Laplacian at 480 px short side
     ("saturation", FLOAT),  # 0..1
+    ("phash_mirror", STRING),  # of the frame mirrored left to right
+    ("crop", BOX),  # of table overlays, set when tables are read; width and height are then its
+)
+
+#: What lies over the picture, and the part of the frame that is used. All later stages see the
+#: stored frames cut to ``crop``, and boxes count from its corner; so does the clip that is written.
+OVERLAYS: Final = _s(
+    ("clip_id", STRING),
+    ("content", BOX),  # the picture inside black borders, displayed pixels; null: no borders
+    ("text_boxes", pa.list_(BOX)),  # of all sampled frames, displayed pixels
+    ("text_share", FLOAT),  # share of the whole frame under text, largest of the sampled frames
+    ("subtitle_share", FLOAT),  # the part of it that changes and lies in the lower third
+    ("watermark_share", FLOAT),  # share of the frame under what stays the same on all frames
+    ("crop", BOX),  # even whole pixels of the displayed frame; null: the whole frame
+    ("crop_kept", FLOAT),  # share of the frame's area inside the crop, 1 without
 )
 
 #: Per-clip quality beyond the scan.
 QUALITY: Final = _s(
     ("clip_id", STRING),
-    ("text_share", FLOAT),  # share of the frame inside text boxes, middle frame
+    ("text_share", FLOAT),  # share of the cropped frame inside text boxes, largest of the frames
+    ("watermark_share", FLOAT),  # share of the cropped frame under a static overlay
+    ("blur", FLOAT),  # variance of the Laplacian at 480 px short side, median of the frames
+    ("blockiness", FLOAT),  # excess of differences on the 8-pixel grid, 0 none
+    ("exposure_low", FLOAT),  # share of crushed pixels, 0..1
+    ("exposure_high", FLOAT),  # share of blown pixels, 0..1
+    ("saturation", FLOAT),  # 0..1
+    ("niqe", FLOAT),  # naturalness image quality evaluator, lower is better
     ("nsfw", FLOAT),  # 0..1
     ("aesthetic", FLOAT),  # null in the embedded profile: no model exists for it
     ("gate", STRING),  # "not measured: gate X" where one stopped the clip; never stored as measured
@@ -119,6 +153,7 @@ CAPTIONS: Final = _s(
     ("captioner", STRING),  # model id
     ("prompt_sha256", STRING),
     ("facts", STRING),  # JSON of the measured facts a composed caption rests on
+    ("attempts", INT),  # how often a served model was asked until its answer was valid
 )
 
 #: One row per subject phrase of a caption.
@@ -130,6 +165,7 @@ PHRASES: Final = _s(
     ("end", INT),
     ("noun", STRING),
     ("bank", STRING),  # person | creature | thing
+    ("class", STRING),  # human | animal | clothes | product | landmark | ip_character | other
     ("reason", STRING),
 )
 
@@ -145,6 +181,18 @@ DETECTIONS: Final = _s(
     ("reason", STRING),
 )
 
+#: A second model's word on a box (Phantom-Data, section 3): null where it did not say.
+CHECKS: Final = _s(
+    ("detection_id", STRING),
+    ("clip_id", STRING),
+    ("checker", STRING),  # model id
+    ("prompt_sha256", STRING),
+    ("complete", BOOL),  # the whole subject is in the box
+    ("specific", BOOL),  # not a vague thing, such as trees or rocks
+    ("matches", BOOL),  # it is what the phrase says
+    ("match_score", FLOAT),
+)
+
 MASKS: Final = _s(
     ("detection_id", STRING),
     ("clip_id", STRING),
@@ -154,6 +202,7 @@ MASKS: Final = _s(
     ("area_share", FLOAT),  # mask pixels / frame pixels
     ("box_fill", FLOAT),  # mask pixels / box pixels
     ("touches_border", BOOL),
+    ("score", FLOAT),  # the segmenter's own, null where it has none
     ("reason", STRING),
 )
 
@@ -167,6 +216,21 @@ FACES: Final = _s(
     ("score", FLOAT),
     ("embedder", STRING),
     ("embedding", EMBEDDING),
+    ("containment", FLOAT),  # share of the face inside its person's box
+    ("yaw", FLOAT),  # degrees, 0 frontal, positive to the viewer's right
+    ("pitch", FLOAT),  # degrees, positive up
+    ("roll", FLOAT),  # degrees, clockwise
+    ("sharpness", FLOAT),  # variance of the Laplacian of the face at 112 px
+    ("phash", STRING),  # of the face crop
+)
+
+#: Who is there, per clip (Concat-ID): stable counts and one person staying the same.
+PEOPLE: Final = _s(
+    ("clip_id", STRING),
+    ("frames", INT),  # sampled frames looked at
+    ("persons", INT),  # most frequent count of people, by boxes and faces
+    ("count_stable", FLOAT),  # share of frames with that count
+    ("same_person", FLOAT),  # share of consecutive frame pairs whose main faces agree
 )
 
 EMBEDDINGS: Final = _s(
@@ -192,6 +256,7 @@ SUBJECTS: Final = _s(
     ("phrase_end", INT),
     ("noun", STRING),
     ("bank", STRING),
+    ("class", STRING),
     ("detection_id", STRING),
     ("frame_id", STRING),
     ("pts_us", INT),
@@ -205,6 +270,7 @@ SUBJECTS: Final = _s(
     ("embedder", STRING),
     ("embedding", EMBEDDING),
     ("background", EMBEDDING),
+    ("joint", EMBEDDING),  # body and face parts, each normalised and weighted; people with a face
     ("face_score", FLOAT),
     ("face_embedder", STRING),
     ("face_embedding", EMBEDDING),
@@ -272,12 +338,15 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "spans": SPANS,
     "clips": CLIPS,
     "frames": FRAMES,
+    "overlays": OVERLAYS,
     "quality": QUALITY,
     "captions": CAPTIONS,
     "phrases": PHRASES,
     "detections": DETECTIONS,
+    "checks": CHECKS,
     "masks": MASKS,
     "faces": FACES,
+    "people": PEOPLE,
     "embeddings": EMBEDDINGS,
     "subjects": SUBJECTS,
     "pairs": PAIRS,

@@ -133,7 +133,7 @@ class StageStore:
         for n, commit in enumerate(commits):
             stale = {i for i in commit.ids if newest[commit.unit, i] != n}
             for name, part in commit.parts.items():
-                table = self._part(part)
+                table = _conform(name, self._part(part))
                 if stale:
                     column = "id" if name == "quarantine" else commit.key
                     keep = [value not in stale for value in table[column].to_pylist()]
@@ -151,6 +151,17 @@ class StageStore:
         if hashlib.sha256(data).hexdigest() != part["sha256"]:
             raise StoreError(f"{path}: committed part was changed (sha256); {advice}")
         return pq.read_table(io.BytesIO(data))
+
+
+def _conform(name: str, table: pa.Table) -> pa.Table:
+    """Give a part the columns that the contract has got since: null, as nobody measured them."""
+    schema = records.TABLES[name]
+    if table.schema.equals(schema):
+        return table
+    missing = [field for field in schema if field.name not in table.schema.names]
+    for field in missing:
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names).cast(schema)
 
 
 def merge(parts: Iterable[dict[str, pa.Table]]) -> dict[str, pa.Table]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.frame_stage import Frames, ModelStage
 from s2v.datapipe.measure.gates import GateSettings
-from s2v.datapipe.roles import Captioner
+from s2v.datapipe.roles import Captioner, ClipView
 
 
 class CaptionStage(ModelStage):
@@ -17,7 +17,7 @@ class CaptionStage(ModelStage):
 
     name: ClassVar[str] = "caption"
     version = 1
-    reads = ("clips", "frames", "quality")
+    reads = ("clips", "frames", "overlays", "quality")
     writes = ("captions",)
 
     def __init__(self, captioner: Captioner, gates: GateSettings) -> None:
@@ -31,18 +31,22 @@ class CaptionStage(ModelStage):
     def run(self, unit: Unit) -> dict[str, list[Row]]:
         """Caption clip by clip: an answer can only land on the clip it was asked for."""
         frames = Frames(unit)
-        rows: list[Row] = []
-        for clip in unit.rows("clips"):
-            with unit.guard(clip["clip_id"], self.name):
-                images = [frames.image(row) for row in frames.of(clip["clip_id"])]
-                made = self.captioner.caption(images, clip["motion"])
-                rows.append(
-                    {
-                        "clip_id": clip["clip_id"],
-                        "caption": made.text,
-                        "captioner": self.captioner.model_id,
-                        "prompt_sha256": self.captioner.prompt_sha256,
-                        "facts": json.dumps(made.facts, sort_keys=True),
-                    }
-                )
-        return {"captions": rows}
+        motion = {row["clip_id"]: row["motion"] for row in unit.rows("clips")}
+
+        def work(clip: str) -> list[Row]:
+            rows = frames.of(clip)
+            images = tuple(frames.image(row) for row in rows)
+            times = tuple(row["pts_us"] for row in rows)
+            made = self.captioner.caption(ClipView(clip, images, times, motion[clip]))
+            return [
+                {
+                    "clip_id": clip,
+                    "caption": made.text,
+                    "captioner": self.captioner.model_id,
+                    "prompt_sha256": self.captioner.prompt_sha256,
+                    "facts": json.dumps(made.facts, sort_keys=True),
+                    "attempts": made.attempts,
+                }
+            ]
+
+        return {"captions": self.each(unit, motion, work)}

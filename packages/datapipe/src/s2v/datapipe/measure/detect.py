@@ -20,7 +20,7 @@ class DetectStage(ModelStage):
 
     name: ClassVar[str] = "detect"
     version = 1
-    reads = ("clips", "frames", "phrases", "quality")
+    reads = ("clips", "frames", "overlays", "phrases", "quality")
     writes = ("detections",)
 
     def __init__(self, detector: Detector, gates: GateSettings) -> None:
@@ -30,34 +30,50 @@ class DetectStage(ModelStage):
     def run(self, unit: Unit) -> dict[str, list[Row]]:
         """Ground every usable phrase on every sampled frame."""
         frames = Frames(unit)
-        rows: list[Row] = []
-        for clip, phrases in sorted(unit.by_id("phrases").items()):
-            usable = [row for row in phrases if row["reason"] is None]
-            if not usable:
-                continue
-            with unit.guard(clip, self.name):
-                for frame in frames.of(clip):
-                    rows += self._frame(frames, frame, usable)
-        return {"detections": rows}
+        phrases = {
+            clip: usable
+            for clip, rows in unit.by_id("phrases").items()
+            if (usable := [row for row in rows if row["reason"] is None])
+        }
 
-    def _frame(self, frames: Frames, frame: Row, usable: list[Row]) -> list[Row]:
-        asked = [Phrase(r["phrase"], r["start"], r["end"], r["noun"], r["bank"]) for r in usable]
-        found = self.detector.ground(frames.image(frame), asked)
-        found = sorted(found, key=lambda g: (-round(g.score, 4), g.phrase, g.box))
-        return [
-            {
-                "detection_id": ids.detection_id(frame["clip_id"], frame["pts_us"], n),
-                "subject_id": usable[hit.phrase]["subject_id"],
-                "clip_id": frame["clip_id"],
-                "frame_id": frame["frame_id"],
-                "pts_us": frame["pts_us"],
-                "box": [round(float(v), 1) for v in hit.box],
-                "score": round(hit.score, 4),
-                "area_share": round(area_share(hit.box, frame["width"], frame["height"]), 4),
-                "reason": _ambiguity(n, found),
-            }
-            for n, hit in enumerate(found)
-        ]
+        def work(clip: str) -> list[Row]:
+            shown, usable = frames.of(clip), phrases[clip]
+            found = self.detector.ground(
+                [frames.image(row) for row in shown], [as_phrase(row) for row in usable]
+            )
+            return [
+                row
+                for frame, hits in zip(shown, found, strict=True)
+                for row in _rows(frame, usable, hits)
+            ]
+
+        return {"detections": self.each(unit, phrases, work)}
+
+
+def as_phrase(row: Row) -> Phrase:
+    """A row of table ``phrases`` as the roles know it."""
+    return Phrase(
+        *(row["phrase"], row["start"], row["end"], row["noun"], row["bank"]),
+        category=row.get("class"),
+    )
+
+
+def _rows(frame: Row, usable: list[Row], hits: list[Grounding]) -> list[Row]:
+    found = sorted(hits, key=lambda g: (-round(g.score, 4), g.phrase, g.box))
+    return [
+        {
+            "detection_id": ids.detection_id(frame["clip_id"], frame["pts_us"], n),
+            "subject_id": usable[hit.phrase]["subject_id"],
+            "clip_id": frame["clip_id"],
+            "frame_id": frame["frame_id"],
+            "pts_us": frame["pts_us"],
+            "box": [round(float(v), 1) for v in hit.box],
+            "score": round(hit.score, 4),
+            "area_share": round(area_share(hit.box, frame["width"], frame["height"]), 4),
+            "reason": _ambiguity(n, found),
+        }
+        for n, hit in enumerate(found)
+    ]
 
 
 def _ambiguity(n: int, found: list[Grounding]) -> str | None:

@@ -27,7 +27,7 @@ class EmbedStage(ModelStage):
 
     name: ClassVar[str] = "embed"
     version = 1
-    reads = ("clips", "frames", "detections", "masks", "quality")
+    reads = ("clips", "frames", "overlays", "detections", "masks", "quality")
     writes = ("embeddings",)
 
     def __init__(self, embedder: ImageEmbedder, gates: GateSettings) -> None:
@@ -37,19 +37,17 @@ class EmbedStage(ModelStage):
     def run(self, unit: Unit) -> dict[str, list[Row]]:
         """One row per mask that is not empty."""
         frames = Frames(unit)
-        frame_rows = {row["frame_id"]: row for row in unit.rows("frames")}
         boxes = {row["detection_id"]: row for row in unit.rows("detections")}
-        rows: list[Row] = []
-        for clip, mask_rows in sorted(unit.by_id("masks").items()):
-            with unit.guard(clip, self.name):
-                for row in mask_rows:
-                    if row["reason"] is None:
-                        box = boxes[row["detection_id"]]
-                        image = frames.image(frame_rows[box["frame_id"]])
-                        rows.append(self._embed(image, box, row))
-        return {"embeddings": rows}
+        masked = unit.by_id("masks")
 
-    def _embed(self, image: Image, box: Row, mask_row: Row) -> Row:
+        def work(clip: str) -> list[Row]:
+            usable = [row for row in masked[clip] if row["reason"] is None]
+            return [self._embed(frames, boxes[row["detection_id"]], row) for row in usable]
+
+        return {"embeddings": self.each(unit, masked, work)}
+
+    def _embed(self, frames: Frames, box: Row, mask_row: Row) -> Row:
+        image = frames.image(frames.row(box["frame_id"]))
         size = [mask_row["rle_height"], mask_row["rle_width"]]
         mask = masks.decode({"size": size, "counts": mask_row["rle"]})
         subject, background = cut_out(image, mask, tuple(box["box"]))

@@ -16,7 +16,7 @@ class FaceStage(ModelStage):
 
     name: ClassVar[str] = "faces"
     version = 1
-    reads = ("clips", "frames", "phrases", "detections", "quality")
+    reads = ("clips", "frames", "overlays", "phrases", "detections", "quality")
     writes = ("faces",)
 
     def __init__(self, recogniser: FaceRecogniser, gates: GateSettings) -> None:
@@ -27,16 +27,27 @@ class FaceStage(ModelStage):
         """One row per face."""
         frames = Frames(unit)
         people = {r["subject_id"] for r in unit.rows("phrases") if r["bank"] == "person"}
-        rows: list[Row] = []
-        for clip, detections in sorted(unit.by_id("detections").items()):
-            boxes = [r for r in detections if r["subject_id"] in people and r["reason"] is None]
+        detections = unit.by_id("detections")
+
+        def work(clip: str) -> list[Row]:
+            boxes = [
+                row
+                for row in detections[clip]
+                if row["subject_id"] in people and row["reason"] is None
+            ]
             wanted = {row["frame_id"] for row in boxes}
-            with unit.guard(clip, self.name):
-                for frame in frames.of(clip):
-                    if frame["frame_id"] in wanted:
-                        here = [r for r in boxes if r["frame_id"] == frame["frame_id"]]
-                        rows += self._frame(frames, frame, here)
-        return {"faces": rows}
+            if not wanted:
+                return []
+            return [
+                row
+                for frame in frames.of(clip)
+                if frame["frame_id"] in wanted
+                for row in self._frame(
+                    frames, frame, [r for r in boxes if r["frame_id"] == frame["frame_id"]]
+                )
+            ]
+
+        return {"faces": self.each(unit, detections, work)}
 
     def _frame(self, frames: Frames, frame: Row, people: list[Row]) -> list[Row]:
         rows = []

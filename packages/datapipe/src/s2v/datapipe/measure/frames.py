@@ -26,6 +26,7 @@ from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.roles import Image
+from s2v.datapipe.staging import local_path
 
 TIMEOUT_S = 120.0
 BLUR_SHORT_SIDE = 480  # the Laplacian's variance depends on size, so it is taken at one size
@@ -67,7 +68,7 @@ class FrameStage(Stage):
             for clip in unit.rows("clips"):
                 with unit.guard(clip["clip_id"], self.name):
                     source = sources[clip["video_id"]]
-                    for position, pts_us, jpeg in self._frames(clip, source["path"]):
+                    for position, pts_us, jpeg in self._frames(clip, local_path(source)):
                         rows.append(self._store(tar, name, clip, position, pts_us, jpeg))
         return {"frames": rows}
 
@@ -167,6 +168,23 @@ def saturation(rgb: Image) -> float:
     return round(float(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[:, :, 1].mean()) / 255, 4)
 
 
+def cut_to_crop(rows: Iterable[Row], crops: Mapping[str, Any]) -> list[Row]:
+    """Give rows of tables ``frames`` or ``clips`` the crop of their clip, and its size.
+
+    Args:
+        rows: rows with ``clip_id``, ``width`` and ``height``.
+        crops: ``clip_id`` -> crop of table ``overlays``, or ``None`` for the whole frame.
+    """
+    cut = []
+    for row in rows:
+        crop = crops.get(row["clip_id"])
+        if crop is not None:
+            size = {"width": int(crop[2] - crop[0]), "height": int(crop[3] - crop[1])}
+            row = {**row, **size, "crop": list(crop)}  # noqa: PLW2901  a copy, the caller's stays
+        cut.append(row)
+    return cut
+
+
 class FrameReader:
     """Reads stored frames of a run by their row of table ``frames``.
 
@@ -211,10 +229,14 @@ class FrameReader:
             if error.transient:
                 raise
             raise StoreError(f"{where} is damaged ({error.message}); {self._advice(row)}") from None
+        crop = row.get("crop")
+        if crop is not None:
+            x0, y0, x1, y1 = (int(v) for v in crop)
+            image = np.ascontiguousarray(image[y0:y1, x0:x1])
         if image.shape[:2] != (row["height"], row["width"]):
             raise StoreError(
-                f"{where} is {image.shape[1]}x{image.shape[0]}, its row says "
-                f"{row['width']}x{row['height']}; {self._advice(row)}"
+                f"{where} is {image.shape[1]}x{image.shape[0]}{' inside its crop' if crop else ''}"
+                f", its row says {row['width']}x{row['height']}; {self._advice(row)}"
             )
         return image
 

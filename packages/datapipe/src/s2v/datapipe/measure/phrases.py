@@ -25,10 +25,8 @@ class PhraseStage(ModelStage):
 
     def run(self, unit: Unit) -> dict[str, list[Row]]:
         """One row per phrase; those that can be no subject carry their reason."""
-        rows: list[Row] = []
-        for caption in unit.rows("captions"):
-            with unit.guard(caption["clip_id"], self.name):
-                rows += self._phrases(caption["clip_id"], caption["caption"])
+        captions = {row["clip_id"]: row["caption"] for row in unit.rows("captions")}
+        rows = self.each(unit, captions, lambda clip: self._phrases(clip, captions[clip]))
         return {"phrases": rows}
 
     def _phrases(self, clip: str, caption: str) -> list[Row]:
@@ -50,6 +48,7 @@ class PhraseStage(ModelStage):
                     "end": phrase.end,
                     "noun": phrase.noun,
                     "bank": phrase.bank,
+                    "class": phrase.category,
                     "reason": phrase.reason or ("phrase not distinct" if twice else None),
                 }
             )

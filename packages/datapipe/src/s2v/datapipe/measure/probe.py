@@ -10,6 +10,7 @@ from s2v.datapipe.base.media.images import load_image
 from s2v.datapipe.base.media.probe import probe
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.stage import Row, Stage, Unit
+from s2v.datapipe.staging import local_path
 
 TIMEOUT_S = 60.0
 
@@ -32,7 +33,7 @@ class ProbeStage(Stage):
         for source in unit.rows("sources"):
             with unit.guard(source["video_id"], self.name):
                 facts = run_isolated(
-                    probe_source, (source["path"], source["kind"]), timeout_s=TIMEOUT_S
+                    probe_source, (local_path(source), source["kind"]), timeout_s=TIMEOUT_S
                 )
                 rows.append({"video_id": source["video_id"], **facts})
         return {"probe": rows}

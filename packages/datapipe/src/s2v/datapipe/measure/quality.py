@@ -52,12 +52,21 @@ class QualityStage(Stage):
                 rows.append(
                     {
                         "clip_id": clip["clip_id"],
-                        "text_share": round(self.text.share(image), 4) if self.text else None,
+                        "text_share": text_share(self.text, image) if self.text else None,
                         "nsfw": round(self.safety.score(image), 4) if self.safety else None,
                         "aesthetic": None,
                     }
                 )
         return {"quality": rows}
+
+
+def text_share(finder: TextRegions, image: Image) -> float:
+    """Share of the frame inside boxes of text, 0..1."""
+    covered = np.zeros(image.shape[:2], np.bool_)
+    for found in finder.regions(image):
+        x0, y0, x1, y1 = (round(value) for value in found.box)
+        covered[y0:y1, x0:x1] = True
+    return round(float(covered.mean()), 4)
 
 
 def shrink(image: Image, short_side: int) -> Image:

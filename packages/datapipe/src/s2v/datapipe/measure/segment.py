@@ -12,7 +12,7 @@ from s2v.datapipe.base.media import masks
 from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.frame_stage import Frames, ModelStage
 from s2v.datapipe.measure.gates import GateSettings
-from s2v.datapipe.roles import Mask, Segmenter
+from s2v.datapipe.roles import Mask, Segment, Segmenter
 
 
 class SegmentSettings(BaseModel):
@@ -31,7 +31,7 @@ class SegmentStage(ModelStage):
 
     name: ClassVar[str] = "segment"
     version = 2
-    reads = ("clips", "frames", "phrases", "detections", "quality")
+    reads = ("clips", "frames", "overlays", "phrases", "detections", "quality")
     writes = ("masks",)
 
     def __init__(
@@ -48,16 +48,20 @@ class SegmentStage(ModelStage):
     def run(self, unit: Unit) -> dict[str, list[Row]]:
         """One row per box that was segmented; an empty mask carries a reason."""
         frames = Frames(unit)
-        frame_rows = {row["frame_id"]: row for row in unit.rows("frames")}
         banks = {row["subject_id"]: row["bank"] for row in unit.rows("phrases")}
-        rows: list[Row] = []
-        for clip, detections in sorted(unit.by_id("detections").items()):
-            with unit.guard(clip, self.name):
-                chosen = sorted(self.chosen(detections), key=lambda row: str(row["detection_id"]))
-                for row in chosen:
-                    frame = frame_rows[row["frame_id"]]
-                    rows.append(self._mask(frames, frame, row, banks[row["subject_id"]]))
-        return {"masks": rows}
+        boxes = unit.by_id("detections")
+
+        def work(clip: str) -> list[Row]:
+            by_frame: dict[str, list[Row]] = {}
+            for row in sorted(self.chosen(boxes[clip]), key=lambda r: str(r["detection_id"])):
+                by_frame.setdefault(row["frame_id"], []).append(row)
+            return [
+                row
+                for frame, rows in sorted(by_frame.items())
+                for row in self._masks(frames, frame, rows, [banks[r["subject_id"]] for r in rows])
+            ]
+
+        return {"masks": self.each(unit, boxes, work)}
 
     def chosen(self, detections: list[Row]) -> list[Row]:
         """The best boxes of each subject: usable, of fair size, by score then area."""
@@ -78,22 +82,30 @@ class SegmentStage(ModelStage):
             best += rows[: self.settings.per_subject]
         return best
 
-    def _mask(self, frames: Frames, frame: Row, row: Row, bank: str) -> Row:
-        mask = self.segmenter.segment(frames.image(frame), tuple(row["box"]), bank)
-        x0, y0, x1, y1 = row["box"]
-        area = int(mask.sum())
-        border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-        return {
-            "detection_id": row["detection_id"],
-            "clip_id": row["clip_id"],
-            "rle": masks.encode(mask)["counts"],
-            "rle_height": mask.shape[0],
-            "rle_width": mask.shape[1],
-            "area_share": round(area / mask.size, 4),
-            "box_fill": round(area / max((x1 - x0) * (y1 - y0), 1.0), 4),
-            "touches_border": bool(border.mean() > 0.02),
-            "reason": _fault(mask, area, bank),
-        }
+    def _masks(self, frames: Frames, frame: str, rows: list[Row], banks: list[str]) -> list[Row]:
+        """All boxes of a frame at once: the segmenter looks at the image once."""
+        image = frames.image(frames.row(frame))
+        made = self.segmenter.segment(image, [tuple(row["box"]) for row in rows], banks)
+        return [_mask_row(row, one, bank) for row, one, bank in zip(rows, made, banks, strict=True)]
+
+
+def _mask_row(row: Row, segment: Segment, bank: str) -> Row:
+    mask = segment.mask
+    x0, y0, x1, y1 = row["box"]
+    area = int(mask.sum())
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return {
+        "detection_id": row["detection_id"],
+        "clip_id": row["clip_id"],
+        "rle": masks.encode(mask)["counts"],
+        "rle_height": mask.shape[0],
+        "rle_width": mask.shape[1],
+        "area_share": round(area / mask.size, 4),
+        "box_fill": round(area / max((x1 - x0) * (y1 - y0), 1.0), 4),
+        "touches_border": bool(border.mean() > 0.02),
+        "score": None if segment.score is None else round(segment.score, 4),
+        "reason": _fault(mask, area, bank),
+    }
 
 
 def _fault(mask: Mask, area: int, bank: str) -> str | None:

@@ -21,6 +21,7 @@ from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.measure.scan import FrameScan, scan_window
+from s2v.datapipe.staging import local_path
 
 
 class ShotSettings(BaseModel):
@@ -81,7 +82,7 @@ class ShotStage(Stage):
                 if source["kind"] == "image":
                     clips.append(_still(source, probe))
                     continue
-                found = self._scan(source["path"], window["start_us"], window["end_us"])
+                found = self._scan(local_path(source), window["start_us"], window["end_us"])
                 new_clips, new_spans = self._cut(found, source, probe, window)
                 clips += new_clips
                 spans += new_spans

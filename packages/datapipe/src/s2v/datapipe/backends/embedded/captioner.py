@@ -14,7 +14,7 @@ import numpy as np
 
 from s2v.datapipe.backends.embedded.proposals import Proposal, Proposer
 from s2v.datapipe.backends.embedded.words import SIZES, colour_name, colour_shares
-from s2v.datapipe.roles import Caption, Image
+from s2v.datapipe.roles import Caption, ClipView, Image
 
 GRAMMAR = "subjects behaviour shot scene; v3"
 MIN_COLOUR = 0.3  # share of a subject's pixels for its colour to be named
@@ -44,8 +44,9 @@ class FactsCaptioner:
         """Load the nets."""
         self._proposer.load()
 
-    def caption(self, frames: Sequence[Image], motion: float | None) -> Caption:
+    def caption(self, view: ClipView) -> Caption:
         """Compose the caption of a clip from its middle frame and its measured motion."""
+        frames, motion = view.frames, view.motion
         middle = frames[len(frames) // 2]
         seen = [p for p in self._proposer.propose(middle) if p.area_share >= SMALLEST_NAMED]
         names = name_subjects(seen)

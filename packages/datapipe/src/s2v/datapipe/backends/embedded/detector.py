@@ -28,8 +28,11 @@ class ProposalDetector:
         """Load the nets."""
         self._proposer.load()
 
-    def ground(self, image: Image, phrases: Sequence[Phrase]) -> list[Grounding]:
+    def ground(self, images: Sequence[Image], phrases: Sequence[Phrase]) -> list[list[Grounding]]:
         """Boxes of each phrase; a phrase that fits several proposals returns them all."""
+        return [self._ground(image, phrases) for image in images]
+
+    def _ground(self, image: Image, phrases: Sequence[Phrase]) -> list[Grounding]:
         proposals = self._proposer.propose(image)
         found: list[Grounding] = []
         for n, phrase in enumerate(phrases):

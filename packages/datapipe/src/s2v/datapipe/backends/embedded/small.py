@@ -14,7 +14,7 @@ from s2v.datapipe.base.embedded.ocr import TextDetector
 from s2v.datapipe.base.embedded.sface import SFace
 from s2v.datapipe.base.embedded.u2netp import U2NetP
 from s2v.datapipe.base.embedded.yunet import YuNet
-from s2v.datapipe.roles import Box, Face, Image, Mask, Vectors
+from s2v.datapipe.roles import Box, Face, Image, Segment, TextRegion, Vectors
 
 TEXT_SIDE = 640  # at 480 the film's scrolling credits are not seen
 
@@ -42,9 +42,9 @@ class BoxSegmenter(_Of):
         self._masks = U2NetP.from_assets()
         super().__init__(self._masks)
 
-    def segment(self, image: Image, box: Box, bank: str) -> Mask:
-        """Mask of what stands out in the box."""
-        return self._masks.segment_box(image, box)
+    def segment(self, image: Image, boxes: Sequence[Box], banks: Sequence[str]) -> list[Segment]:
+        """Masks of what stands out in each box."""
+        return [Segment(self._masks.segment_box(image, box)) for box in boxes]
 
 
 class YuNetSFace:
@@ -121,16 +121,16 @@ def lab_histogram(image: Image) -> Vectors:
     return unit
 
 
-class TextShare(_Of):
+class TextFinder(_Of):
     """RapidOCR's detector, boxes only."""
 
     def __init__(self) -> None:
         self._text = TextDetector.from_assets(TEXT_SIDE)
         super().__init__(self._text)
 
-    def share(self, image: Image) -> float:
-        """Share of the frame inside text boxes."""
-        return self._text.share(image)
+    def regions(self, image: Image) -> list[TextRegion]:
+        """Boxes of text, from top to bottom."""
+        return [TextRegion(found.box, found.score) for found in self._text.detect(image)]
 
 
 class Safety(_Of):

@@ -1,0 +1,1 @@
+"""A vision-language model behind an OpenAI-compatible server: captions, boxes, verdicts."""

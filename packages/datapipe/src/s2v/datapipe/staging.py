@@ -1,0 +1,14 @@
+"""Where a worker finds the bytes of a source on its own machine."""
+
+from __future__ import annotations
+
+from s2v.datapipe.engine.stage import Row
+
+
+def local_path(source: Row) -> str:
+    """Path of a local file with the source's bytes.
+
+    Args:
+        source: a row of table ``sources``.
+    """
+    return str(source["path"])
