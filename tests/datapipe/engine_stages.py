@@ -85,3 +85,22 @@ class FaultyStage(LengthStage):
                 with unit.guard(clip_id, self.name):
                     raise self.faults.pop(0)
         return super().run(unit)
+
+
+class AfterStage(Stage):
+    """Reads the rows of the length stage and says so in a caption."""
+
+    name: ClassVar[str] = "after"
+    reads = ("clips", "quality")
+    writes = ("captions",)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {}
+
+    def run(self, unit: Unit) -> dict[str, list[Row]]:
+        return {
+            "captions": [
+                {"clip_id": row["clip_id"], "caption": f"length {row['nsfw']}"}
+                for row in unit.rows("quality")
+            ]
+        }

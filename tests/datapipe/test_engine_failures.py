@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import json
 import os
 from pathlib import Path
 
@@ -33,8 +34,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def report_of(run: Path, stage: Stage, clips: list[Row], sources: list[Row]) -> dict[str, Row]:
     work = item("u", clips)
     work["tables"]["sources"] = sources
-    answer = UnitRunner(str(run), [StageRun(stage, "f")])({"item": [work]})
-    report: dict[str, Row] = answer["report"][0]
+    batch = {"item": [json.dumps(work)], "report": ["{}"]}
+    answer = UnitRunner(str(run), [StageRun(stage, "f")])(batch)
+    report: dict[str, Row] = json.loads(answer["report"][0])
     return report
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import engine_stages
 import pytest
-from engine_stages import DiesOnceStage, LengthStage, clip, item
+from engine_stages import AfterStage, DiesOnceStage, FaultyStage, LengthStage, clip, item
 
-from s2v.datapipe.engine.execute import AdmissionError, Pool, admit, execute, start_ray
-from s2v.datapipe.engine.runner import StageRun
+from s2v.datapipe.engine.execute import UnitFailedError, execute, start_ray
+from s2v.datapipe.engine.pools import Need
+from s2v.datapipe.engine.stage import StageRun
 from s2v.datapipe.engine.store import StageStore
 
 pytestmark = pytest.mark.ray
@@ -66,16 +67,31 @@ def test_results_do_not_depend_on_how_many_actors_there_are(tmp_path: Path) -> N
     assert len(parts[0]) == 3
 
 
-def test_a_plan_that_cannot_fit_is_refused_with_the_numbers() -> None:
-    with pytest.raises(AdmissionError, match=r"engine\.actors = 8 .* 2 CPUs"):
-        admit(2, 8, 10)
-    with pytest.raises(AdmissionError, match=r"0\.5 CPUs"):
-        admit(0.5, None, 10)
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("mode", ["stream", "phases"])
+def test_stages_in_pools_of_their_own_see_the_rows_of_those_before_them(
+    tmp_path: Path, mode: str
+) -> None:
+    half = Need(cpus=0.5)
+    served = Need(cpus=0.5, served=True)
+    runs = [
+        StageRun(LengthStage(poisoned=("c1-0",)), "f", half),
+        StageRun(AfterStage(), "f", served),
+    ]
+    reports = list(execute(tmp_path, runs, units(3), mode=mode))  # type: ignore[arg-type]
+    last = [r for r in reports if r["last"]]
+    assert sorted(r["unit"] for r in last) == ["u0", "u1", "u2"]
+    store = StageStore(tmp_path, "after", "f")
+    rows = {r["clip_id"]: r["caption"] for n in range(3) for r in store.rows(f"u{n}")["captions"]}
+    assert len(rows) == 8, "the poisoned clip is in quarantine and goes no further"
+    assert rows["c0-1"] == "length 0.04"
+    again = list(execute(tmp_path, runs, units(3), mode=mode))  # type: ignore[arg-type]
+    assert all(not done["measured"] for r in again for done in r["stages"].values())
 
 
-@pytest.mark.parametrize(("cpus", "units_"), [(1, 5), (2, 5), (4, 2), (64, 1000)])
-def test_an_admitted_pool_leaves_room_for_the_tasks_that_feed_it(cpus: int, units_: int) -> None:
-    pool = admit(cpus, None, units_)
-    assert isinstance(pool, Pool)
-    assert pool.actors >= 1
-    assert pool.actors * pool.cpus_each < cpus
+@pytest.mark.timeout(180)
+def test_a_fault_in_the_first_pool_stops_the_run_with_its_reason(tmp_path: Path) -> None:
+    faulty = StageRun(FaultyStage([ImportError("no such library")] * 3), "f", Need(cpus=0.5))
+    after = StageRun(AfterStage(), "f", Need(cpus=0.5, served=True))
+    with pytest.raises(UnitFailedError, match="no such library"):
+        list(execute(tmp_path, [faulty, after], units(1), mode="stream"))

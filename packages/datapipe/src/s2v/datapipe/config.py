@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from s2v.datapipe.engine.pools import Mode, Need
 from s2v.datapipe.measure.frames import FrameSettings
 from s2v.datapipe.measure.gates import GateSettings
 from s2v.datapipe.measure.segment import SegmentSettings
@@ -24,6 +25,10 @@ class EngineSettings(_Section):
 
     actors: int | None = Field(default=None, ge=1, description="actors per pool; else one per CPU")
     cpus: int | None = Field(default=None, ge=1, description="CPUs of a local Ray; else all")
+    mode: Mode = Field(
+        default="auto",
+        description="stream: all actor pools at once; phases: one after the other; auto: as fits",
+    )
     unit_clips: int = Field(default=64, ge=1, description="clips per unit, about")
     quarantine_budget: float = Field(
         default=0.5, ge=0, le=1, description="share of a stage's ids that may be quarantined"
@@ -40,6 +45,10 @@ class Backend(BaseModel):
     gpus: float = Field(default=0.0, ge=0, description="GPUs of one actor; a fraction shares one")
     memory_gb: float | None = Field(default=None, gt=0, description="memory of one actor")
     actors: int | None = Field(default=None, ge=1, description="actors at most; else as fit")
+
+    def need(self) -> Need:
+        """What one actor is booked with."""
+        return Need(self.cpus, self.gpus, self.memory_gb, self.actors)
 
     def options(self) -> dict[str, Any]:
         """What the backend itself is told."""

@@ -23,9 +23,9 @@ from s2v.datapipe.base import records
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.execute import execute, start_ray
-from s2v.datapipe.engine.runner import StageRun
-from s2v.datapipe.engine.stage import Row
+from s2v.datapipe.engine.stage import Row, StageRun
 from s2v.datapipe.engine.store import StageStore, merge
+from s2v.datapipe.engine.unit_rows import UnitRows
 from s2v.datapipe.engine.units import slices, unit_name, windows
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.sources import list_sources
@@ -174,10 +174,11 @@ class Measuring:
                     runs,
                     [item.plain() for item in open_items],
                     actors=self.settings.engine.actors,
+                    mode=self.settings.engine.mode,
                     retry_quarantine=self.retry_quarantine,
                 )
                 for report in reports:
-                    step()
+                    step(int(report["last"]))
                     for stage, done in report["stages"].items():
                         self.result.measured[stage] += done["measured"]
                         self.result.cpu_seconds[stage] += done["cpu_seconds"]
@@ -189,25 +190,12 @@ class Measuring:
         return StageStore(self.folder, run.stage.name, run.fingerprint)
 
     def _open(self, runs: Sequence[StageRun], item: Item) -> bool:
-        """Whether any stage has ids to measure; gates are asked with the committed rows."""
-        tables = dict(item.tables)
-        bad: set[str] = set()
+        """Whether any stage has ids to measure."""
+        rows = UnitRows(self.folder, item.plain(), retry_quarantine=self.retry_quarantine)
         for run in runs:
-            store = self._store(run)
-            if not store.commits(item.unit):
+            if rows.missing(run) or not rows.committed(run):
                 return True
-            rows = store.rows(item.unit)
-            covered = store.covered(item.unit, reopen_quarantine=self.retry_quarantine)
-            clips = {row["clip_id"]: row for row in tables.get("clips", []) if "clip_id" in row}
-            quality = {row["clip_id"]: row for row in tables.get("quality", [])}
-            for one in item.ids:
-                joined = {**quality.get(one, {}), **clips.get(one, {})}
-                stopped = item.key == "clip_id" and run.stage.gate(joined) is not None
-                if one not in covered and one not in bad and not stopped:
-                    return True
-            if not self.retry_quarantine:
-                bad |= {row["id"] for row in rows.pop("quarantine", [])}
-            tables.update(rows)
+            rows.passed(run)
         return False
 
     def _check_budget(

@@ -9,8 +9,8 @@ sources -> probe -> shots -> frames -> quality -> caption -> phrases -> detect
 from __future__ import annotations
 
 from s2v.datapipe.config import Settings
-from s2v.datapipe.engine.runner import StageRun
-from s2v.datapipe.engine.stage import Stage
+from s2v.datapipe.engine.pools import Need
+from s2v.datapipe.engine.stage import Stage, StageRun
 from s2v.datapipe.measure.caption import CaptionStage
 from s2v.datapipe.measure.detect import DetectStage
 from s2v.datapipe.measure.embed import EmbedStage
@@ -21,7 +21,7 @@ from s2v.datapipe.measure.probe import ProbeStage
 from s2v.datapipe.measure.quality import QualityStage
 from s2v.datapipe.measure.segment import SegmentStage
 from s2v.datapipe.measure.shots import ShotStage
-from s2v.datapipe.roles import Roles
+from s2v.datapipe.roles import Roles, Served
 
 #: Stage -> the stages whose rows it reads.
 UPSTREAM = {
@@ -35,6 +35,21 @@ UPSTREAM = {
     "segment": ("detect",),
     "faces": ("detect",),
     "embed": ("segment",),
+}
+
+
+#: Stage -> the roles it holds; they say what an actor of it is booked with.
+HOLDS = {
+    "shots": ("shots",),
+    "overlay": ("text_regions",),
+    "quality": ("text_regions", "safety", "aesthetics"),
+    "caption": ("captioner",),
+    "phrases": ("phrases",),
+    "detect": ("detector",),
+    "check": ("checker",),
+    "segment": ("segmenter",),
+    "faces": ("faces",),
+    "embed": ("embedder",),
 }
 
 
@@ -60,8 +75,24 @@ def plan(settings: Settings, roles: Roles) -> dict[str, StageRun]:
     runs: dict[str, StageRun] = {}
     for stage in stages(settings, roles):
         upstream = {name: runs[name].fingerprint for name in UPSTREAM[stage.name]}
-        runs[stage.name] = StageRun(stage, stage.fingerprint(upstream))
+        need = _need(HOLDS.get(stage.name, ()), settings, roles)
+        runs[stage.name] = StageRun(stage, stage.fingerprint(upstream), need)
     return runs
+
+
+def _need(held: tuple[str, ...], settings: Settings, roles: Roles) -> Need:
+    """What an actor with these roles is booked with: the most of what each asks for."""
+    models = {name: getattr(roles, name) for name in held}
+    needs = [getattr(settings.roles, name).need() for name, model in models.items() if model]
+    if not needs:
+        return Need()
+    return Need(
+        cpus=max(need.cpus for need in needs),
+        gpus=max(need.gpus for need in needs),
+        memory_gb=max((need.memory_gb for need in needs if need.memory_gb), default=None),
+        actors=min((need.actors for need in needs if need.actors), default=None),
+        served=any(isinstance(m, Served) and m.concurrency > 1 for m in models.values()),
+    )
 
 
 #: Stages that work on whole sources, on windows of them, and on slices of clips.

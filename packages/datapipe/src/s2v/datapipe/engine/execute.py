@@ -7,59 +7,30 @@ checkpoint of Ray's is involved.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.engine.errors import UnitFailedError, raise_failure
-from s2v.datapipe.engine.runner import StageRun, UnitRunner
+from s2v.datapipe.engine.pools import (
+    GIB,
+    AdmissionError,
+    Mode,
+    Node,
+    Pool,
+    nodes_of_cluster,
+    place,
+)
+from s2v.datapipe.engine.runner import UnitRunner
+from s2v.datapipe.engine.stage import StageRun
 
-__all__ = ["AdmissionError", "Pool", "UnitFailedError", "admit", "execute", "start_ray", "stop_ray"]
-
-RESERVED_CPUS = 0.25  # for Ray Data's own tasks, so that a pool never starves them
-
-
-class AdmissionError(RuntimeError):
-    """A plan that cannot run on this machine or cluster, refused before it starts."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Size of an actor pool: how many actors, and the CPU share each is booked with."""
-
-    actors: int
-    cpus_each: float
-
-
-def admit(cpus: float, wanted: int | None, units: int) -> Pool:
-    """Size the pool so that it and Ray Data's own tasks fit the cluster.
-
-    A pool that books every CPU starves the tasks that feed it, and Ray waits without a
-    word; here the plan is refused or cut down before anything starts.
-
-    Args:
-        cpus: CPUs of the cluster.
-        wanted: actors asked for by the configuration, ``None`` for one per CPU.
-        units: how many units there are; more actors than units would idle.
-
-    Raises:
-        AdmissionError: when even one actor does not fit.
-    """
-    if cpus < 1:
-        raise AdmissionError(f"the cluster offers {cpus} CPUs; at least 1 is needed")
-    actors = max(1, min(wanted or int(cpus), units))
-    if wanted is not None and wanted > cpus:
-        raise AdmissionError(
-            f"engine.actors = {wanted} but the cluster has {cpus:g} CPUs; "
-            "lower engine.actors or leave it out"
-        )
-    return Pool(actors, round(min(1.0, (cpus - RESERVED_CPUS) / actors), 3))
+__all__ = ["AdmissionError", "UnitFailedError", "cluster", "execute", "start_ray", "stop_ray"]
 
 
 def start_ray(cpus: int | None) -> None:
@@ -127,36 +98,69 @@ def execute(
     items: list[dict[str, Any]],
     *,
     actors: int | None = None,
+    mode: Mode = "auto",
     retry_quarantine: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Take every item through the stages; yield a report per finished unit.
+    """Take every item through the stages; yield a report per finished unit and phase.
+
+    A report has ``unit``, ``stages`` (measured ids and CPU seconds per stage) and ``last``: false
+    while later phases are still to come for the unit.
 
     Raises:
         AdmissionError: the plan does not fit.
         UnitFailedError: the machine or the run folder failed a unit to the last try.
     """
+    placement = place(
+        [(one.stage.name, one.need) for one in stages],
+        cluster(),
+        len(items),
+        wanted=actors,
+        mode=mode,
+    )
+    by_name = {one.stage.name: one for one in stages}
+    done: list[StageRun] = []
+    for n, phase in enumerate(placement.phases, start=1):
+        pools = [(pool, [by_name[name] for name in pool.stages]) for pool in phase]
+        for report in _stream(run, done, pools, items, retry_quarantine):
+            raise_failure(f"unit {report['unit']}", report["failed"])
+            yield {**report, "last": n == len(placement.phases)}
+        done += [one for _, group in pools for one in group]
+
+
+def _stream(
+    run: Path,
+    before: Sequence[StageRun],
+    pools: Sequence[tuple[Pool, list[StageRun]]],
+    items: list[dict[str, Any]],
+    retry_quarantine: bool,
+) -> Iterator[dict[str, Any]]:
+    """All pools at once: a unit goes from one to the next as they have room."""
     import ray
 
-    pool = admit(float(_resources().get("CPU", 0)), actors, len(items))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    units = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-    dataset = units.map_batches(
-        UnitRunner,
-        fn_constructor_args=(str(run), list(stages), retry_quarantine),
-        batch_size=1,
-        num_cpus=pool.cpus_each,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.actors),
-    )
+    rows = [{"item": json.dumps(item), "report": "{}"} for item in items]
+    dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    passed = list(before)
+    for pool, group in pools:
+        dataset = dataset.map_batches(
+            UnitRunner,
+            fn_constructor_args=(str(run), group, retry_quarantine, list(passed)),
+            batch_size=1,
+            num_cpus=pool.need.cpus,
+            num_gpus=pool.need.gpus or None,
+            memory=int(pool.need.memory_gb * GIB) if pool.need.memory_gb else None,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool.actors),
+        )
+        passed += group
     for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
         for report in batch["report"]:
-            raise_failure(f"unit {report['unit']}", report["failed"])
-            yield report
+            yield json.loads(report)
 
 
-def _resources() -> dict[str, float]:
+def cluster() -> list[Node]:
+    """The machines of the Ray that is connected to."""
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
-    return resources
+    return nodes_of_cluster(ray.nodes())  # type: ignore[no-untyped-call]  # Ray's

@@ -2,102 +2,112 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, StoreError, failure
-from s2v.datapipe.engine.stage import Row, Stage, Unit
-from s2v.datapipe.engine.store import StageStore
+from s2v.datapipe.engine.stage import Row, Stage, StageRun, Unit
+from s2v.datapipe.engine.unit_rows import UnitRows
+
+__all__ = ["StageRun", "UnitRunner", "cpu_seconds"]
 
 TRIES = 3  # of a unit, on errors that may pass: the machine's, not the file's
 FIRST_WAIT_S = 2.0  # before the second try; doubled for each further one
 
 
-@dataclass(frozen=True)
-class StageRun:
-    """A stage with where its commits go."""
-
-    stage: Stage
-    fingerprint: str
-
-
 class UnitRunner:
-    """Measures one unit per call; callable, so that Ray Data can hold it as an actor."""
+    """Measures one unit per call; callable, so that Ray Data can hold it as an actor.
+
+    Args:
+        run: the run folder.
+        stages: the stages of this actor, in order.
+        retry_quarantine: measure again what is in quarantine.
+        before: stages that other actors took the unit through, whose rows are read.
+    """
 
     def __init__(
-        self, run: str, stages: Sequence[StageRun], retry_quarantine: bool = False
+        self,
+        run: str,
+        stages: Sequence[StageRun],
+        retry_quarantine: bool = False,
+        before: Sequence[StageRun] = (),
     ) -> None:
         # One thread per actor: two torch or ONNX threads on shared cores are slower than one.
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = "1"
         self.run = Path(run)
-        self.stages = list(stages)
+        self.before, self.stages = list(before), list(stages)
         self.retry_quarantine = retry_quarantine
         self._ready: set[str] = set()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data entry: a batch of one item ``{"item": {...}}``.
+        """Ray Data entry: ``item`` and ``report`` are JSON, so that Arrow types nothing.
 
-        A fault that is no row's comes back in the report's ``failed``.
+        A fault that is no row's comes back in the report's ``failed``; actors that follow pass a
+        failed unit on untouched.
         """
-        done = [self._reported(item) for item in batch["item"]]
-        return {"unit": [d["unit"] for d in done], "report": done}
+        reports = [
+            self._reported(json.loads(item), json.loads(report))
+            for item, report in zip(batch["item"], batch["report"], strict=True)
+        ]
+        return {"item": list(batch["item"]), "report": [json.dumps(r) for r in reports]}
 
-    def _reported(self, item: dict[str, Any]) -> dict[str, Any]:
+    def _reported(self, item: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+        if report.get("failed", NO_FAILURE) != NO_FAILURE:
+            return report
         try:
-            return {**self.measure(item), "failed": NO_FAILURE}
+            done = self.measure(item)
         except FAULTS as error:
-            none = {run.stage.name: {"measured": 0, "cpu_seconds": 0.0} for run in self.stages}
-            failed = failure(error, self.run)
-            return {"unit": str(item["unit"]), "stages": none, "failed": failed}
+            return {
+                "unit": item["unit"],
+                "stages": report.get("stages", {}),
+                "failed": failure(error, self.run),
+            }
+        stages = {**report.get("stages", {}), **done["stages"]}
+        return {"unit": item["unit"], "stages": stages, "failed": NO_FAILURE}
 
     def measure(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Take the unit through all stages; stages that cover it already are read back.
+        """Take the unit through the stages; what is committed already is not measured again.
 
         Raises:
             OSError, MemoryError, MediaError: the machine's fault, to the last try.
             StoreError: a file of the run folder is damaged, or vanished meanwhile.
         """
-        tables: dict[str, list[Row]] = {name: list(rows) for name, rows in item["tables"].items()}
-        unit_ids, key, name = list(item["ids"]), str(item["key"]), str(item["unit"])
-        report: dict[str, Any] = {"unit": name, "stages": {}}
+        rows = UnitRows(self.run, item, retry_quarantine=self.retry_quarantine)
+        for run in self.before:
+            rows.passed(run)
+        report: dict[str, Any] = {"unit": rows.name, "stages": {}}
         for run in self.stages:
-            store = StageStore(self.run, run.stage.name, run.fingerprint)
-            covered = store.covered(name, reopen_quarantine=self.retry_quarantine)
-            ids = _admitted(run.stage, key, unit_ids, tables)
-            missing = [i for i in ids if i not in covered]
+            missing = rows.missing(run)
             seconds = 0.0
-            if missing or not store.commits(name):
-                seconds = self._run(run.stage, store, Unit(name, key, missing, tables, self.run))
-                if lost := sorted(set(ids) - store.covered(name)):
+            if missing or not rows.committed(run):
+                seconds = self._run(run, rows, missing)
+                if lost := rows.lost(run):
                     raise StoreError(
-                        f"{store.folder}: commits of unit {name} do not cover {len(lost)} of its "
-                        f"ids (first: {lost[0]}); leave the folder alone while a run is on"
+                        f"{rows.store(run).folder}: commits of unit {rows.name} do not cover {len(lost)} of "
+                        f"its ids (first: {lost[0]}); leave the folder alone while a run is on"
                     )
-            for table, rows in store.rows(name).items():
-                if table != "quarantine":
-                    tables[table] = rows
-                else:
-                    bad = {row["id"] for row in rows}
-                    unit_ids = [i for i in unit_ids if i not in bad]
+            rows.passed(run)
             report["stages"][run.stage.name] = {"measured": len(missing), "cpu_seconds": seconds}
         return report
 
-    def _run(self, stage: Stage, store: StageStore, unit: Unit) -> float:
-        began = cpu_seconds()
-        if stage.name not in self._ready and unit.ids:
+    def _run(self, run: StageRun, rows: UnitRows, missing: list[str]) -> float:
+        stage, began, clock = run.stage, cpu_seconds(), time.monotonic()
+        if stage.name not in self._ready and missing:
             stage.setup()
             self._ready.add(stage.name)
-        rows = _with_retries(stage, unit) if unit.ids else {}
-        out = {name: rows.get(name, []) for name in stage.writes}
+        unit = rows.unit(missing, stage.reads if missing else ())
+        made = _with_retries(stage, unit) if missing else {}
+        out = {name: made.get(name, []) for name in stage.writes}
         out["quarantine"] = unit.quarantine
         seconds = cpu_seconds() - began
-        store.commit(unit.name, unit.key, unit.ids, out, seconds)
+        wall = time.monotonic() - clock
+        rows.store(run).commit(unit.name, unit.key, unit.ids, out, seconds, wall)
         return seconds
 
 
@@ -130,11 +140,3 @@ def _with_retries(stage: Stage, unit: Unit) -> dict[str, list[Row]]:
                 raise
             time.sleep(FIRST_WAIT_S * 2.0 ** (attempt - 1))
     raise AssertionError("unreachable")
-
-
-def _admitted(stage: Stage, key: str, ids: list[str], tables: dict[str, list[Row]]) -> list[str]:
-    if key != "clip_id":
-        return ids
-    quality = {row["clip_id"]: row for row in tables.get("quality", [])}
-    clips = {row["clip_id"]: row for row in tables.get("clips", [])}
-    return [i for i in ids if stage.gate({**quality.get(i, {}), **clips.get(i, {})}) is None]

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.engine.errors import StoreError
+from s2v.datapipe.engine.pools import Need
 
 Row = dict[str, Any]
 
@@ -129,3 +130,12 @@ class Stage(ABC):
         mine = json.dumps(self.identity(), sort_keys=True, default=str)
         before = json.dumps(dict(upstream), sort_keys=True)
         return stable_hash([self.name, str(self.version), mine, before], 12)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage with where its commits go, and what one actor of it is booked with."""
+
+    stage: Stage
+    fingerprint: str
+    need: Need = field(default_factory=Need)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Commit:
     quarantined: frozenset[str]
     parts: dict[str, dict[str, Any]]  # table -> {file, sha256, rows}
     cpu_seconds: float
+    wall_seconds: float
 
 
 class StageStore:
@@ -62,7 +63,13 @@ class StageStore:
         return done
 
     def commit(
-        self, unit: str, key: str, ids: list[str], tables: dict[str, list[Row]], cpu_seconds: float
+        self,
+        unit: str,
+        key: str,
+        ids: list[str],
+        tables: dict[str, list[Row]],
+        cpu_seconds: float,
+        wall_seconds: float = 0.0,
     ) -> None:
         """Write the parts of one generation, then its commit file."""
         # The highest and not their number: a user may have deleted an older one.
@@ -91,12 +98,13 @@ class StageStore:
                 "quarantined": quarantined,
                 "parts": parts,
                 "cpu_seconds": round(cpu_seconds, 3),
+                "wall_seconds": round(wall_seconds, 3),
             },
         )
 
-    def rows(self, unit: str) -> dict[str, list[Row]]:
-        """Rows of one unit by table, newest generation of every id."""
-        tables = self._read(self.commits(unit))
+    def rows(self, unit: str, only: Collection[str] | None = None) -> dict[str, list[Row]]:
+        """Rows of one unit by table, newest generation of every id; of the named tables only."""
+        tables = self._read(self.commits(unit), only)
         return {name: table.to_pylist() for name, table in tables.items()}
 
     def tables(self, units: Iterable[str]) -> dict[str, pa.Table]:
@@ -118,13 +126,16 @@ class StageStore:
                 quarantined=frozenset(data["quarantined"]),
                 parts=data["parts"],
                 cpu_seconds=data["cpu_seconds"],
+                wall_seconds=data.get("wall_seconds", 0.0),  # older commits do not say
             )
         except (ValueError, KeyError) as error:
             raise StoreError(
                 f"{path}: not a commit ({error}); delete it to measure it again"
             ) from None
 
-    def _read(self, commits: list[Commit]) -> dict[str, pa.Table]:
+    def _read(
+        self, commits: list[Commit], only: Collection[str] | None = None
+    ) -> dict[str, pa.Table]:
         found: dict[str, list[pa.Table]] = {}
         newest: dict[tuple[str, str], int] = {}
         for n, commit in enumerate(commits):
@@ -133,6 +144,8 @@ class StageStore:
         for n, commit in enumerate(commits):
             stale = {i for i in commit.ids if newest[commit.unit, i] != n}
             for name, part in commit.parts.items():
+                if only is not None and name not in only:
+                    continue
                 table = _conform(name, self._part(part))
                 if stale:
                     column = "id" if name == "quarantine" else commit.key

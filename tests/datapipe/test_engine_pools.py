@@ -1,0 +1,100 @@
+"""Pools are sized and plans refused before Ray starts: a plan that hangs costs a night."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2v.datapipe.engine.pools import (
+    RESERVED_CPUS,
+    AdmissionError,
+    Need,
+    Node,
+    place,
+    share_actors,
+)
+
+CPU, SERVED = Need(), Need(cpus=0.5, served=True)
+GPU = Need(cpus=1, gpus=0.5)
+FIGURE_3 = [("frames", CPU), ("quality", CPU), ("caption", SERVED), ("phrases", SERVED),
+            ("detect", GPU), ("segment", GPU), ("embed", CPU)]  # fmt: skip
+
+
+def test_cpu_stages_share_an_actor_and_every_gpu_stage_has_its_own() -> None:
+    groups = [names for names, _ in share_actors(FIGURE_3)]
+    assert groups == [
+        ("frames", "quality"), ("caption", "phrases"), ("detect",), ("segment",), ("embed",)
+    ]  # fmt: skip
+
+
+def test_one_core_runs_everything_in_phases() -> None:
+    stages = [(n, Need(served=need.served)) for n, need in FIGURE_3]
+    phases = place(stages, [Node(1)], 10).phases
+    assert [p.stages for phase in phases for p in phase] == [
+        ("frames", "quality"), ("caption", "phrases"), ("detect", "segment", "embed")
+    ]  # fmt: skip
+    assert all(len(phase) == 1 for phase in phases)
+
+
+def test_a_cluster_that_holds_all_pools_streams() -> None:
+    placement = place(FIGURE_3, [Node(16, 1), Node(16, 1)], 1000)
+    assert len(placement.phases) == 1
+    pools = {p.stages: p.actors for p in placement.phases[0]}
+    assert pools["detect",] == 4, "half a GPU each, on two GPUs"
+    assert min(pools.values()) >= 1
+
+
+def test_an_actor_that_fits_no_machine_is_refused_with_the_numbers() -> None:
+    with pytest.raises(AdmissionError, match=r"stage detect: .*2 GPU.* of the 2 .*1 GPUs"):
+        place([("detect", Need(gpus=2))], [Node(8, 1), Node(8, 1)], 5)
+    with pytest.raises(AdmissionError, match=r"memory_gb"):
+        place([("detect", Need(memory_gb=64))], [Node(8, 0, 32)], 5)
+    with pytest.raises(AdmissionError, match=r"0\.5 CPUs"):
+        place([("a", CPU)], [Node(0.5)], 5)
+    with pytest.raises(AdmissionError, match=r"engine\.actors = 8 .* 2 CPUs"):
+        place([("a", CPU)], [Node(2)], 10, wanted=8)
+
+
+def test_streaming_that_was_insisted_on_and_does_not_fit_says_what_is_short() -> None:
+    with pytest.raises(AdmissionError, match=r"ask for 5\.25 CPUs .* has 2.*phases"):
+        place([(f"s{n}", Need(gpus=0.1)) for n in range(5)], [Node(2, 1)], 5, mode="stream")
+
+
+def test_fractions_of_a_gpu_come_from_one_gpu() -> None:
+    stages = [("a", Need(cpus=0.1, gpus=0.6)), ("b", Need(cpus=0.1, gpus=0.6))]
+    assert len(place(stages, [Node(4, 1)], 5).phases) == 2
+    assert Node(8, 2).holds(Need(gpus=0.6)) == 2, "0.4 and 0.4 of two GPUs make no actor"
+
+
+needs = st.builds(
+    Need,
+    cpus=st.sampled_from([0.25, 0.5, 1.0, 2.0]),
+    gpus=st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0]),
+    served=st.booleans(),
+)
+nodes = st.lists(
+    st.builds(Node, st.integers(1, 64).map(float), st.integers(0, 8).map(float)),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@given(st.lists(needs, min_size=1, max_size=8), nodes, st.integers(1, 500))
+def test_an_admitted_plan_always_leaves_room_for_the_tasks_that_feed_it(
+    wanted: list[Need], machines: list[Node], units: int
+) -> None:
+    stages = [(f"s{n}", need) for n, need in enumerate(wanted)]
+    try:
+        placement = place(stages, machines, units)
+    except AdmissionError:
+        return
+    cpus = sum(node.cpus for node in machines)
+    for phase in placement.phases:
+        assert sum(p.need.cpus for p in phase) <= cpus - RESERVED_CPUS + 1e-6
+        assert sum(p.need.gpus for p in phase) <= sum(n.gpus for n in machines) + 1e-6
+        assert all(1 <= p.actors <= units for p in phase)
+        if len(phase) == 1:
+            assert phase[0].actors * phase[0].need.cpus <= cpus - RESERVED_CPUS + 0.01
+    assert [s for phase in placement.phases for p in phase for s in p.stages] == [
+        name for name, _ in stages
+    ]
