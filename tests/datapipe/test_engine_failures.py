@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import json
 import os
 from pathlib import Path
 

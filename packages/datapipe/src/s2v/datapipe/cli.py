@@ -23,7 +23,9 @@ examples:
   s2v-data assets fetch                       fetch the small models and the demo's media
   s2v-data run --config my.toml               measure, select, write; again to go on after a stop
   s2v-data run --config my.toml --set folder=/data/run1 --set shots.max_seconds=8
-  s2v-data plan --config my.toml              what would be done, and what is done already
+  s2v-data doctor --config my.toml            can this machine run it? every model asked once
+  s2v-data plan --config my.toml              model calls, hours and bytes before a run
+  s2v-data plan --config my.toml --cluster 8x16cpu,4gpu,256gb --rates runs/trial
   s2v-data select --config my.toml            re-select with changed thresholds; runs no model
   s2v-data stats runs/demo                    the figures of a run
   s2v-data report runs/demo                   write report.html, to be opened in a browser
@@ -116,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, run, text in (
         ("run", _run, "measure, select and write; goes on where it was stopped"),
-        ("plan", _plan, "show stages, fingerprints and what is committed, without running"),
+        ("plan", _plan, "say what a run will take, and refuse what the cluster cannot schedule"),
         ("select", _select, "select again from what is measured, and write; runs no model"),
     ):
         command = commands.add_parser(
@@ -131,6 +133,14 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--retry-quarantine", action="store_true", help="try quarantined rows again"
             )
+            command.add_argument("--dry-run", action="store_true", help="the same as plan")
+        if name in {"plan", "run"}:
+            command.add_argument(
+                "--rates", metavar="RUN", help="rates of this finished run, else the demo's"
+            )
+            command.add_argument(
+                "--cluster", metavar="SHAPE", help="plan for machines such as 8x16cpu,4gpu,256gb"
+            )
         command.set_defaults(run=run)
     for name, run, text in (
         ("stats", _stats, "print the figures of a run"),
@@ -141,6 +151,14 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("folder", type=Path, help="the run folder")
         command.add_argument("--json", action="store_true")
         command.set_defaults(run=run)
+    doctor = commands.add_parser("doctor", help="check that this machine can run", epilog=EXAMPLES)
+    doctor.description = "check cores, disk, decoders, Ray, and ask every model once"
+    doctor.formatter_class = argparse.RawDescriptionHelpFormatter
+    doctor.add_argument("--config", type=Path, help="TOML file; else the defaults")
+    doctor.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.add_argument("--no-ray", action="store_true", help="leave Ray out")
+    doctor.set_defaults(run=_doctor)
     assets_cli.add_arguments(commands)
     return top
 
@@ -154,6 +172,8 @@ def _settings(args: argparse.Namespace) -> Any:
 def _run(args: argparse.Namespace) -> int:
     from s2v.datapipe.curate import curate
 
+    if args.dry_run:
+        return _plan(args)
     done = curate(_settings(args), retry_quarantine=args.retry_quarantine, quiet=args.quiet)
     return _show(done.summary(), args.json)
 
@@ -166,9 +186,32 @@ def _select(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from s2v.datapipe.curate import describe
+    from s2v.datapipe.curate import make_roles
+    from s2v.datapipe.planning.plan import plan_run, print_plan
 
-    return _show(describe(_settings(args)), args.json)
+    settings = _settings(args)
+    made = plan_run(settings, make_roles(settings), rates=args.rates, cluster=args.cluster)
+    if args.json:
+        return _show(made.as_dict(), True)
+    print_plan(made, settings.folder)
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from s2v.datapipe.curate import make_roles
+    from s2v.datapipe.planning.doctor import examine
+
+    settings = _settings(args)
+    findings = []
+    for found in examine(Path(settings.folder), lambda: make_roles(settings), ray=not args.no_ray):
+        findings.append(found)
+        if not args.json:
+            print(f"{found.state:<8} {found.check}: {found.found}", flush=True)
+            if found.way_out:
+                print(f"{'':8} -> {found.way_out}", flush=True)
+    if args.json:
+        _show([vars(found) for found in findings], True)
+    return int(any(found.state == "failed" for found in findings))
 
 
 def _stats(args: argparse.Namespace) -> int:

@@ -30,6 +30,9 @@ class EngineSettings(_Section):
         description="stream: all actor pools at once; phases: one after the other; auto: as fits",
     )
     unit_clips: int = Field(default=64, ge=1, description="clips per unit, about")
+    missing_budget: float = Field(
+        default=0.1, ge=0, le=1, description="share of sources whose file may be missing"
+    )
     quarantine_budget: float = Field(
         default=0.5, ge=0, le=1, description="share of a stage's ids that may be quarantined"
     )

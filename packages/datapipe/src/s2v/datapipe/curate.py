@@ -97,6 +97,7 @@ def curate(
     roles = make_roles(settings)
     exclusions = [e for path in settings.exclusions for e in read_exclusions(Path(path))]
     with run_lock(folder):
+        atomic.sweep(folder)
         measured = Measuring(
             settings,
             roles,
@@ -131,21 +132,6 @@ def curate(
     return Curated(folder, measured, selection, conservation, written)
 
 
-def describe(settings: Settings) -> dict[str, Any]:
-    """Stages with fingerprints and how many units are committed; measures nothing."""
-    folder = Path(settings.folder)
-    rows = {}
-    for name, run in pipeline.plan(settings, make_roles(settings)).items():
-        store = folder / "measure" / f"{name}-{run.fingerprint}"
-        rows[name] = {
-            "fingerprint": run.fingerprint,
-            "committed units": len(list(store.glob("*.json"))),
-            "reads": ", ".join(pipeline.UPSTREAM[name]) or "sources",
-            **{k: v for k, v in run.stage.identity().items() if "model" in k},
-        }
-    return {"folder": str(folder), "stages": rows}
-
-
 def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selection) -> None:
     """Write every table as ``tables/<name>.parquet``, whole or not at all."""
     views = {
@@ -172,6 +158,7 @@ def write_run_json(folder: Path, settings: Settings, roles: Roles) -> None:
             "packages": {name: _version(name) for name in RECORDED},
             "models": roles.ids(),
             "fingerprints": {n: r.fingerprint for n, r in pipeline.plan(settings, roles).items()},
+            "stage_models": pipeline.stage_models(roles),
             "git_commit": _git_commit(),
         },
     )

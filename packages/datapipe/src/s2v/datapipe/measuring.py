@@ -20,6 +20,7 @@ from s2v.datapipe.assembling import (
 )
 from s2v.datapipe.assembling import rows as _rows
 from s2v.datapipe.base import records
+from s2v.datapipe.base.media.errors import MediaErrorKind
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.execute import execute, start_ray
@@ -104,6 +105,7 @@ class Measuring:
             for row in sources
         ]
         probed = self._group("probe", pipeline.BY_SOURCE, by_source)
+        self._check_missing(sources, probed)
         parts.append(mark_duplicates(probed, sources))
         probes = {row["video_id"]: row for row in _rows(parts[-1], "probe")}
         usable = [r for r in sources if (p := probes.get(r["video_id"])) and p["reason"] is None]
@@ -197,6 +199,17 @@ class Measuring:
                 return True
             rows.passed(run)
         return False
+
+    def _check_missing(self, sources: list[Row], tables: dict[str, pa.Table]) -> None:
+        """Stop when so many files are missing that it is rather a mount than the files."""
+        gone = [r for r in _rows(tables, "quarantine") if r["error"] == MediaErrorKind.MISSING]
+        share, budget = len(gone) / len(sources), self.settings.engine.missing_budget
+        if share > budget and len(gone) > 1:
+            raise QuarantineBudgetError(
+                f"{len(gone)} of {len(sources)} sources are not there, over engine.missing_budget "
+                f"= {budget:g}; first: {gone[0]['message']}. Is everything mounted? Run again with "
+                "--retry-quarantine, or raise the budget"
+            )
 
     def _check_budget(
         self, runs: Sequence[StageRun], items: list[Item], tables: dict[str, pa.Table]

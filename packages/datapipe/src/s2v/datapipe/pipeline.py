@@ -80,6 +80,12 @@ def plan(settings: Settings, roles: Roles) -> dict[str, StageRun]:
     return runs
 
 
+def stage_models(roles: Roles) -> dict[str, str | None]:
+    """Stage -> ids of the models it holds, joined; ``None`` for a stage without any."""
+    held = {s: [getattr(roles, name) for name in names] for s, names in HOLDS.items()}
+    return {s: "; ".join(m.model_id for m in models if m) or None for s, models in held.items()}
+
+
 def _need(held: tuple[str, ...], settings: Settings, roles: Roles) -> Need:
     """What an actor with these roles is booked with: the most of what each asks for."""
     models = {name: getattr(roles, name) for name in held}

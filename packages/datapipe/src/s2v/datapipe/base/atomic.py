@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,20 @@ def replacing(path: Path) -> Iterator[Path]:
         _fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, older_than_s: float = 3600.0) -> int:
+    """Remove what writers that were killed left behind; say how many files.
+
+    A living writer's file is young: nothing here takes an hour from its last byte to its name.
+    """
+    swept = 0
+    for path in folder.rglob(".*.tmp"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to remove
+            if path.is_file() and time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()
+                swept += 1
+    return swept
 
 
 def write_bytes(path: Path, data: bytes) -> None:

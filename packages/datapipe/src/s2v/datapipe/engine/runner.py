@@ -88,8 +88,9 @@ class UnitRunner:
             if missing or not rows.committed(run):
                 seconds = self._run(run, rows, missing)
                 if lost := rows.lost(run):
+                    where = rows.store(run).folder
                     raise StoreError(
-                        f"{rows.store(run).folder}: commits of unit {rows.name} do not cover {len(lost)} of "
+                        f"{where}: commits of unit {rows.name} do not cover {len(lost)} of "
                         f"its ids (first: {lost[0]}); leave the folder alone while a run is on"
                     )
             rows.passed(run)
@@ -97,18 +98,23 @@ class UnitRunner:
         return report
 
     def _run(self, run: StageRun, rows: UnitRows, missing: list[str]) -> float:
-        stage, began, clock = run.stage, cpu_seconds(), time.monotonic()
+        stage, began = run.stage, cpu_seconds()
         if stage.name not in self._ready and missing:
             stage.setup()
             self._ready.add(stage.name)
+        ready, clock = cpu_seconds(), time.monotonic()
         unit = rows.unit(missing, stage.reads if missing else ())
         made = _with_retries(stage, unit) if missing else {}
         out = {name: made.get(name, []) for name in stage.writes}
         out["quarantine"] = unit.quarantine
-        seconds = cpu_seconds() - began
-        wall = time.monotonic() - clock
-        rows.store(run).commit(unit.name, unit.key, unit.ids, out, seconds, wall)
-        return seconds
+        ended = cpu_seconds()
+        rows.store(run).commit(
+            *(unit.name, unit.key, unit.ids, out),
+            cpu_seconds=ended - ready,
+            wall_seconds=time.monotonic() - clock,
+            setup_seconds=ready - began,
+        )
+        return ended - began
 
 
 def cpu_seconds() -> float:

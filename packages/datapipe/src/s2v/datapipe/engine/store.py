@@ -40,6 +40,7 @@ class Commit:
     parts: dict[str, dict[str, Any]]  # table -> {file, sha256, rows}
     cpu_seconds: float
     wall_seconds: float
+    setup_seconds: float  # CPU time of loading models before this unit, beside cpu_seconds
 
 
 class StageStore:
@@ -70,6 +71,7 @@ class StageStore:
         tables: dict[str, list[Row]],
         cpu_seconds: float,
         wall_seconds: float = 0.0,
+        setup_seconds: float = 0.0,
     ) -> None:
         """Write the parts of one generation, then its commit file."""
         # The highest and not their number: a user may have deleted an older one.
@@ -99,6 +101,7 @@ class StageStore:
                 "parts": parts,
                 "cpu_seconds": round(cpu_seconds, 3),
                 "wall_seconds": round(wall_seconds, 3),
+                "setup_seconds": round(setup_seconds, 3),
             },
         )
 
@@ -110,6 +113,10 @@ class StageStore:
     def tables(self, units: Iterable[str]) -> dict[str, pa.Table]:
         """Rows of the given units by table, in unit order, newest generation of every id."""
         return merge(self._read(self.commits(unit)) for unit in sorted(units))
+
+    def all_commits(self) -> list[Commit]:
+        """Every commit of the stage, of whatever unit, in order of their files."""
+        return [self._load(path) for path in sorted(self.folder.glob("*.json"))]
 
     def _generations(self, unit: str) -> list[tuple[int, Path]]:
         found = self.folder.glob(f"{unit}.[0-9]*.json")
@@ -127,6 +134,7 @@ class StageStore:
                 parts=data["parts"],
                 cpu_seconds=data["cpu_seconds"],
                 wall_seconds=data.get("wall_seconds", 0.0),  # older commits do not say
+                setup_seconds=data.get("setup_seconds", 0.0),
             )
         except (ValueError, KeyError) as error:
             raise StoreError(
