@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from s2v.datapipe.engine.stage import Row
+
+
+def use(run: Path) -> None:
+    """Take the rules for remote sources from the run folder."""
 
 
 def local_path(source: Row) -> str:

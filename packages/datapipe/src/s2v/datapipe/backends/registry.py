@@ -39,7 +39,6 @@ BACKENDS: Final[dict[str, dict[str, str]]] = {
         "vlm": f"{_HERE}.vlm.boxes:detector",
     },
     "checker": {
-        "rules": f"{_HERE}.embedded:checker",
         "vlm": f"{_HERE}.vlm.checker:checker",
     },
     "segmenter": {

@@ -40,6 +40,7 @@ SOURCES: Final = _s(
     ("credit", STRING),
     ("origin", STRING),  # live | animation | animated still | photograph | ...
     ("sha256", STRING),
+    ("etag", STRING),  # identity of a remote object, known without its bytes; null for files
     ("bytes", INT),
     ("duplicate_of", STRING),  # an earlier source with the same bytes
     ("offset_us", INT),  # where the file begins in its long video, if known
@@ -274,6 +275,8 @@ SUBJECTS: Final = _s(
     ("face_score", FLOAT),
     ("face_embedder", STRING),
     ("face_embedding", EMBEDDING),
+    ("face_phash", STRING),  # of the face crop
+    ("face_yaw", FLOAT),  # degrees
     ("identity_id", STRING),
     ("reason", STRING),
 )
@@ -289,6 +292,7 @@ PAIRS: Final = _s(
     ("face_similarity", FLOAT),
     ("background_similarity", FLOAT),
     ("phash_distance", INT),  # bits between the crops
+    ("face_phash_distance", INT),  # bits between the face crops
     ("frame_phash_distance", INT),  # smallest between any two sampled frames of the clips
     ("gap_us", INT),  # between the clips on the source's time line, null across sources
     ("rank", INT),  # among the target's candidates by similarity

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from s2v.datapipe import staging
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, StoreError, failure
 from s2v.datapipe.engine.stage import Row, Stage, StageRun, Unit
@@ -41,6 +42,7 @@ class UnitRunner:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = "1"
         self.run = Path(run)
+        staging.use(self.run)
         self.before, self.stages = list(before), list(stages)
         self.retry_quarantine = retry_quarantine
         self._ready: set[str] = set()
