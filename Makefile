@@ -91,7 +91,7 @@ lint: install ## ruff, mypy and the lock's check; changes nothing
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/mypy tools jobs tests/conftest.py tests/house tests/infra
+	@$(BIN)/mypy tools jobs tests/conftest.py tests/house tests/infra tests/vllm
 	@.tools/bin/python tools/lock.py check
 
 .PHONY: format

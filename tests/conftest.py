@@ -12,11 +12,15 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from _pytest.terminal import TerminalReporter
+
+if TYPE_CHECKING:
+    from tiny_server import TinyServer
 
 HIDDEN = ("ffmpeg", "ffprobe")
 # Minutes of two cores that `make test` may take, by folder under tests/; the rest shares "jobs".
@@ -63,6 +67,17 @@ def _prepare_environment() -> None:
 
 _prepare_environment()  # before any test module imports a library that reads these
 _spent: defaultdict[str, float] = defaultdict(float)
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServer]:
+    """A real vLLM that serves a tiny model; one for all tests, as starting takes half a minute."""
+    from tiny_server import tiny_server, why_not_here
+
+    if reason := why_not_here():
+        pytest.skip(reason)
+    with tiny_server(tmp_path_factory.mktemp("vllm")) as server:
+        yield server
 
 
 def _area(item: pytest.Item) -> str:
