@@ -16,13 +16,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from s2v.datapipe.backends.embedded.clothes import clothes_mask
 from s2v.datapipe.backends.embedded.words import CREATURES, NEVER_SUBJECTS, colour_shares
 from s2v.datapipe.base.embedded.efficientnet import EfficientNetLite
 from s2v.datapipe.base.embedded.ssd import Detection, SsdMobileNet
 from s2v.datapipe.base.embedded.u2netp import U2NetP
 from s2v.datapipe.base.embedded.yunet import FaceBox, YuNet
 from s2v.datapipe.base.media import masks
-from s2v.datapipe.base.media.boxes import centre_inside, iou
+from s2v.datapipe.base.media.boxes import area, centre_inside, iou
 from s2v.datapipe.roles import Box, Image, Mask
 
 # Measured on 79 frames of an animated film and 41 of photographs and live clips:
@@ -80,7 +81,7 @@ class Proposer:
     def model_id(self) -> str:
         """Ids of the four nets and the version of the rules that join them."""
         nets = (self.ssd, self.salient, self.tagger, self.faces)
-        return "+".join(["proposals-4", *(net.model_id for net in nets)])
+        return "+".join(["proposals-5", *(net.model_id for net in nets)])
 
     def load(self) -> None:
         """Load all nets."""
@@ -106,9 +107,10 @@ class Proposer:
     def _propose(self, image: Image) -> list[Proposal]:
         objects = self.ssd.detect(image, CROWD_SCORE)
         faces = self.faces(image)
-        people = self._people(image, objects, faces)
+        salient = np.asarray(self.salient.saliency(image) > 0.5, dtype=np.bool_)
+        people = self._people(image, objects, faces, salient)
         found = list(people)
-        for box, mask in self._salient_regions(image):
+        for box, mask in self._salient_regions(salient):
             if all(iou(box, p.box) < 0.3 and not _mostly_inside(p.box, box) for p in people):
                 proposal = self._region(image, box, mask, objects, faces)
                 if proposal:
@@ -117,7 +119,7 @@ class Proposer:
         return sorted(found, key=lambda p: (-p.area_share, p.box))
 
     def _people(
-        self, image: Image, objects: list[Detection], faces: list[FaceBox]
+        self, image: Image, objects: list[Detection], faces: list[FaceBox], salient: Mask
     ) -> list[Proposal]:
         people: list[Proposal] = []
         for hit in objects:
@@ -125,12 +127,14 @@ class Proposer:
                 continue
             if any(iou(hit.box, other.box) > 0.6 for other in people):
                 continue
-            if any(_human(face) and centre_inside(face.box, hit.box) for face in faces):
-                people.append(self._proposal(image, "person", "person", hit.box, hit.score, None))
+            own = [f.box for f in faces if _human(f) and centre_inside(f.box, hit.box)]
+            if own:
+                # Clothes, not the face or the surroundings, tell people apart.
+                worn = clothes_mask(salient, hit.box, max(own, key=lambda b: (area(b), b)))
+                people.append(self._proposal(image, "person", "person", hit.box, hit.score, worn))
         return people
 
-    def _salient_regions(self, image: Image) -> list[tuple[Box, Mask]]:
-        mask = self.salient.saliency(image) > 0.5
+    def _salient_regions(self, mask: Mask) -> list[tuple[Box, Mask]]:
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
         regions: list[tuple[Box, Mask]] = []
         for n in range(1, count):
@@ -193,15 +197,8 @@ class Proposer:
             min(width, box[2]),
             min(height, box[3]),
         )
-        if mask is None and bank != "person":
+        if mask is None:
             mask = np.zeros((height, width), dtype=np.bool_)  # no outline, no colour
-        elif mask is None:
-            mask = np.zeros((height, width), dtype=np.bool_)
-            # Clothes, not the face or the surroundings, tell people apart: the middle, lower part.
-            mask[
-                int(y0 + 0.45 * (y1 - y0)) : int(y1),
-                int(x0 + (x1 - x0) / 4) : int(x1 - (x1 - x0) / 4),
-            ] = True
         share = (x1 - x0) * (y1 - y0) / (width * height)
         return Proposal(
             bank,
