@@ -1,4 +1,4 @@
-"""Progress with time left: a bar on a terminal, plain lines elsewhere."""
+"""Progress with rate and time left: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -29,6 +29,35 @@ def track(title: str, total: int, *, quiet: bool = False) -> Iterator[Step]:
             yield step
 
 
+class Pace:
+    """How fast steps go, counting only those done now."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._steps = 0
+
+    def step(self, n: int) -> None:
+        """Count ``n`` steps."""
+        self._steps += n
+
+    def spent(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    def left(self, steps: int) -> float:
+        """Seconds that ``steps`` more will take at this pace; 0 when there is none yet."""
+        return self.spent() * steps / self._steps if self._steps else 0.0
+
+    def text(self) -> str:
+        """Such as ``2.5/s`` or ``14/min``; empty before the first step."""
+        if not self._steps or not self.spent():
+            return ""
+        rate = self._steps / self.spent()
+        if rate >= 1:
+            return f"{rate:.3g}/s"
+        return f"{rate * 60:.3g}/min" if rate * 60 >= 1 else f"{rate * 3600:.3g}/h"
+
+
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Step]:
     from rich.console import Console
@@ -45,32 +74,35 @@ def _bar(title: str, total: int) -> Iterator[Step]:
         TextColumn("{task.description:<12}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total, note="")
+        task = progress.add_task(title, total=total, note="", rate="")
+        pace = Pace()
 
         def step(n: int = 1, note: str = "") -> None:
-            progress.update(task, advance=n, note=note)
+            pace.step(0 if note else n)  # what a note goes with was done before
+            progress.update(task, advance=n, note=note, rate=pace.text())
 
         yield step
 
 
 @contextmanager
 def _lines(title: str, total: int, stream: TextIO) -> Iterator[Step]:
-    began = time.monotonic()
-    shown = began
+    pace = Pace()
+    shown = time.monotonic()
     done = 0
 
     def line(note: str) -> None:
-        spent = time.monotonic() - began
-        left = spent * (total - done) / done if done else 0.0
-        tail = f", about {left:.0f} s left" if 0 < done < total else ""
+        left = pace.left(total - done)
+        tail = f", about {left:.0f} s left" if left else ""
+        rate = f" ({pace.text()})" if pace.text() else ""
         print(
-            f"{title}: {done}/{total} in {spent:.0f} s{tail} {note}".rstrip(),
+            f"{title}: {done}/{total} in {pace.spent():.0f} s{rate}{tail} {note}".rstrip(),
             file=stream,
             flush=True,
         )
@@ -78,6 +110,7 @@ def _lines(title: str, total: int, stream: TextIO) -> Iterator[Step]:
     def step(n: int = 1, note: str = "") -> None:
         nonlocal done, shown
         done += n
+        pace.step(0 if note else n)  # what a note goes with was done before
         if time.monotonic() - shown >= LINE_EVERY_S:
             shown = time.monotonic()
             line(note)
