@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Final
 
 GRACE_S: Final = 10.0
+_KILL_S: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -114,20 +115,25 @@ def _hold(pipe: int, grace_s: float, command: Sequence[str]) -> int:
         program.terminate()
         with suppress(subprocess.TimeoutExpired):
             program.wait(grace_s)
-    _kill_all_below()
+    _kill_all_below(program)
     code = program.wait()
     return code if code >= 0 else 128 - code
 
 
-def _kill_all_below() -> None:
-    """Kill what is left. Orphans come up to this process, so the loop ends with none alive."""
+def _kill_all_below(program: subprocess.Popen[bytes]) -> None:
+    """Kill what is left; orphans come up to this process, so in the end none is."""
+    deadline = time.monotonic() + _KILL_S
     while left := processes_below(os.getpid()):
+        if time.monotonic() > deadline:  # stuck in the kernel, as with a driver that hangs
+            sys.exit(f"processes {left} do not even end when killed")
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        program.poll()  # it reaps the program itself, whose exit code is wanted
         for pid in left:
-            with suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+            if pid != program.pid:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
         time.sleep(0.01)
 
 
