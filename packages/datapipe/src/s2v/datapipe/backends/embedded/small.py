@@ -96,7 +96,9 @@ class AppearanceEmbedder:
         self._net.load()
 
     def embed(self, images: Sequence[Image]) -> Vectors:
-        """``[n, 1280 + 128]``, L2-normalised."""
+        """``[n, 1280 + 128]``, L2-normalised; a row depends on its image alone."""
+        if not images:
+            return np.zeros((0, 1280 + 128), np.float32)
         shape = self._net.embed(images)
         colour = np.stack([lab_histogram(image) for image in images]) * self.COLOUR_WEIGHT
         joined = np.concatenate([shape, colour], axis=1).astype(np.float32)
