@@ -5,21 +5,27 @@ from __future__ import annotations
 from typing import ClassVar
 
 from s2v.datapipe.base import ids
-from s2v.datapipe.base.media.boxes import area_share, iou
+from s2v.datapipe.base.media.boxes import area, area_share, clip, iou
+from s2v.datapipe.base.reasons import SEVERAL_BOXES
 from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.frame_stage import Frames, ModelStage
 from s2v.datapipe.measure.gates import GateSettings
 from s2v.datapipe.roles import Detector, Grounding, Phrase
 
-#: Boxes of two phrases over this overlap are one object under two names (Phantom-Data).
+#: Boxes over this overlap are one region: found twice by one phrase, or one object under the names
+#: of two phrases (Phantom-Data).
 SUPPRESS_IOU = 0.8
 
 
 class DetectStage(ModelStage):
-    """Phrase <-> box, one to one on each frame; ambiguous phrases say so."""
+    """Phrase <-> box, one to one on each frame; ambiguous phrases say so.
+
+    The reasons written here only spare masks and checks: the selection asks again, with its own
+    thresholds. ``segment.several_boxes`` has ambiguous boxes segmented all the same.
+    """
 
     name: ClassVar[str] = "detect"
-    version = 1
+    version = 2
     reads = ("clips", "frames", "overlays", "phrases", "quality")
     writes = ("detections",)
 
@@ -59,7 +65,14 @@ def as_phrase(row: Row) -> Phrase:
 
 
 def _rows(frame: Row, usable: list[Row], hits: list[Grounding]) -> list[Row]:
-    found = sorted(hits, key=lambda g: (-round(g.score, 4), g.phrase, g.box))
+    """Rows of one frame, surest first; boxes lie inside the frame, those without a pixel go."""
+    inside = [(hit, clip(hit.box, frame["width"], frame["height"])) for hit in hits]
+    found = [
+        Grounding(hit.phrase, tuple(round(v, 1) for v in box), round(hit.score, 4))  # type: ignore[arg-type]  # four of four
+        for hit, box in inside
+        if area(box) >= 1
+    ]
+    found.sort(key=lambda g: (-g.score, g.phrase, g.box))
     return [
         {
             "detection_id": ids.detection_id(frame["clip_id"], frame["pts_us"], n),
@@ -67,8 +80,8 @@ def _rows(frame: Row, usable: list[Row], hits: list[Grounding]) -> list[Row]:
             "clip_id": frame["clip_id"],
             "frame_id": frame["frame_id"],
             "pts_us": frame["pts_us"],
-            "box": [round(float(v), 1) for v in hit.box],
-            "score": round(hit.score, 4),
+            "box": list(hit.box),
+            "score": hit.score,
             "area_share": round(area_share(hit.box, frame["width"], frame["height"]), 4),
             "reason": _ambiguity(n, found),
         }
@@ -77,9 +90,13 @@ def _rows(frame: Row, usable: list[Row], hits: list[Grounding]) -> list[Row]:
 
 
 def _ambiguity(n: int, found: list[Grounding]) -> str | None:
+    """Why a hit is no region of its own, given all hits of the frame, surest first."""
     hit = found[n]
-    if sum(other.phrase == hit.phrase for other in found) > 1:
-        return "phrase fits several boxes"
+    same = [other for other in found if other.phrase == hit.phrase]
+    if any(iou(better.box, hit.box) > SUPPRESS_IOU for better in same[: same.index(hit)]):
+        return "same region again"
+    if any(iou(other.box, hit.box) <= SUPPRESS_IOU for other in same):
+        return SEVERAL_BOXES
     for better in found[:n]:
         if better.phrase != hit.phrase and iou(better.box, hit.box) > SUPPRESS_IOU:
             return "box taken by another phrase"

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.base.media import masks
+from s2v.datapipe.base.reasons import SEVERAL_BOXES
 from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.frame_stage import Frames, ModelStage
 from s2v.datapipe.measure.gates import GateSettings
@@ -24,6 +25,11 @@ class SegmentSettings(BaseModel):
     min_area_share: float = Field(default=0.02, description="looser than the selection's threshold")
     max_area_share: float = Field(default=0.95)
     per_subject: int = Field(default=2, ge=1, description="masks per subject, best boxes first")
+    several_boxes: bool = Field(
+        default=False,
+        description="also the surest box of a frame on which its phrase fits several; for "
+        "select.phrase.several_boxes = 'best'",
+    )
 
 
 class SegmentStage(ModelStage):
@@ -53,7 +59,9 @@ class SegmentStage(ModelStage):
 
         def work(clip: str) -> list[Row]:
             by_frame: dict[str, list[Row]] = {}
-            for row in sorted(self.chosen(boxes[clip]), key=lambda r: str(r["detection_id"])):
+            for row in sorted(
+                chosen(boxes[clip], self.settings), key=lambda r: str(r["detection_id"])
+            ):
                 by_frame.setdefault(row["frame_id"], []).append(row)
             return [
                 row
@@ -63,30 +71,37 @@ class SegmentStage(ModelStage):
 
         return {"masks": self.each(unit, boxes, work)}
 
-    def chosen(self, detections: list[Row]) -> list[Row]:
-        """The best boxes of each subject: usable, of fair size, by score then area."""
-        by_subject: dict[str, list[Row]] = {}
-        for row in detections:
-            x0, y0, x1, y1 = row["box"]
-            fair = (
-                min(x1 - x0, y1 - y0) >= self.settings.min_side
-                and self.settings.min_area_share
-                <= row["area_share"]
-                <= self.settings.max_area_share
-            )
-            if row["reason"] is None and fair:
-                by_subject.setdefault(row["subject_id"], []).append(row)
-        best = []
-        for rows in by_subject.values():
-            rows.sort(key=lambda row: (-row["score"], -row["area_share"], row["detection_id"]))
-            best += rows[: self.settings.per_subject]
-        return best
-
     def _masks(self, frames: Frames, frame: str, rows: list[Row], banks: list[str]) -> list[Row]:
         """All boxes of a frame at once: the segmenter looks at the image once."""
         image = frames.image(frames.row(frame))
         made = self.segmenter.segment(image, [tuple(row["box"]) for row in rows], banks)
         return [_mask_row(row, one, bank) for row, one, bank in zip(rows, made, banks, strict=True)]
+
+
+def chosen(detections: list[Row], settings: SegmentSettings) -> list[Row]:
+    """The best boxes of each subject: usable, of fair size, by score then area."""
+    by_subject: dict[str, list[Row]] = {}
+    for row in detections:
+        if _usable(row, settings):
+            by_subject.setdefault(row["subject_id"], []).append(row)
+    best = []
+    for rows in by_subject.values():
+        rows.sort(key=lambda row: (-row["score"], -row["area_share"], row["detection_id"]))
+        frames: dict[str, Row] = {}
+        for row in rows:
+            frames.setdefault(row["frame_id"], row)
+        best += list(frames.values())[: settings.per_subject]
+    return best
+
+
+def _usable(row: Row, settings: SegmentSettings) -> bool:
+    ambiguous = settings.several_boxes and row["reason"] == SEVERAL_BOXES
+    x0, y0, x1, y1 = row["box"]
+    return bool(
+        (row["reason"] is None or ambiguous)
+        and min(x1 - x0, y1 - y0) >= settings.min_side
+        and settings.min_area_share <= row["area_share"] <= settings.max_area_share
+    )
 
 
 def _mask_row(row: Row, segment: Segment, bank: str) -> Row:
