@@ -1,7 +1,7 @@
 """Which stage follows which: figure 3 of the paper, readable in one screen.
 
 sources -> probe -> shots -> frames -> quality -> caption -> phrases -> detect
-                                    -> segment -> faces -> embed        (measure)
+                           -> check -> segment -> faces -> embed        (measure)
         -> subjects -> in-pairs, retrieval, verification -> scenarios   (select)
         -> clips cut, shards, index, card                              (write)
 """
@@ -12,6 +12,7 @@ from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.pools import Need
 from s2v.datapipe.engine.stage import Stage, StageRun
 from s2v.datapipe.measure.caption import CaptionStage
+from s2v.datapipe.measure.check import CheckStage
 from s2v.datapipe.measure.detect import DetectStage
 from s2v.datapipe.measure.embed import EmbedStage
 from s2v.datapipe.measure.faces import FaceStage
@@ -32,6 +33,7 @@ UPSTREAM = {
     "caption": ("frames",),
     "phrases": ("caption",),
     "detect": ("phrases", "frames"),
+    "check": ("detect",),
     "segment": ("detect",),
     "faces": ("detect",),
     "embed": ("segment",),
@@ -64,6 +66,7 @@ def stages(settings: Settings, roles: Roles) -> list[Stage]:
         CaptionStage(roles.captioner, gates),
         PhraseStage(roles.phrases, gates),
         DetectStage(roles.detector, gates),
+        CheckStage(roles.checker, settings.segment, gates),
         SegmentStage(roles.segmenter, settings.segment, gates),
         FaceStage(roles.faces, gates),
         EmbedStage(roles.embedder, gates),
@@ -104,4 +107,14 @@ def _need(held: tuple[str, ...], settings: Settings, roles: Roles) -> Need:
 #: Stages that work on whole sources, on windows of them, and on slices of clips.
 BY_SOURCE = ("probe",)
 BY_WINDOW = ("shots",)
-BY_CLIPS = ("frames", "quality", "caption", "phrases", "detect", "segment", "faces", "embed")
+BY_CLIPS = (
+    "frames",
+    "quality",
+    "caption",
+    "phrases",
+    "detect",
+    "check",
+    "segment",
+    "faces",
+    "embed",
+)
