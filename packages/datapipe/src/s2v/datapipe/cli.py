@@ -54,6 +54,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 
 def _explanation(error: Exception) -> str | None:
     """What to tell the user, or ``None`` for what is our own mistake."""
+    from s2v.datapipe.backends.vlm.serve import ServerStartError
     from s2v.datapipe.engine.execute import AdmissionError, UnitFailedError
     from s2v.datapipe.engine.lock import RunBusyError
     from s2v.datapipe.engine.store import StoreError
@@ -63,6 +64,7 @@ def _explanation(error: Exception) -> str | None:
     )
     from s2v.datapipe.pair.conservation import ConservationError
     from s2v.datapipe.pair.exclusions import ExclusionError
+    from s2v.datapipe.roles import WeightsError
     from s2v.datapipe.sources import SourceError
     from s2v.datapipe.write.errors import WriteError
 
@@ -76,7 +78,7 @@ def _explanation(error: Exception) -> str | None:
             ShardError,
             SourceError,
         ),
-        *(StoreError, UnitFailedError, WriteError),
+        *(ServerStartError, StoreError, UnitFailedError, WeightsError, WriteError),
     )
     if isinstance(error, OSError):
         full = error.errno == errno.ENOSPC
@@ -186,8 +188,8 @@ def _select(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from s2v.datapipe.curate import make_roles
     from s2v.datapipe.planning.plan import plan_run, print_plan
+    from s2v.datapipe.serving import make_roles
 
     settings = _settings(args)
     made = plan_run(settings, make_roles(settings), rates=args.rates, cluster=args.cluster)
@@ -198,8 +200,8 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from s2v.datapipe.curate import make_roles
     from s2v.datapipe.planning.doctor import examine
+    from s2v.datapipe.serving import make_roles
 
     settings = _settings(args)
     findings = []

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from s2v.datapipe.backends.vlm.serve import VllmSettings
 from s2v.datapipe.engine.pools import Mode, Need
 from s2v.datapipe.measure.frames import FrameSettings
 from s2v.datapipe.measure.gates import GateSettings
@@ -83,6 +84,12 @@ class RoleSettings(_Section):
         return {name: (one.backend, one.options()) for name, one in given.items()}
 
 
+class ServeSettings(VllmSettings):
+    """Servers of a vision-language model that the run starts for itself and ends."""
+
+    count: int = Field(default=1, ge=1, description="servers; one per GPU, or group of them")
+
+
 class Settings(_Section):
     """A whole curation run."""
 
@@ -90,6 +97,9 @@ class Settings(_Section):
     sources: list[SourceSpec] = Field(default_factory=list)
     engine: EngineSettings = EngineSettings()
     roles: RoleSettings = RoleSettings()
+    serve: ServeSettings | None = Field(
+        default=None, description="vLLM servers of the run's own, for roles that name no urls"
+    )
     shots: ShotSettings = ShotSettings()
     frames: FrameSettings = FrameSettings()
     gates: GateSettings = GateSettings()

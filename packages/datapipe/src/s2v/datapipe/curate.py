@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2v.datapipe import pipeline
-from s2v.datapipe.backends import registry
 from s2v.datapipe.base import atomic, records
 from s2v.datapipe.config import Settings
 from s2v.datapipe.cutting import cut_clips
@@ -26,6 +25,7 @@ from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import read_exclusions
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.roles import Roles
+from s2v.datapipe.serving import make_roles
 from s2v.datapipe.write.write import Written, write_shards
 
 #: Packages whose version can change a result; recorded in run.json.
@@ -65,15 +65,6 @@ class Curated:
         }
 
 
-def make_roles(settings: Settings) -> Roles:
-    """Fill the roles as the configuration says.
-
-    Raises:
-        SettingsError, WeightsError, AssetMissing: one clear line each.
-    """
-    return registry.fill(settings.roles.profile, settings.roles.chosen())
-
-
 def curate(
     settings: Settings,
     *,
@@ -90,8 +81,9 @@ def curate(
         quiet: no progress.
 
     Raises:
-        NotMeasuredError, RunBusyError, SourceError, AssetError, AdmissionError,
-        QuarantineBudgetError, ConservationError: one clear line each.
+        NotMeasuredError, RunBusyError, SourceError, AssetError, AdmissionError, SettingsError,
+        WeightsError, ServerStartError, QuarantineBudgetError, ConservationError: one clear line
+        each.
     """
     folder = Path(settings.folder)
     roles = make_roles(settings)

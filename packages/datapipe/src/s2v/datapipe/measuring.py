@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from s2v.datapipe.assembling import (
 from s2v.datapipe.assembling import rows as _rows
 from s2v.datapipe.base import records
 from s2v.datapipe.base.media.errors import MediaErrorKind
-from s2v.datapipe.base.progress import track
+from s2v.datapipe.base.progress import Step, track
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.execute import execute, start_ray
 from s2v.datapipe.engine.stage import Row, StageRun
@@ -29,6 +30,7 @@ from s2v.datapipe.engine.store import StageStore, merge
 from s2v.datapipe.engine.unit_rows import UnitRows
 from s2v.datapipe.engine.units import slices, unit_name, windows
 from s2v.datapipe.roles import Roles
+from s2v.datapipe.serving import reserved, roles_at_work
 from s2v.datapipe.sources import list_sources
 
 
@@ -82,6 +84,7 @@ class Measuring:
     ) -> None:
         self.settings = settings
         self.folder = Path(settings.folder)
+        self.roles = roles
         self.plan = pipeline.plan(settings, roles)
         self.retry_quarantine = retry_quarantine
         self.only_committed = only_committed
@@ -171,22 +174,30 @@ class Measuring:
         with track(f"measure {title}", len(items), quiet=self.quiet) as step:
             step(len(items) - len(open_items), note="committed before")
             if open_items:
-                reports = execute(
-                    self.folder,
-                    runs,
-                    [item.plain() for item in open_items],
-                    actors=self.settings.engine.actors,
-                    mode=self.settings.engine.mode,
-                    retry_quarantine=self.retry_quarantine,
-                )
-                for report in reports:
-                    step(int(report["last"]))
-                    for stage, done in report["stages"].items():
-                        self.result.measured[stage] += done["measured"]
-                        self.result.cpu_seconds[stage] += done["cpu_seconds"]
+                self._execute(names, open_items, step)
         tables = merge(self._store(run).tables(item.unit for item in items) for run in runs)
         self._check_budget(runs, items, tables)
         return tables
+
+    def _execute(self, names: Sequence[str], items: list[Item], step: Step) -> None:
+        """Measure; the run's own servers are up while clips are looked at."""
+        at_work = roles_at_work(self.settings, self.roles)
+        with at_work if names == pipeline.BY_CLIPS else nullcontext(self.roles) as roles:
+            plan = pipeline.plan(self.settings, roles)
+            reports = execute(
+                self.folder,
+                [plan[name] for name in names],
+                [item.plain() for item in items],
+                actors=self.settings.engine.actors,
+                mode=self.settings.engine.mode,
+                reserved=reserved(self.settings) if names == pipeline.BY_CLIPS else (),
+                retry_quarantine=self.retry_quarantine,
+            )
+            for report in reports:
+                step(int(report["last"]))
+                for stage, done in report["stages"].items():
+                    self.result.measured[stage] += done["measured"]
+                    self.result.cpu_seconds[stage] += done["cpu_seconds"]
 
     def _store(self, run: StageRun) -> StageStore:
         return StageStore(self.folder, run.stage.name, run.fingerprint)

@@ -13,6 +13,7 @@ from typing import Any
 
 from s2v.datapipe.base.assets.errors import AssetError
 from s2v.datapipe.base.media.errors import MediaError
+from s2v.datapipe.roles import WeightsError
 
 
 class StoreError(RuntimeError):
@@ -25,7 +26,7 @@ class UnitFailedError(RuntimeError):
 
 #: Faults of the machine, its disks or the run folder. Anything else is our own mistake and
 #: travels as it is, with its traceback.
-FAULTS = (OSError, MemoryError, ImportError, AssetError, MediaError, StoreError)
+FAULTS = (OSError, MemoryError, ImportError, AssetError, MediaError, StoreError, WeightsError)
 
 #: The report of a unit without a fault; all reports have the same fields, as Arrow wants.
 NO_FAILURE = {"kind": "", "message": "", "file": ""}

@@ -22,10 +22,12 @@ from s2v.datapipe.engine.pools import (
     GIB,
     AdmissionError,
     Mode,
+    Need,
     Node,
     Pool,
     nodes_of_cluster,
     place,
+    without,
 )
 from s2v.datapipe.engine.runner import UnitRunner
 from s2v.datapipe.engine.stage import StageRun
@@ -99,10 +101,12 @@ def execute(
     *,
     actors: int | None = None,
     mode: Mode = "auto",
+    reserved: Sequence[Need] = (),
     retry_quarantine: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Take every item through the stages; yield a report per finished unit and phase.
 
+    ``reserved`` is what others of this run (its own servers) hold of the cluster.
     A report has ``unit``, ``stages`` (measured ids and CPU seconds per stage) and ``last``: false
     while later phases are still to come for the unit.
 
@@ -112,7 +116,7 @@ def execute(
     """
     placement = place(
         [(one.stage.name, one.need) for one in stages],
-        cluster(),
+        without(cluster(), reserved),
         len(items),
         wanted=actors,
         mode=mode,

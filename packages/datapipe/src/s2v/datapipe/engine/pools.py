@@ -227,6 +227,22 @@ def _gpu_slots(gpus: float, each: float) -> float:
     return math.floor(gpus) * math.floor(1 / each + 1e-9) + math.floor((gpus % 1) / each + 1e-9)
 
 
+def without(nodes: Sequence[Node], taken: Sequence[Need]) -> list[Node]:
+    """What is left of the machines when ``taken`` is placed on them, on the roomiest first."""
+    left = list(nodes)
+    for need in taken:
+        n = max(
+            range(len(left)), key=lambda i: (left[i].holds(need) > 0, left[i].gpus, left[i].cpus)
+        )
+        node = left[n]
+        left[n] = Node(
+            max(0.0, node.cpus - need.cpus),
+            max(0.0, node.gpus - need.gpus),
+            node.memory_gb - (need.memory_gb or 0),
+        )
+    return left
+
+
 def nodes_of_cluster(described: Sequence[Mapping[str, object]]) -> list[Node]:
     """The living machines of ``ray.nodes()``."""
     found = []
