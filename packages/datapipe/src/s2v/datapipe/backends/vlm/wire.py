@@ -115,27 +115,31 @@ def exchange(
         )
     else:
         connection = http.client.HTTPConnection(at.host, at.port, timeout=connect_s)
-    begun = False
+    sock: socket.socket | None = None
     try:
         connection.connect()
-        begun = True
-        timed: Any = _Timed(connection.sock, time.monotonic() + total_s)
+        sock = connection.sock
+        timed: Any = _Timed(sock, time.monotonic() + total_s)
         connection.sock = timed
-        connection.request(method, at.path + call, body, dict(headers))
+        connection.request(method, at.path + call, body, {**headers, "Connection": "close"})
         response = connection.getresponse()
         found = _read(response, max_bytes)
         names = {name.lower(): value for name, value in response.getheaders()}
         return Reply(response.status, names, found)
+    except WireError:
+        raise
     except TimeoutError:
-        late = f"whole answer within {total_s:g} s" if begun else f"connection in {connect_s:g} s"
+        late = f"whole answer within {total_s:g} s" if sock else f"connection in {connect_s:g} s"
         raise WireError(f"no {late}", False) from None
     except (http.client.HTTPException, EOFError) as error:
-        raise WireError(f"the answer ended early ({_named(error)})", begun) from None
+        raise WireError(f"the answer ended early ({_named(error)})", sock is not None) from None
     except (OSError, ValueError) as error:  # ssl raises ValueError on a socket that just closed
-        what = "the connection was lost" if begun else "no connection"
-        raise WireError(f"{what} ({_named(error)})", begun) from None
+        what = "the connection was lost" if sock else "no connection"
+        raise WireError(f"{what} ({_named(error)})", sock is not None) from None
     finally:
         connection.close()
+        if sock is not None:
+            sock.close()
 
 
 def _read(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
@@ -178,7 +182,7 @@ class _Timed:
         return io.BufferedReader(_Raw(self), _PIECE)
 
     def close(self) -> None:
-        self._sock.close()
+        """Nothing: http.client closes when the headers are read, and the body is still to come."""
 
 
 class _Raw(io.RawIOBase):
