@@ -205,7 +205,7 @@ def _sized(
         fits = max(1, sum(node.holds(need) for node in nodes))
         actors = max(1, min(wanted or need.actors or fits, units))
         # Actors give a little each, so that the tasks that feed them are never starved.
-        each = round(min(need.cpus, cpus / actors), 3)
+        each = math.floor(min(need.cpus, cpus / actors) * 1000) / 1000
         return (Pool(names, actors, _with_cpus(need, each)),)
     left = cpus - sum(need.cpus for _, need in groups)
     pools = []

@@ -19,6 +19,7 @@ from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.engine.pools import Need
+from s2v.datapipe.roles import WeightsError
 
 Row = dict[str, Any]
 
@@ -73,7 +74,7 @@ class Unit:
             if error.transient:
                 raise
             self._quarantine(row_id, stage, error.kind, str(error))
-        except (OSError, MemoryError, ImportError, AssertionError, StoreError):
+        except (OSError, MemoryError, ImportError, AssertionError, StoreError, WeightsError):
             raise
         except Exception as error:  # noqa: BLE001  a row's content can make a model raise anything
             self._quarantine(row_id, stage, type(error).__name__, str(error))
