@@ -1,7 +1,7 @@
 """Every threshold of the selection, with where it was published.
 
 Sources: P Phantom, PD Phantom-Data, O OpenS2V-5M, CI Concat-ID, OS2 Open-Sora 2.0, VXF
-VideoX-Fun, M MAGREF; *ours* where all of them are silent. Bounds are half-open: a value
+VideoX-Fun, M MAGREF, V VACE; *ours* where all of them are silent. Bounds are half-open: a value
 passes when ``lower <= value < upper``. ``None`` switches a rule off.
 
 A threshold that is on needs its score: a row without one is dropped as ``not measured``,
@@ -88,8 +88,20 @@ class DetectionRules(_Strict):
         le=1,
         description="IoU of two subjects' boxes; PD keeps one, we the surer",
     )
-    max_face_overlap: float = Field(
-        default=0.25, gt=0, le=1, description="IoU of a thing's box with a face; M, there on masks"
+    min_frames: int = Field(
+        default=1,
+        ge=1,
+        description="sampled frames with a box that passes; V keeps by their share, value "
+        "unpublished",
+    )
+    require_complete: bool = Field(
+        default=True, description="the checker saw the whole subject; PD. No checker, no rule"
+    )
+    require_specific: bool = Field(
+        default=True, description="the checker saw no vague thing, such as trees; PD"
+    )
+    require_matches: bool = Field(
+        default=True, description="the checker saw what the phrase says; PD"
     )
 
 
@@ -104,6 +116,17 @@ class MaskRules(_Strict):
         default=0.99, ge=0, le=1.01, description="the box itself, no mask; ours"
     )
     allow_border: bool = Field(default=True, description="masks that touch the frame's border")
+    min_score: float | None = Field(
+        default=None,
+        description="the segmenter's own prediction of IoU; Segment Anything's automatic mode "
+        "keeps >= 0.88; O stores it and asks nothing",
+    )
+    max_overlap: float = Field(
+        default=0.8, gt=0, le=1, description="IoU of two subjects' masks; the larger stays; O"
+    )
+    max_face_overlap: float = Field(
+        default=0.25, gt=0, le=1, description="IoU of a thing's mask with a face; M"
+    )
 
 
 class FaceRules(_Strict):

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from s2v.datapipe.base import records
 from s2v.datapipe.base.media import boxes
+from s2v.datapipe.base.reasons import SEVERAL_BOXES
+from s2v.datapipe.pair import overlaps
 from s2v.datapipe.pair.exclusions import ExclusionIndex
 from s2v.datapipe.pair.rows import Row, Tables, by, group, read
 from s2v.datapipe.pair.settings import BANKS, FaceRules, SelectSettings
@@ -51,7 +53,7 @@ def join_subjects(
     """Join the measure tables to subjects.
 
     Args:
-        tables: clips, frames, captions, phrases, detections, masks, faces, embeddings.
+        tables: clips, frames, captions, phrases, detections, checks, masks, faces, embeddings.
         clip_reasons: of :func:`s2v.datapipe.pair.clips.clip_reasons`.
         settings: thresholds.
         excluded: exclusion and takedown list.
@@ -80,6 +82,8 @@ def join_subjects(
         best = judged[0] if judged else None
         if reason is None:
             reason = "box: none found" if best is None else best.reason
+        if reason is None and _frames_with_box(judged) < settings.detection.min_frames:
+            reason = "box: on too few frames"
         row = joiner.row(phrase, clip, best)
         row["reason"] = reason
         view.rows.append(row)
@@ -112,6 +116,7 @@ class _Joiner:
         detections = read(tables, "detections")
         self.detections = group(detections, "subject_id")
         self.masks = by(read(tables, "masks"), "detection_id")
+        self.checks = by(read(tables, "checks"), "detection_id")
         self.embeddings = by(read(tables, "embeddings"), "detection_id")
         self.faces = group(read(tables, "faces"), "frame_id")
         self.bank = {row["subject_id"]: row["bank"] for row in self.phrases}
@@ -122,6 +127,10 @@ class _Joiner:
             row["detection_id"]: next(self._box_rules(row), None) for row in detections
         }
         self._overlapped = self._suppress()
+        self._mask_reasons = {
+            row["detection_id"]: next(self._mask_rules(row), None) for row in detections
+        }
+        self._covered = self._suppress_masks()
 
     def clip(self, row: Row) -> Row:
         """The clip a row belongs to."""
@@ -180,7 +189,10 @@ class _Joiner:
         box = self._reasons[key] or ("overlaps another" if key in self._overlapped else None)
         steps = (
             ("box", box),
-            ("mask", next(self._mask_rules(mask), None)),
+            (
+                "mask",
+                self._mask_reasons[key] or ("overlaps another" if key in self._covered else None),
+            ),
             ("embedding", next(self._embedding_rules(row, embedding), None)),
         )
         passed, reason = 0, None
@@ -222,13 +234,14 @@ class _Joiner:
                 f"detection {row['detection_id']!r} is on frame {row['frame_id']!r}, which "
                 "table 'frames' lacks; the measure parts belong to different inputs"
             )
-        if row["reason"]:
+        several = self.settings.phrase.several_boxes
+        if row["reason"] and not (several == "best" and row["reason"] == SEVERAL_BOXES):
             yield str(row["reason"])
-        if (
-            row["frame_id"] in self._several.get(row["subject_id"], ())
-            and self.settings.phrase.several_boxes == "drop_frame"
-        ):
-            yield "several on the frame"
+        if row["frame_id"] in self._several.get(row["subject_id"], ()):
+            if several == "drop_frame":
+                yield "several on the frame"
+            if several == "best" and self._surer_on_frame(row):
+                yield "a surer one on the frame"
         if row["score"] is None or row["score"] < rules.min_score:
             yield "low score"
         if row["area_share"] < rules.min_area_share:
@@ -239,11 +252,30 @@ class _Joiner:
         scale = source_scale(box, row["area_share"], clip["width"], clip["height"])
         if min(box[2] - box[0], box[3] - box[1]) * scale < rules.min_side:
             yield "too few pixels"
-        if self.bank.get(row["subject_id"]) != "person" and any(
-            boxes.iou(box, face["box"]) > rules.max_face_overlap
-            for face in self.faces.get(row["frame_id"], [])
+        yield from self._check_rules(row)
+
+    def _surer_on_frame(self, row: Row) -> bool:
+        """Whether the row's phrase has a better box on the same frame."""
+        return any(
+            (-other["score"], other["detection_id"]) < (-row["score"], row["detection_id"])
+            for other in self.detections[row["subject_id"]]
+            if other["frame_id"] == row["frame_id"]
+        )
+
+    def _check_rules(self, row: Row) -> Iterator[str]:
+        """Verdicts of the second model (PD). Where none was asked at all there is no rule."""
+        rules, said = self.settings.detection, self.checks.get(row["detection_id"])
+        for verdict, needed, failed in (
+            ("complete", rules.require_complete, "not complete"),
+            ("specific", rules.require_specific, "not specific"),
+            ("matches", rules.require_matches, "not what the phrase says"),
         ):
-            yield "is a face"
+            if not needed or not self.checks:
+                continue
+            if said is None or said[verdict] is None:
+                yield f"not measured: {verdict}"
+            elif not said[verdict]:
+                yield failed
 
     def _suppress(self) -> set[str]:
         """Boxes that a surer box of another subject on the same frame covers."""
@@ -261,8 +293,22 @@ class _Joiner:
                     kept.append(row)
         return lost
 
-    def _mask_rules(self, mask: Row | None) -> Iterator[str]:
-        rules = self.settings.mask
+    def _suppress_masks(self) -> set[str]:
+        """Masks that a larger one of another subject on the same frame covers."""
+        lost: set[str] = set()
+        for rows in self.on_frame.values():
+            good = [
+                (row, self.masks[key])
+                for row in rows
+                if (key := row["detection_id"]) not in self._overlapped
+                and self._reasons[key] is None
+                and self._mask_reasons[key] is None
+            ]
+            lost |= overlaps.duplicates(good, self.settings.mask.max_overlap)
+        return lost
+
+    def _mask_rules(self, row: Row) -> Iterator[str]:
+        rules, mask = self.settings.mask, self.masks.get(row["detection_id"])
         if mask is None:
             yield "not measured"
             return
@@ -279,6 +325,27 @@ class _Joiner:
             yield "is the whole box"
         if mask["touches_border"] and not rules.allow_border:
             yield "touches the border"
+        if rules.min_score is not None:
+            if mask["score"] is None:
+                yield "not measured: score"
+            elif mask["score"] < rules.min_score:
+                yield "low score"
+        if self.bank.get(row["subject_id"]) == "thing" and self._is_face(row, mask):
+            yield "is a face"
+
+    def _is_face(self, row: Row, mask: Row) -> bool:
+        """Whether a thing's mask is a face's (M); a creature has a face of its own."""
+        faces = [
+            face["box"]
+            for face in self.faces.get(row["frame_id"], [])
+            if face["score"] >= self.settings.face.min_score
+            and boxes.iou(face["box"], row["box"]) > 0
+        ]
+        if not faces:
+            return False
+        pixels = overlaps.decode(mask)
+        limit = self.settings.mask.max_face_overlap
+        return any(overlaps.face_iou(pixels, face) > limit for face in faces)
 
     def _embedding_rules(self, row: Row, embedding: Row | None) -> Iterator[str]:
         if embedding is None or embedding["subject"] is None:
@@ -324,6 +391,10 @@ class _Joiner:
                 "face_embedding": best.face["embedding"],
             }
         return row
+
+
+def _frames_with_box(judged: list[_Judged]) -> int:
+    return len({one.row["frame_id"] for one in judged if one.steps > 0})
 
 
 def detection_score(row: Row, mask: Row | None) -> float:
