@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from s2v.datapipe.pair.rows import Row
 from s2v.datapipe.pair.settings import BANKS
@@ -116,42 +117,42 @@ def _scores(
     return Scores(title, unit, kept, dropped, bounds, missing)
 
 
+#: Scores of clips: title, unit, table, column, and the rules that bound it from below and above.
+CLIP_SCORES: Final = (
+    ("Motion", "frame heights per second", "clips", "motion", "min_motion", "max_motion"),
+    ("Motion, its peak", "frame heights per second", "clips", "motion_peak", "", "max_motion_peak"),
+    ("Brightness", "mean luma, 0 to 1", "clips", "luma", "min_luma", "max_luma"),
+    ("Contrast", "deviation of luma, 0 to 1", "clips", "luma_std", "min_contrast", ""),
+    ("Repeated frames", "share", "clips", "freeze", "", "max_freeze"),
+    ("Black frames", "share", "clips", "black", "", "max_black"),
+    ("Overlaid text", "share of the frame", "quality", "text_share", "", "max_text_share"),
+    ("Watermarks", "share of the frame", "quality", "watermark_share", "", "max_watermark_share"),
+    ("Sharpness", "variance of the Laplacian", "quality", "blur", "min_blur", ""),
+    ("Blockiness", "excess on the 8-pixel grid", "quality", "blockiness", "", "max_blockiness"),
+    ("Crushed pixels", "share", "quality", "exposure_low", "", "max_exposure_low"),
+    ("Blown pixels", "share", "quality", "exposure_high", "", "max_exposure_high"),
+    ("Saturation", "0 to 1", "quality", "saturation", "min_saturation", "max_saturation"),
+    ("Naturalness (NIQE)", "lower is better", "quality", "niqe", "", "max_niqe"),
+    ("Not safe for work", "score", "quality", "nsfw", "", "max_nsfw"),
+    ("Aesthetics", "score", "quality", "aesthetic", "min_aesthetic", ""),
+    ("Part of the frame used", "share", "overlays", "crop_kept", "", ""),
+)
+
+
 def _clips(run: RunFolder) -> Iterator[Scores]:
     rules = run.settings.clip
     clips = [row for row in run.rows("clips") if row["kind"] == "video"]
     goes_on = {row["clip_id"]: run.clip_reasons.get(row["clip_id"]) is None for row in clips}
-    quality = run.by("quality", "clip_id")
-
-    def scan(column: str) -> list[tuple[float | None, bool]]:
-        return [(row[column], goes_on[row["clip_id"]]) for row in clips]
-
-    def looked(column: str) -> list[tuple[float | None, bool]]:
-        return [
-            (quality.get(row["clip_id"], {}).get(column), goes_on[row["clip_id"]]) for row in clips
-        ]
-
     lengths = [((r["end_us"] - r["start_us"]) / 1e6, goes_on[r["clip_id"]]) for r in clips]
     yield _scores(
         "Length", "seconds", lengths, [("min", rules.min_seconds), ("max", rules.max_seconds)]
     )
-    yield _scores(
-        "Motion", "frame heights per second", scan("motion"),
-        [("min", rules.min_motion), ("max", rules.max_motion)],
-    )  # fmt: skip
-    yield _scores(
-        "Brightness", "mean luma, 0 to 1", scan("luma"),
-        [("min", rules.min_luma), ("max", rules.max_luma)],
-    )  # fmt: skip
-    yield _scores(
-        "Contrast", "deviation of luma, 0 to 1", scan("luma_std"), [("min", rules.min_contrast)]
-    )
-    yield _scores("Repeated frames", "share", scan("freeze"), [("max", rules.max_freeze)])
-    yield _scores("Black frames", "share", scan("black"), [("max", rules.max_black)])
-    yield _scores(
-        "Overlaid text", "share of the frame", looked("text_share"), [("max", rules.max_text_share)]
-    )
-    yield _scores("Not safe for work", "score", looked("nsfw"), [("max", rules.max_nsfw)])
-    yield _scores("Aesthetics", "score", looked("aesthetic"), [("min", rules.min_aesthetic)])
+    for title, unit, name, column, lower, upper in CLIP_SCORES:
+        found = {row["clip_id"]: row[column] for row in run.rows(name)}
+        values = [(found.get(clip), kept) for clip, kept in goes_on.items()]
+        named = [("min", lower), ("max", upper)]
+        bounds = [(word, getattr(rules, rule, None)) for word, rule in named if rule]
+        yield _scores(title, unit, values, bounds)
 
 
 def _subjects(run: RunFolder) -> Iterator[Scores]:

@@ -131,13 +131,23 @@ def _body(dataset: Dataset) -> str:
         ),
         "## Sources\n",
         "As stated by whoever listed them; `unverified` means that nobody stated it.\n",
+        _table(("stated of", "as", "sources"), _stated(dataset)),
         _table(
             ("source", "kind", "origin", "licence", "consent of the depicted", "credit", "samples"),
-            _sources(dataset),
+            _sources(dataset)[:_LISTED],
         ),
+        _not_listed(dataset),
     ]
     return "\n".join(parts)
 
+
+_LISTED = 200  # sources with a line of their own: a card is read by people
+_STATED = (
+    ("licence", "licence"),
+    ("consent of the depicted", "consent"),
+    ("minors", "minors"),
+    ("faces", "face_policy"),
+)
 
 _READING = """\
 ```python
@@ -184,6 +194,21 @@ def _sources(dataset: Dataset) -> list[tuple[str, ...]]:
         )
         for row in _used_sources(dataset)
     ]
+
+
+def _stated(dataset: Dataset) -> list[tuple[str, ...]]:
+    """How many sources say what of licence, consent, minors and faces."""
+    used = _used_sources(dataset)
+    return [
+        (title, value, str(count))
+        for title, column in _STATED
+        for value, count in sorted(Counter(str(r[column] or "unverified") for r in used).items())
+    ]
+
+
+def _not_listed(dataset: Dataset) -> str:
+    more = len(_used_sources(dataset)) - _LISTED
+    return f"and {more} more, in `tables/sources.parquet` of the run.\n" if more > 0 else ""
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
