@@ -33,7 +33,7 @@ class Prompt(BaseModel):
     version: int = Field(ge=1)
     system: str = ""
     user: str = Field(min_length=1)
-    schema_text: str = Field(alias="schema", min_length=2)
+    schema_text: str = Field(alias="schema")
 
     @property
     def schema_(self) -> dict[str, Any]:
