@@ -9,8 +9,8 @@ from typing import Final
 
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.phash import hamming
+from s2v.datapipe.pair.detections import source_scale
 from s2v.datapipe.pair.rows import Row, group
-from s2v.datapipe.pair.subjects import source_scale
 from s2v.datapipe.pair.verify import RULES
 from s2v.datapipe.report import media
 from s2v.datapipe.report.gallery import pair_chips

@@ -17,8 +17,8 @@ from s2v.datapipe.base import shards
 from s2v.datapipe.base.media import boxes, masks
 from s2v.datapipe.base.media.images import encode_jpeg, encode_png_mask
 from s2v.datapipe.base.media.probe import probe
+from s2v.datapipe.pair.detections import source_scale
 from s2v.datapipe.pair.rows import Row, by, group, read
-from s2v.datapipe.pair.subjects import source_scale
 from s2v.datapipe.write.errors import WriteError
 from s2v.datapipe.write.frames import FrameStore
 from s2v.datapipe.write.settings import WriteSettings
