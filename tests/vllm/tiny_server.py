@@ -8,7 +8,7 @@ import io
 import json
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -120,10 +120,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def chat(base_url: str, content: object, model: str = MODEL, **options: Any) -> dict[str, Any]:
+def chat(
+    base_url: str, content: object, headers: Mapping[str, str] | None = None, **options: Any
+) -> dict[str, Any]:
     """Send one user message at temperature 0; return the first choice."""
     body = {
-        "model": model,
+        "model": MODEL,
         "messages": [{"role": "user", "content": content}],
         "temperature": 0,
         "max_tokens": 32,
@@ -132,7 +134,7 @@ def chat(base_url: str, content: object, model: str = MODEL, **options: Any) -> 
     request = urllib.request.Request(  # noqa: S310 loopback
         f"{base_url}/v1/chat/completions",
         json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
+        {"Content-Type": "application/json", **(headers or {})},
     )
     with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310 loopback
         choice: dict[str, Any] = json.load(answer)["choices"][0]
