@@ -8,14 +8,13 @@ the reason. Of a phrase's detections the one that got farthest decides.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from s2v.datapipe.base import records
 from s2v.datapipe.base.media import boxes
-from s2v.datapipe.base.reasons import SEVERAL_BOXES
-from s2v.datapipe.pair import overlaps
+from s2v.datapipe.pair.detections import Detections
 from s2v.datapipe.pair.exclusions import ExclusionIndex
 from s2v.datapipe.pair.rows import Row, Tables, by, group, read
 from s2v.datapipe.pair.settings import BANKS, FaceRules, SelectSettings
@@ -113,24 +112,11 @@ class _Joiner:
         self.frames = by(read(tables, "frames"), "frame_id")
         self.captions = by(read(tables, "captions"), "clip_id")
         self.phrases = read(tables, "phrases")
-        detections = read(tables, "detections")
-        self.detections = group(detections, "subject_id")
-        self.masks = by(read(tables, "masks"), "detection_id")
-        self.checks = by(read(tables, "checks"), "detection_id")
         self.embeddings = by(read(tables, "embeddings"), "detection_id")
         self.faces = group(read(tables, "faces"), "frame_id")
         self.bank = {row["subject_id"]: row["bank"] for row in self.phrases}
-        self.on_frame = group(detections, "frame_id")
         self._repeated = self._repeated_phrases()
-        self._several = self._several_boxes()
-        self._reasons = {
-            row["detection_id"]: next(self._box_rules(row), None) for row in detections
-        }
-        self._overlapped = self._suppress()
-        self._mask_reasons = {
-            row["detection_id"]: next(self._mask_rules(row), None) for row in detections
-        }
-        self._covered = self._suppress_masks()
+        self.found = Detections(tables, self.clips, self.bank, settings)
 
     def clip(self, row: Row) -> Row:
         """The clip a row belongs to."""
@@ -165,12 +151,12 @@ class _Joiner:
             yield "no bank"
         if self.settings.phrase.distinct and subject in self._repeated:
             yield "not distinct"
-        if self.settings.phrase.several_boxes == "drop_phrase" and self._several.get(subject):
+        if self.settings.phrase.several_boxes == "drop_phrase" and self.found.several.get(subject):
             yield "several boxes"
 
     def judge(self, phrase: Row) -> list[_Judged]:
         """A phrase's detections, best first: by rules passed, face, score, id."""
-        judged = [self._judge(row) for row in self.detections.get(phrase["subject_id"], [])]
+        judged = [self._judge(row) for row in self.found.of(phrase["subject_id"])]
         person = phrase["bank"] == "person"
         return sorted(
             judged,
@@ -184,15 +170,11 @@ class _Joiner:
 
     def _judge(self, row: Row) -> _Judged:
         key = row["detection_id"]
-        mask, embedding = self.masks.get(key), self.embeddings.get(key)
+        mask, embedding = self.found.masks.get(key), self.embeddings.get(key)
         face = usable_face(row, self.faces.get(row["frame_id"], []), self.settings.face)
-        box = self._reasons[key] or ("overlaps another" if key in self._overlapped else None)
         steps = (
-            ("box", box),
-            (
-                "mask",
-                self._mask_reasons[key] or ("overlaps another" if key in self._covered else None),
-            ),
+            ("box", self.found.box_fault(key)),
+            ("mask", self.found.mask_fault(key)),
             ("embedding", next(self._embedding_rules(row, embedding), None)),
         )
         passed, reason = 0, None
@@ -210,142 +192,6 @@ class _Joiner:
             steps=passed,
             score=detection_score(row, mask),
         )
-
-    def _several_boxes(self) -> dict[str, set[str]]:
-        """Frames on which a phrase maps to several regions, per subject."""
-        found: dict[str, set[str]] = defaultdict(set)
-        rules = self.settings.detection
-        limit = rules.max_overlap
-        for subject, rows in self.detections.items():
-            sure = [r for r in rows if (r["score"] or 0) >= rules.min_score]
-            for frame, on_frame in group(sure, "frame_id").items():
-                regions: list[Row] = []
-                for row in sorted(on_frame, key=lambda r: (-r["score"], r["detection_id"])):
-                    if all(boxes.iou(row["box"], other["box"]) <= limit for other in regions):
-                        regions.append(row)
-                if len(regions) > 1:
-                    found[subject].add(frame)
-        return dict(found)
-
-    def _box_rules(self, row: Row) -> Iterator[str]:
-        rules, clip = self.settings.detection, self.clip(row)
-        if row["frame_id"] not in self.frames:
-            raise ValueError(
-                f"detection {row['detection_id']!r} is on frame {row['frame_id']!r}, which "
-                "table 'frames' lacks; the measure parts belong to different inputs"
-            )
-        several = self.settings.phrase.several_boxes
-        if row["reason"] and not (several == "best" and row["reason"] == SEVERAL_BOXES):
-            yield str(row["reason"])
-        if row["frame_id"] in self._several.get(row["subject_id"], ()):
-            if several == "drop_frame":
-                yield "several on the frame"
-            if several == "best" and self._surer_on_frame(row):
-                yield "a surer one on the frame"
-        if row["score"] is None or row["score"] < rules.min_score:
-            yield "low score"
-        if row["area_share"] < rules.min_area_share:
-            yield "too small a share"
-        if row["area_share"] > rules.max_area_share:
-            yield "too large a share"
-        box = row["box"]
-        scale = source_scale(box, row["area_share"], clip["width"], clip["height"])
-        if min(box[2] - box[0], box[3] - box[1]) * scale < rules.min_side:
-            yield "too few pixels"
-        yield from self._check_rules(row)
-
-    def _surer_on_frame(self, row: Row) -> bool:
-        """Whether the row's phrase has a better box on the same frame."""
-        return any(
-            (-other["score"], other["detection_id"]) < (-row["score"], row["detection_id"])
-            for other in self.detections[row["subject_id"]]
-            if other["frame_id"] == row["frame_id"]
-        )
-
-    def _check_rules(self, row: Row) -> Iterator[str]:
-        """Verdicts of the second model (PD). Where none was asked at all there is no rule."""
-        rules, said = self.settings.detection, self.checks.get(row["detection_id"])
-        for verdict, needed, failed in (
-            ("complete", rules.require_complete, "not complete"),
-            ("specific", rules.require_specific, "not specific"),
-            ("matches", rules.require_matches, "not what the phrase says"),
-        ):
-            if not needed or not self.checks:
-                continue
-            if said is None or said[verdict] is None:
-                yield f"not measured: {verdict}"
-            elif not said[verdict]:
-                yield failed
-
-    def _suppress(self) -> set[str]:
-        """Boxes that a surer box of another subject on the same frame covers."""
-        lost: set[str] = set()
-        for rows in self.on_frame.values():
-            good = [row for row in rows if self._reasons[row["detection_id"]] is None]
-            kept: list[Row] = []
-            for row in sorted(good, key=lambda r: (-r["score"], r["detection_id"])):
-                if any(
-                    boxes.iou(row["box"], other["box"]) > self.settings.detection.max_overlap
-                    for other in kept
-                ):
-                    lost.add(row["detection_id"])
-                else:
-                    kept.append(row)
-        return lost
-
-    def _suppress_masks(self) -> set[str]:
-        """Masks that a larger one of another subject on the same frame covers."""
-        lost: set[str] = set()
-        for rows in self.on_frame.values():
-            good = [
-                (row, self.masks[key])
-                for row in rows
-                if (key := row["detection_id"]) not in self._overlapped
-                and self._reasons[key] is None
-                and self._mask_reasons[key] is None
-            ]
-            lost |= overlaps.duplicates(good, self.settings.mask.max_overlap)
-        return lost
-
-    def _mask_rules(self, row: Row) -> Iterator[str]:
-        rules, mask = self.settings.mask, self.masks.get(row["detection_id"])
-        if mask is None:
-            yield "not measured"
-            return
-        if mask["reason"]:
-            yield str(mask["reason"])
-        if mask["area_share"] is None or mask["box_fill"] is None:
-            yield "not measured"
-            return
-        if mask["area_share"] < rules.min_area_share:
-            yield "too small a share"
-        if mask["box_fill"] < rules.min_box_fill:
-            yield "fills too little of its box"
-        if mask["box_fill"] > rules.max_box_fill:
-            yield "is the whole box"
-        if mask["touches_border"] and not rules.allow_border:
-            yield "touches the border"
-        if rules.min_score is not None:
-            if mask["score"] is None:
-                yield "not measured: score"
-            elif mask["score"] < rules.min_score:
-                yield "low score"
-        if self.bank.get(row["subject_id"]) == "thing" and self._is_face(row, mask):
-            yield "is a face"
-
-    def _is_face(self, row: Row, mask: Row) -> bool:
-        """Whether a thing's mask is a face's (M); a creature has a face of its own."""
-        faces = [
-            face["box"]
-            for face in self.faces.get(row["frame_id"], [])
-            if face["score"] >= self.settings.face.min_score
-            and boxes.iou(face["box"], row["box"]) > 0
-        ]
-        if not faces:
-            return False
-        pixels = overlaps.decode(mask)
-        limit = self.settings.mask.max_face_overlap
-        return any(overlaps.face_iou(pixels, face) > limit for face in faces)
 
     def _embedding_rules(self, row: Row, embedding: Row | None) -> Iterator[str]:
         if embedding is None or embedding["subject"] is None:
@@ -367,9 +213,7 @@ class _Joiner:
             **{k: phrase[k] for k in ("subject_id", "phrase", "noun", "bank")},
             "phrase_start": phrase["start"],
             "phrase_end": phrase["end"],
-            "detections": len(
-                {d["frame_id"] for d in self.detections.get(phrase["subject_id"], [])}
-            ),
+            "detections": len({d["frame_id"] for d in self.found.of(phrase["subject_id"])}),
         }
         if best is None:
             return row
@@ -424,15 +268,3 @@ def usable_face(detection: Row, faces: list[Row], rules: FaceRules) -> Row | Non
         and boxes.centre_inside(face["box"], detection["box"])
     ]
     return min(found, key=lambda f: (-boxes.area(f["box"]), f["face"]), default=None)
-
-
-def source_scale(box: boxes.Box, area_share: float, width: int, height: int) -> float:
-    """Factor from the box's pixels to those of a ``width`` x ``height`` source.
-
-    Frames may be stored smaller than their source; the box's own share of its frame tells
-    how large the frame was that it was measured on.
-    """
-    if area_share <= 0 or boxes.area(box) <= 0:
-        return 1.0
-    scale = math.sqrt(width * height * area_share / boxes.area(box))
-    return 1.0 if abs(scale - 1) < 0.02 else scale
