@@ -101,6 +101,19 @@ CLIPS: Final = _s(
     ("crop", BOX),  # of table overlays, set when tables are read; width and height are then its
 )
 
+#: Frames kept at full size while a window was scanned, so that its film is decoded once.
+STILLS: Final = _s(
+    ("video_id", STRING),
+    ("clip_id", STRING),
+    ("position", FLOAT),  # share of the clip that it stands for
+    ("pts_us", INT),  # the kept frame nearest to that moment
+    ("width", INT),
+    ("height", INT),
+    ("tar", STRING),  # path below the run folder
+    ("offset", INT),
+    ("size", INT),
+)
+
 #: Sampled frames (5, 50, 95 % of the clip), stored once as JPEG members of a tar.
 FRAMES: Final = _s(
     ("frame_id", STRING),
@@ -341,6 +354,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "probe": PROBE,
     "spans": SPANS,
     "clips": CLIPS,
+    "stills": STILLS,
     "frames": FRAMES,
     "overlays": OVERLAYS,
     "quality": QUALITY,

@@ -19,6 +19,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "probe": ("video_id",),
     "spans": ("video_id", "start_us", "end_us"),
     "clips": ("clip_id",),
+    "stills": ("clip_id", "position"),
     "frames": ("frame_id",),
     "overlays": ("clip_id",),
     "quality": ("clip_id",),
