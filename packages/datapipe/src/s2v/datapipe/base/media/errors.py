@@ -20,6 +20,8 @@ class MediaErrorKind(StrEnum):
     TOO_LARGE = "too_large"  # passes the pixel, byte or memory budget
     TIMEOUT = "timeout"  # did not finish, alone and tried again
     CRASH = "crash"  # the decoder's process died, alone and tried again
+    CHANGED = "changed"  # not the bytes that were listed
+    REFUSED = "refused"  # an address that is not let in, or leads where it may not
     TRANSIENT = "transient"  # the machine's fault: disk full, I/O error, killed from outside
 
 
