@@ -13,7 +13,7 @@ from s2v.datapipe.measure.gates import GateSettings
 from s2v.datapipe.measure.segment import SegmentSettings
 from s2v.datapipe.measure.shots import ShotSettings
 from s2v.datapipe.pair.settings import SelectSettings
-from s2v.datapipe.sources import SourceSpec
+from s2v.datapipe.sources import DownloadSettings, SourceSpec
 from s2v.datapipe.write.settings import WriteSettings
 
 
@@ -95,6 +95,7 @@ class Settings(_Section):
 
     folder: str = Field(default="runs/default", description="the run folder")
     sources: list[SourceSpec] = Field(default_factory=list)
+    downloads: DownloadSettings = DownloadSettings()
     engine: EngineSettings = EngineSettings()
     roles: RoleSettings = RoleSettings()
     serve: ServeSettings | None = Field(

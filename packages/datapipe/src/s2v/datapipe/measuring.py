@@ -31,7 +31,9 @@ from s2v.datapipe.engine.unit_rows import UnitRows
 from s2v.datapipe.engine.units import slices, unit_name, windows
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import reserved, roles_at_work
-from s2v.datapipe.sources import list_sources
+from s2v.datapipe.sources import identity_of
+from s2v.datapipe.sources.parts import mark_beyond, outside, part, window_note
+from s2v.datapipe.staging import list_run
 
 
 class NotMeasuredError(RuntimeError):
@@ -97,8 +99,10 @@ class Measuring:
         Raises:
             SourceError, AdmissionError, QuarantineBudgetError: with one clear line each.
         """
-        sources = list_sources(self.settings.sources)
-        content = {row["video_id"]: f"{row['kind']}:{row['sha256'] or ''}" for row in sources}
+        sources = list_run(
+            self.folder, self.settings.sources, self.settings.downloads, quiet=self.quiet
+        )
+        content = {row["video_id"]: identity_of(row) for row in sources}
         parts = [{"sources": records.table("sources", sources)}]
 
         by_source = [
@@ -109,14 +113,17 @@ class Measuring:
         ]
         probed = self._group("probe", pipeline.BY_SOURCE, by_source)
         self._check_missing(sources, probed)
-        parts.append(mark_duplicates(probed, sources))
+        probed = mark_duplicates(probed, sources)
+        probe = records.table("probe", mark_beyond(_rows(probed, "probe"), sources))
+        parts.append({**probed, "probe": probe})
         probes = {row["video_id"]: row for row in _rows(parts[-1], "probe")}
         usable = [r for r in sources if (p := probes.get(r["video_id"])) and p["reason"] is None]
         if not usable:
             raise NothingUsableError(_why_nothing(sources, parts[-1]))
 
         shots = self._group("shots", pipeline.BY_WINDOW, self._windows(usable, probes, content))
-        parts.append(withdraw(shots, sources))
+        unused = records.table("spans", outside(usable, probes))
+        parts.append(withdraw(merge([shots, {"spans": unused}]), sources))
         withdrawn = all(r["reason"] == SOURCE_IN_QUARANTINE for r in _rows(parts[-1], "spans"))
         if withdrawn and not parts[-1]["clips"].num_rows:
             raise NothingUsableError(_why_nothing(sources, parts[-1]))
@@ -138,11 +145,13 @@ class Measuring:
         for source in sources:
             video = source["video_id"]
             probe = probes[video]
-            cuts = [(0, 0)] if source["kind"] == "image" else windows(probe["duration_us"], longest)
-            for n, (start, end) in enumerate(cuts):
+            first, last = part(source, probe["duration_us"])
+            cuts = [(0, 0)] if source["kind"] == "image" else windows(last - first, longest)
+            made_of = content[video] + window_note(source)
+            for n, (start, end) in enumerate((first + a, first + b) for a, b in cuts):
                 window = {"video_id": video, "start_us": start, "end_us": end}
                 tables = {"sources": [source], "probe": [probe], "windows": [window]}
-                name = f"{unit_name([video], [content[video]])}-w{n:03d}"
+                name = f"{unit_name([video], [made_of])}-w{n:03d}"
                 items.append(Item(name, "video_id", [video], tables))
         # The longest first, so that no actor is left with a whole film at the end.
         items.sort(key=lambda i: (-probes[i.ids[0]]["duration_us"], i.unit))
