@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.frame_stage import Frames, ModelStage
 from s2v.datapipe.measure.gates import GateSettings
-from s2v.datapipe.roles import Captioner, ClipView
+from s2v.datapipe.roles import AnswerError, Captioner, ClipView
+
+#: Far more than any caption has (the text encoders of the trainers see 226 to 512 tokens).
+MAX_CHARS: Final = 2000
 
 
 class CaptionStage(ModelStage):
@@ -41,7 +44,7 @@ class CaptionStage(ModelStage):
             return [
                 {
                     "clip_id": clip,
-                    "caption": made.text,
+                    "caption": _sound(made.text),
                     "captioner": self.captioner.model_id,
                     "prompt_sha256": self.captioner.prompt_sha256,
                     "facts": json.dumps(made.facts, sort_keys=True),
@@ -50,3 +53,18 @@ class CaptionStage(ModelStage):
             ]
 
         return {"captions": self.each(unit, motion, work)}
+
+
+def _sound(text: str) -> str:
+    """A caption that fits a table, a text file and a page, whoever made it.
+
+    Raises:
+        AnswerError: it is empty, over-long, or more than one printable line.
+    """
+    if not text.strip():
+        raise AnswerError("the caption is empty")
+    if len(text) > MAX_CHARS:
+        raise AnswerError(f"the caption has {len(text)} characters, more than {MAX_CHARS}")
+    if not text.isprintable():
+        raise AnswerError(f"the caption is not one line of printable text: {text[:200]!a}")
+    return text

@@ -1,0 +1,280 @@
+"""The canary: a caption can never land on another clip.
+
+Every clip of a real film has a code of its own burnt in. Whatever happens between a clip and its
+caption (threads, batches, retries, answers out of order, lost connections, actors of Ray), the
+caption must speak of the clip's own code. Swapped captions have been shipped for months elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import vlm_double
+from engine_stages import item
+from vlm_double import Handler, double, draw_code, pictures, read_code, reads_the_code
+
+from s2v.datapipe.backends.vlm.captioner import VlmCaptioner, captioner
+from s2v.datapipe.base.media import ffmpeg
+from s2v.datapipe.engine.runner import UnitRunner
+from s2v.datapipe.engine.stage import Row, StageRun, Unit
+from s2v.datapipe.engine.store import StageStore
+from s2v.datapipe.measure.caption import CaptionStage
+from s2v.datapipe.measure.frames import FrameSettings, FrameStage
+from s2v.datapipe.measure.gates import GateSettings
+from s2v.datapipe.roles import Caption, ClipView
+
+UNITS, CLIPS, FRAMES, FPS = 4, 12, 4, 8
+WIDTH, HEIGHT = 128, 96
+#: Spread over all 16 bits, and none the neighbour of another.
+CODES = {f"clip{n:02d}": (n * 40503 + 12345) % 65536 for n in range(UNITS * CLIPS)}
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One H.264 film; every half second shows another code over another grey."""
+    path = tmp_path_factory.mktemp("canary") / "codes.mp4"
+    frames = b"".join(
+        draw_code(np.full((HEIGHT, WIDTH, 3), 128, np.uint8), code).tobytes() * FRAMES
+        for _, code in sorted(CODES.items())
+    )
+    shape = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS)]
+    coded = ["-c:v", "libx264", "-threads", "1", "-pix_fmt", "yuv420p", "-crf", "23"]
+    command = [ffmpeg.executable(), "-loglevel", "error", *shape, "-i", "-", *coded, str(path)]
+    done = subprocess.run(command, input=frames, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    return path
+
+
+def units(film: Path) -> list[dict[str, Any]]:
+    length = FRAMES * 1_000_000 // FPS
+    rows: list[Row] = [
+        {
+            "clip_id": clip,
+            "video_id": "v",
+            "kind": "video",
+            "motion": 0.1,
+            "start_us": n * length,
+            "end_us": (n + 1) * length,
+        }
+        for n, clip in enumerate(sorted(CODES))
+    ]
+    made = []
+    for n in range(UNITS):
+        one = item(f"u{n}", rows[n::UNITS])  # neighbours in the film lie in different units
+        one["tables"]["sources"] = [{"video_id": "v", "path": str(film)}]
+        made.append(one)
+    return made
+
+
+def stages(model: Any, kind: type[CaptionStage] = CaptionStage) -> list[StageRun]:
+    gates = GateSettings()
+    return [StageRun(FrameStage(FrameSettings()), "f"), StageRun(kind(model, gates), "f")]
+
+
+def captioned(run: Path, film: Path, runs: list[StageRun]) -> dict[str, str]:
+    """All units through the real runner; captions by clip."""
+    runner = UnitRunner(str(run), runs)
+    for unit in units(film):
+        runner.measure(unit)
+    return captions(run)
+
+
+def captions(run: Path) -> dict[str, str]:
+    store = StageStore(run, "caption", "f")
+    found = [row for n in range(UNITS) for row in store.rows(f"u{n}")["captions"]]
+    assert len({row["clip_id"] for row in found}) == len(found)
+    return {row["clip_id"]: row["caption"] for row in found}
+
+
+def strayed(found: dict[str, str]) -> list[str]:
+    """Clips whose caption speaks of another code than their own, or that have none."""
+    return [
+        clip
+        for clip, code in CODES.items()
+        if re.findall(r"\d+", found.get(clip, "")) != [str(code)]
+    ]
+
+
+def served(url: str, **other: Any) -> VlmCaptioner:
+    given = {"concurrency": 16, "first_wait_s": 0.01, "timeout_s": 10, "tries": 12}
+    named = {"urls": [url], "model": vlm_double.MODEL}
+    return captioner({**given, **named, **other}, "roles.captioner", {})
+
+
+def test_the_code_survives_film_and_jpeg(film: Path, tmp_path: Path) -> None:
+    """Else the canary below would prove nothing."""
+    with double(reads_the_code(0)) as server:
+        captioned(tmp_path, film, stages(served(server.url)))
+    assert {tuple({read_code(p) for p in pictures(r)}) for r in server.requests} == {
+        (code,) for code in CODES.values()
+    }
+    assert all(len(pictures(r)) == 3 for r in server.requests)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_caption_is_its_own_clips_through_threads_retries_and_drops(
+    film: Path, tmp_path: Path, seed: int
+) -> None:
+    with double(reads_the_code(seed, trouble=0.4)) as server:
+        found = captioned(tmp_path, film, stages(served(server.url)))
+    assert strayed(found) == []
+    assert server.most_at_once > 4
+    assert len(server.requests) > 1.2 * len(CODES)
+
+
+def test_an_answer_meant_for_another_request_is_not_taken(film: Path, tmp_path: Path) -> None:
+    """A gateway hands every third answer to the request before: with its own id, as it came."""
+    last: list[tuple[str, str]] = []
+
+    def mixes(request: dict[str, Any], handler: Handler) -> None:
+        said = json.dumps({"caption": f"codes {sorted({read_code(p) for p in pictures(request)})}"})
+        mine = (said, handler.headers["X-Request-Id"])
+        last.append(mine)
+        text, request_id = last[-2] if len(last) % 3 == 0 else mine
+        handler.say(text, request_id=request_id)
+
+    with double(mixes) as server:
+        found = captioned(tmp_path, film, stages(served(server.url)))
+    assert strayed(found) == []
+    assert len(server.requests) > 1.2 * len(CODES)
+
+
+def test_kept_answers_are_their_own_clips_too(film: Path, tmp_path: Path) -> None:
+    kept = str(tmp_path / "answers")
+    with double(reads_the_code(3)) as server:
+        model = served(server.url, answers=kept)
+        assert strayed(captioned(tmp_path / "one", film, stages(model))) == []
+        asked = len(server.requests)
+        assert strayed(captioned(tmp_path / "two", film, stages(model))) == []
+        assert len(server.requests) == asked
+
+
+def test_one_bad_row_costs_no_other_row(film: Path, tmp_path: Path) -> None:
+    bad = {CODES["clip07"]: "refused", CODES["clip21"]: "nonsense", CODES["clip40"]: "poison"}
+    good = reads_the_code(4, trouble=0.2)
+
+    def spoilt(request: dict[str, Any], handler: Handler) -> None:
+        shown = pictures(request)
+        probe = request.get("max_tokens") == 4
+        kind = None if probe else bad.get(read_code(shown[0]))
+        if probe:
+            handler.say("grey")
+        elif kind == "refused":
+            handler.send('{"error": {"message": "cannot load the image"}}', 400)
+        elif kind == "nonsense":
+            handler.say("<html>")
+        elif kind == "poison":
+            handler.send('{"error": {"message": "list index out of range"}}', 500)
+        else:
+            good(request, handler)
+
+    with double(spoilt) as server:
+        found = captioned(tmp_path, film, stages(served(server.url, tries=6)))
+    assert strayed(found) == ["clip07", "clip21", "clip40"]
+    store = StageStore(tmp_path, "caption", "f")
+    rows = [r for n in range(UNITS) for r in store.rows(f"u{n}").get("quarantine", [])]
+    told = {row["id"]: (row["error"], row["message"]) for row in rows}
+    assert {clip: error for clip, (error, _) in told.items()} == dict.fromkeys(
+        ("clip07", "clip21", "clip40"), "AnswerError"
+    )
+    assert "cannot load the image" in told["clip07"][1]
+    assert "no valid answer in 3 attempts" in told["clip21"][1]
+    assert "list index out of range" in told["clip40"][1]
+
+
+class EmbeddedReader:
+    """A captioner in the process that reads the code off its frames."""
+
+    model_id, prompt_sha256 = "reader", "0"
+
+    def load(self) -> None:
+        pass
+
+    def caption(self, view: ClipView) -> Caption:
+        return Caption(f"codes {sorted({read_code(frame) for frame in view.frames})}")
+
+
+class ServedReader(EmbeddedReader):
+    concurrency = 16
+
+
+@pytest.mark.parametrize("model", [EmbeddedReader(), ServedReader()], ids=["embedded", "threads"])
+def test_captions_made_in_the_process_are_their_own_clips(
+    film: Path, tmp_path: Path, model: EmbeddedReader
+) -> None:
+    assert strayed(captioned(tmp_path, film, stages(model))) == []
+
+
+# The canary can die: each of these is a way in which captions have landed on other clips.
+
+
+class InOrderOfArrival(CaptionStage):
+    """Files the n-th answer that comes back under the n-th clip, as batching in flight did."""
+
+    def each(self, unit: Unit, clips: Iterable[str], work: Callable[[str], list[Row]]) -> list[Row]:
+        wanted = sorted(clips)
+        with ThreadPoolExecutor(16) as pool:
+            arrived = [done.result() for done in as_completed(pool.submit(work, c) for c in wanted)]
+        return [
+            {**row, "clip_id": clip}
+            for clip, rows in zip(wanted, arrived, strict=True)
+            for row in rows
+        ]
+
+
+def test_the_canary_dies_when_answers_are_filed_in_order_of_arrival(
+    film: Path, tmp_path: Path
+) -> None:
+    with double(reads_the_code(5)) as server:
+        found = captioned(tmp_path, film, stages(served(server.url), InOrderOfArrival))
+    assert len(found) == len(CODES)
+    assert len(strayed(found)) > len(CODES) / 2
+
+
+def test_the_canary_dies_when_a_server_swaps_answers_under_the_right_ids(
+    film: Path, tmp_path: Path
+) -> None:
+    """No client can see this one; that it would show here is why the canary reads pictures."""
+    before = ["codes [7]"]
+
+    def swaps(request: dict[str, Any], handler: Handler) -> None:
+        before.append(f"codes {sorted({read_code(p) for p in pictures(request)})}")
+        handler.say(json.dumps({"caption": before[-2]}))
+
+    with double(swaps) as server:
+        found = captioned(tmp_path, film, stages(served(server.url)))
+    assert len(found) == len(CODES)
+    assert len(strayed(found)) > len(CODES) / 2
+
+
+class TestThroughRay:
+    @pytest.fixture(autouse=True)
+    def two_cpus(self) -> Iterator[None]:
+        import ray
+
+        from s2v.datapipe.engine.execute import start_ray
+
+        start_ray(2)
+        yield
+        ray.shutdown()
+
+    @pytest.mark.ray
+    @pytest.mark.timeout(240)
+    def test_every_caption_is_its_own_clips_through_actors_of_ray(
+        self, film: Path, tmp_path: Path
+    ) -> None:
+        from s2v.datapipe.engine.execute import execute
+
+        with double(reads_the_code(6, trouble=0.3)) as server:
+            reports = list(execute(tmp_path, stages(served(server.url)), units(film)))
+        assert len({report["unit"] for report in reports}) == UNITS
+        assert strayed(captions(tmp_path)) == []
+        assert len(server.requests) > len(CODES)
