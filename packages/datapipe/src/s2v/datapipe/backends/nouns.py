@@ -23,7 +23,8 @@ BANK_OF_CLASS: Final = {
     "other": "thing",
 }
 
-_HUMAN: Final = """person man woman boy girl child baby toddler teenager lady gentleman guy adult
+_HUMAN: Final = """
+    person people man woman boy girl child baby toddler teenager lady gentleman guy adult
     player dancer cyclist rider singer musician actor actress athlete runner swimmer skater skier
     surfer driver pilot astronaut soldier officer policeman policewoman firefighter doctor nurse
     chef cook waiter waitress teacher student worker farmer fisherman businessman businesswoman
@@ -119,11 +120,8 @@ def category_of(noun: str, phrase: str = "") -> str:
         noun: head noun as a lemma.
         phrase: the words it stands in, for nouns of two words.
     """
-    words = phrase.lower().split()
-    for pair in (" ".join(two) for two in itertools.pairwise(words)):
-        if pair in _PAIRS and pair.endswith(noun.lower()):
-            return _PAIRS[pair]
-    return _CLASSES.get(noun.lower(), "other")
+    pair = _pair(noun, phrase)
+    return _PAIRS[pair] if pair else _CLASSES.get(noun.lower(), "other")
 
 
 def refusal(noun: str, phrase: str, singular: bool) -> str | None:
@@ -137,6 +135,12 @@ def refusal(noun: str, phrase: str, singular: bool) -> str | None:
     if not singular or _SEVERAL.match(phrase):
         return "plural subject"
     last = noun.lower().split()[-1]
-    if last in VAGUE:
+    if last in VAGUE and not _pair(last, phrase):
         return "vague subject"
     return "part of a body" if last in BODY_PARTS else None
+
+
+def _pair(noun: str, phrase: str) -> str | None:
+    words = phrase.lower().split()
+    pairs = (" ".join(two) for two in itertools.pairwise(words))
+    return next((p for p in pairs if p in _PAIRS and p.endswith(noun.lower())), None)

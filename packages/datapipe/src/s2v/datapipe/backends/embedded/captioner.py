@@ -16,7 +16,9 @@ from s2v.datapipe.backends.embedded.proposals import Proposal, Proposer
 from s2v.datapipe.backends.embedded.words import SIZES, colour_name, colour_shares
 from s2v.datapipe.roles import Caption, ClipView, Image
 
-GRAMMAR = "subjects behaviour shot scene; v3"
+GRAMMAR = "subjects behaviour shot scene; v4"
+#: COCO's word for what people would take for an animal.
+COMPUTER = {"mouse": "computer mouse"}
 MIN_COLOUR = 0.3  # share of a subject's pixels for its colour to be named
 SMALLEST_NAMED = 0.03  # share of the frame
 #: Upper bound of motion (frame heights per second) and its words. "is moving" and not "moves",
@@ -93,7 +95,7 @@ def _phrase(p: Proposal) -> str:
         return "group of animals"
     if p.bank == "person":
         return f"person in {colour} clothes" if colour else "person"
-    noun = p.label or ("animal" if p.bank == "creature" else "object")
+    noun = COMPUTER.get(p.label, p.label) or ("animal" if p.bank == "creature" else "object")
     return f"{colour} {noun}" if colour and colour != noun else noun
 
 

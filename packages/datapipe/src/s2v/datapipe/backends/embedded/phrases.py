@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from s2v.datapipe.backends.embedded.words import NEVER_SUBJECTS, PICTURE_NOUNS, bank_of
+from s2v.datapipe.backends.embedded.words import NEVER_SUBJECTS, PICTURE_NOUNS
+from s2v.datapipe.backends.nouns import BANK_OF_CLASS, category_of, refusal
 from s2v.datapipe.base.embedded.phrases_spacy import NounChunk, SpacyPhrases
 from s2v.datapipe.roles import Phrase
-
-VAGUE = frozenset({"object", "thing", "something", "item", "tone", "tones", "group"})
 
 
 class ChunkPhrases:
@@ -18,7 +17,7 @@ class ChunkPhrases:
     @property
     def model_id(self) -> str:
         """The parser's id and the version of the rules."""
-        return f"chunk-phrases-2+{self._spacy.model_id}"
+        return f"chunk-phrases-3+{self._spacy.model_id}"
 
     def load(self) -> None:
         """Load the parser."""
@@ -32,14 +31,16 @@ class ChunkPhrases:
             if chunk.noun in PICTURE_NOUNS or chunk.is_pronoun:
                 continue
             end = _clothes_end(caption, chunk, chunks[n + 1 :])
+            category = category_of(chunk.noun, chunk.text)
             found.append(
                 Phrase(
                     text=caption[chunk.start : end],
                     start=chunk.start,
                     end=end,
                     noun=chunk.noun,
-                    bank=bank_of(chunk.noun),
+                    bank=BANK_OF_CLASS[category],
                     reason=_refusal(chunk),
+                    category=category,
                 )
             )
         return [p for p in found if p.noun != "animal" or "group" not in _before(caption, p)]
@@ -54,11 +55,9 @@ def _clothes_end(caption: str, chunk: NounChunk, later: list[NounChunk]) -> int:
 
 
 def _refusal(chunk: NounChunk) -> str | None:
-    if chunk.number == "plural":
-        return "plural subject"
-    if chunk.noun in VAGUE:
-        return "vague subject"
-    return "never a subject of its own" if chunk.noun in NEVER_SUBJECTS else None
+    if chunk.noun in NEVER_SUBJECTS:
+        return "never a subject of its own"
+    return refusal(chunk.noun, chunk.text, chunk.number == "singular")
 
 
 def _before(caption: str, phrase: Phrase) -> str:

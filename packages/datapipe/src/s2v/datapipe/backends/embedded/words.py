@@ -9,9 +9,6 @@ import numpy as np
 
 from s2v.datapipe.roles import Image, Mask
 
-PERSON_NOUNS: Final = frozenset(
-    ("person", "man", "woman", "boy", "girl", "child", "player", "dancer", "cyclist", "rider")
-)
 #: COCO classes that are animals, with the ImageNet classes (index ranges) that confirm them.
 CREATURES: Final[dict[str, tuple[tuple[int, int], ...]]] = {
     "bird": ((7, 24), (80, 100), (127, 146)),
@@ -25,7 +22,6 @@ CREATURES: Final[dict[str, tuple[tuple[int, int], ...]]] = {
     "zebra": ((340, 340),),
     "giraffe": (),
 }
-CREATURE_NOUNS: Final = frozenset([*CREATURES, "animal", "rabbit", "creature", "squirrel", "fox"])
 #: Worn, or part of the room: no subjects of their own.
 NEVER_SUBJECTS: Final = frozenset(
     ("tie", "dining table", "bed", "toilet", "sink", "bench", "traffic light", "stop sign",
@@ -96,11 +92,3 @@ def family_share(shares: dict[str, float], colour: str) -> float:
     """Share of a colour together with what it turns into in other light."""
     family = next((f for f in FAMILIES if colour in f), (colour,))
     return sum(shares.get(name, 0.0) for name in family)
-
-
-def bank_of(noun: str) -> str:
-    """The bank a head noun belongs to."""
-    noun = noun.lower()
-    if noun in PERSON_NOUNS:
-        return "person"
-    return "creature" if noun in CREATURE_NOUNS else "thing"
