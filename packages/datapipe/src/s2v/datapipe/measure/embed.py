@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from s2v.datapipe.measure.gates import GateSettings
 from s2v.datapipe.roles import Image, ImageEmbedder, Mask
 
 MARGIN = 0.1  # of the box, so that the subject keeps its outline
+TOGETHER = 16  # masks per call of the embedder; bounds the memory of their full-size backgrounds
 BLANK = 127  # grey: neither side of the embedder's input range
 
 
@@ -42,24 +44,38 @@ class EmbedStage(ModelStage):
 
         def work(clip: str) -> list[Row]:
             usable = [row for row in masked[clip] if row["reason"] is None]
-            return [self._embed(frames, boxes[row["detection_id"]], row) for row in usable]
+            return [
+                row
+                for part in batched(usable, TOGETHER)
+                for row in self._embed(frames, [(boxes[m["detection_id"]], m) for m in part])
+            ]
 
         return {"embeddings": self.each(unit, masked, work)}
 
-    def _embed(self, frames: Frames, box: Row, mask_row: Row) -> Row:
-        image = frames.image(frames.row(box["frame_id"]))
-        size = [mask_row["rle_height"], mask_row["rle_width"]]
-        mask = masks.decode({"size": size, "counts": mask_row["rle"]})
-        subject, background = cut_out(image, mask, tuple(box["box"]))
-        vectors = self.embedder.embed([subject, background])
-        return {
-            "detection_id": box["detection_id"],
-            "clip_id": box["clip_id"],
-            "embedder": self.embedder.model_id,
-            "subject": [round(float(v), 6) for v in vectors[0]],
-            "background": [round(float(v), 6) for v in vectors[1]],
-            "phash": perceptual_hash(subject),
-        }
+    def _embed(self, frames: Frames, masked: list[tuple[Row, Row]]) -> Iterator[Row]:
+        """Rows of some masks of one clip, asked for together: a GPU wants more than one image."""
+        cut = []
+        for box, mask_row in masked:
+            image = frames.image(frames.row(box["frame_id"]))
+            size = [mask_row["rle_height"], mask_row["rle_width"]]
+            mask = masks.decode({"size": size, "counts": mask_row["rle"]})
+            cut.append(cut_out(image, mask, tuple(box["box"])))
+        vectors = self.embedder.embed([picture for pair in cut for picture in pair])
+        for n, (box, _) in enumerate(masked):
+            yield {
+                "detection_id": box["detection_id"],
+                "clip_id": box["clip_id"],
+                "embedder": self.embedder.model_id,
+                "subject": [round(float(v), 6) for v in vectors[2 * n]],
+                "background": [round(float(v), 6) for v in vectors[2 * n + 1]],
+                "phash": perceptual_hash(cut[n][0]),
+            }
+
+
+def batched(rows: list[Row], size: int) -> Iterator[list[Row]]:
+    """Consecutive parts of at most ``size`` rows."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def cut_out(
