@@ -206,7 +206,7 @@ class TokenGrounder(ABC):
         for size, members in by_size.items():
             for start in range(0, len(members), self.options.batch):
                 chosen = members[start : start + self.options.batch]
-                shown = [np.ascontiguousarray(widen(images[n])) for n in chosen]
+                shown = [np.array(widen(images[n]), order="C") for n in chosen]
                 whole = (shown[0].shape[0], shown[0].shape[1])
                 for text in texts:
                     scores, boxes = self.run(shown, text.ids)

@@ -220,13 +220,16 @@ def build(config: dict[str, Any], text_encoder: Path) -> Any:
     Raises:
         WeightsError: the configuration lacks something or does not fit together.
     """
-    from groundingdino.models import build_model
-    from groundingdino.util.slconfig import SLConfig
+    with _BUILDING, warnings.catch_warnings():
+        # Of the package's own age: old names of timm, torch.meshgrid without its argument.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        from groundingdino.models import build_model
+        from groundingdino.util.slconfig import SLConfig
 
-    with _BUILDING, _local_text_encoder(text_encoder), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch.meshgrid, of the package's
         try:
-            return build_model(SLConfig({**config, "text_encoder_type": str(text_encoder)}))
+            with _local_text_encoder(text_encoder):
+                return build_model(SLConfig({**config, "text_encoder_type": str(text_encoder)}))
         except (AttributeError, KeyError, AssertionError, TypeError, ValueError) as error:
             raise WeightsError(f"configuration: the net cannot be built ({error})") from error
 
