@@ -25,6 +25,7 @@ from s2v.datapipe.base.media.images import MAX_IMAGE_BYTES
 from s2v.datapipe.base.media.sandbox import run_isolated, stream_isolated
 from s2v.datapipe.sources import parquets, tars
 from s2v.datapipe.sources.address import archive_of, without_secrets
+from s2v.datapipe.sources.errors import SourceError
 from s2v.datapipe.sources.spec import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 VERSION: Final = 1
@@ -107,6 +108,9 @@ def contents(path: Path, columns: tuple[str, ...] = (), captions: tuple[str, ...
         path: a ``.tar`` or ``.parquet``.
         columns: of a Parquet, the pictures; else the only one that can be.
         captions: of a Parquet; else ``caption``, ``text`` or ``prompt``.
+
+    Raises:
+        SourceError: a Parquet has no such columns, or several that may be meant.
     """
     if archive_of(str(path)) == "tar":
         return _tar(path)
@@ -269,6 +273,8 @@ def _parquet(path: Path, columns: tuple[str, ...], captions: tuple[str, ...]) ->
     except MediaError as error:
         if error.transient:
             raise
+        if error.kind is MediaErrorKind.UNSUPPORTED:  # columns or captions: the user's to mend
+            raise SourceError(f"{path}: {error.message}") from None
         problems.append(Problem(error.kind.value, error.message))
     if not pictures and not problems:
         problems.append(Problem(MediaErrorKind.EMPTY.value, "holds no row"))

@@ -13,18 +13,23 @@ from typing import Any, Final
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind, from_os_error
 from s2v.datapipe.base.media.images import MAX_IMAGE_BYTES
 
+ALL: Final = ("*",)
+"""In place of columns: every one that can hold pictures."""
+
 _ROWS_AT_ONCE: Final = 16
 _CAPTION_COLUMNS: Final = ("caption", "text", "prompt")
 
 
 def picture_columns(path: str, columns: Sequence[str]) -> tuple[str, ...]:
-    """Columns that hold pictures: the given ones, checked, or the only one that can.
+    """Columns that hold pictures: the given ones, checked, :data:`ALL`, or the only one that can.
 
     Raises:
         MediaError: ``not_media`` (no Parquet), ``unsupported`` (no such column, or a choice).
     """
     schema = _open(path).schema_arrow
     able = [field.name for field in schema if _holds_bytes(field.type)]
+    if tuple(columns) == ALL:
+        return tuple(able)
     for name in columns:
         if name not in able:
             raise MediaError(

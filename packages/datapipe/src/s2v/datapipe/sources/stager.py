@@ -96,7 +96,7 @@ class Stager:
             path = self._member(address, sha, etag)
         elif address.archive:
             archive = _present(self.place(address.place, etag=etag, size=size))
-            bank.contents(archive).raise_problems(address.place)
+            bank.contents(archive, parquets.ALL).raise_problems(address.place)
         else:
             kind = str(source.get("kind") or "video")
             path = self.place(address.place, sha256=sha, etag=etag, size=size, kind=kind)
