@@ -87,7 +87,7 @@ def tiny_settings(model: Path, **other: Any) -> VllmSettings:
             "OMP_NUM_THREADS": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # others use these cores as well
         },
-        "start_timeout_s": 300,
+        "start_timeout_s": 420,  # half a minute on an idle machine
     }
     return VllmSettings(**{**settings, **other})
 

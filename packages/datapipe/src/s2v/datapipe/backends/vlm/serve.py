@@ -68,12 +68,14 @@ class VllmSettings(BaseModel):
         max_images: images in one request; more are refused with HTTP 400.
         max_sequences: requests that are computed at the same time; by default vLLM's choice.
         arguments: more words for vLLM's command line, such as ``--gpu-memory-utilization``.
-        environment: more variables for the server's process.
+        environment: more variables for the server's process; no secrets, as settings are
+            written into run.json (variables of the run itself reach the server anyway).
         address: "loopback" serves this machine only; "node" serves the cluster, and needs a key.
-        api_key_env: name of the variable that holds the key, which every request must then
-            carry; it does not appear on a command line.
+        api_key_env: name of the variable, set on every node, that holds the key which requests
+            must then carry; it does not appear on a command line.
         start_timeout_s: how long loading may take.
         log_folder: where the log stays; by default a temporary folder, removed by ``stop``.
+            The log of a server that did not come up stays.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,7 +92,7 @@ class VllmSettings(BaseModel):
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = {}
     address: Literal["loopback", "node"] = "loopback"
-    api_key_env: str = "VLLM_API_KEY"
+    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     start_timeout_s: float = Field(default=1800, gt=0)
     log_folder: Path | None = None
 
@@ -211,11 +213,17 @@ class VllmServer:
                 "vLLM is not installed here: `make install EXTRAS=vllm` brings it (for GPUs), or "
                 "name a server that runs elsewhere"
             )
-        if self.host != LOOPBACK and not os.environ.get(self.settings.api_key_env):
+        variable = self.settings.api_key_env
+        if variable and not self._key():
+            raise ServerStartError(f"api_key_env: the variable {variable} is not set on this node")
+        if self.host != LOOPBACK and not variable:
             raise ServerStartError(
-                f"a server on {self.host} would answer anybody in the network: put a key into the "
-                f"variable {self.settings.api_key_env} on every node"
+                f"a server on {self.host} would answer anybody in the network: put a key into a "
+                "variable on every node and name it in api_key_env"
             )
+
+    def _key(self) -> str:
+        return os.environ.get(self.settings.api_key_env or "", "")
 
     def _start_on(self, port: int) -> None:
         folder = self.settings.log_folder
@@ -242,19 +250,16 @@ class VllmServer:
             "DO_NOT_TRACK": "1",
             "PYTHONSAFEPATH": "1",  # no module is taken from the folder the run was started in
         }
-        key = os.environ.get(self.settings.api_key_env)
-        return {
-            **os.environ,
-            **ours,
-            **({"VLLM_API_KEY": key} if key else {}),
-            **self.settings.environment,
-        }
+        key = self._key()
+        inherited = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
+        demanded = {"VLLM_API_KEY": key} if key else {}
+        return {**inherited, **ours, **demanded, **self.settings.environment}
 
     def _answers(self) -> bool:
         """Whether the server is healthy and is ours: another could have taken the port."""
         if _get(f"{self.base_url}/health") is None:
             return False
-        said = _get(f"{self.base_url}/v1/models", os.environ.get(self.settings.api_key_env, ""))
+        said = _get(f"{self.base_url}/v1/models", self._key())
         with suppress(ValueError, LookupError, TypeError):
             return self.settings.name in {model["id"] for model in json.loads(said or b"")["data"]}
         return False
@@ -262,7 +267,8 @@ class VllmServer:
     def _failure(self, what: str) -> ServerStartError:
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log else ""
         return ServerStartError(
-            f"the vLLM server for {self.settings.model} {what}.\n{_essence(text)}"
+            f"the vLLM server for {self.settings.model} {what}; its log: {self.log}\n"
+            f"{_essence(text)}"
             f"\nIts command: {' '.join(self.settings.command(self.host, 0)[3:])}"
         )
 
