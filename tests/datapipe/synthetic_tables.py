@@ -152,6 +152,15 @@ class World:
         self.rows["quality"].append(
             {"clip_id": clip, "text_share": 0.0, "nsfw": 0.01, "aesthetic": None}
         )
+        self.rows["people"].append(
+            {
+                "clip_id": clip,
+                "frames": 1 if image else len(POSITIONS),
+                "persons": 1,
+                "count_stable": 1.0,
+                "same_person": None if image else 1.0,
+            }
+        )
         self._phrases[clip] = []
         return clip
 
@@ -251,6 +260,12 @@ class World:
                         "score": 0.9,
                         "embedder": FACE_EMBEDDER,
                         "embedding": around(f"face {identity}", face, look),
+                        "containment": 1.0,
+                        "yaw": 5.0,
+                        "pitch": -3.0,
+                        "roll": 1.0,
+                        "sharpness": 150.0,
+                        "phash": hash_of("face", crop or detection),
                     }
                 )
         return subject

@@ -34,7 +34,7 @@ def test_every_line_of_the_funnel_adds_up(run: Path) -> None:
     found = run_stats(run)
     assert found["conservation"] == "holds"
     assert [row["table"] for row in found["funnel"]] == [
-        *("sources", "time", "clips", "subjects", "boxes", "pairs"),
+        *("sources", "time", "clips", "subjects", "boxes", "faces", "pairs"),
         *("clips with a sample", "samples written"),
     ]
     for row in found["funnel"]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from s2v.datapipe.pair.exclusions import ExclusionIndex, KeyType
+from s2v.datapipe.pair.policy import People
 from s2v.datapipe.pair.rows import Row, Tables, by, read
 from s2v.datapipe.pair.settings import ClipRules, SelectSettings, SourceRules
 
@@ -31,6 +32,7 @@ def clip_reasons(
     probes = by(read(tables, "probe"), "video_id")
     quality = by(read(tables, "quality"), "clip_id")
     captions = by(read(tables, "captions"), "clip_id")
+    people = People(tables, settings.people)
     quarantined = {row["id"]: row["stage"] for row in read(tables, "quarantine")}
     reasons: dict[str, str | None] = {}
     for clip in read(tables, "clips"):
@@ -41,6 +43,7 @@ def clip_reasons(
             _quarantine(clip, quarantined),
             next(_source(probes.get(clip["video_id"]), clip, settings.source), None),
             quality.get(clip["clip_id"], {}).get("gate"),
+            next(people.clip_fails(clip), None),
             next(_scores(clip, quality.get(clip["clip_id"], {}), settings.clip), None),
             None if clip["clip_id"] in captions else "not measured: caption",
         )

@@ -35,6 +35,7 @@ _PARENTS = (
     ("masks", "detection_id", "detections"),
     ("embeddings", "detection_id", "detections"),
     ("faces", "frame_id", "frames"),
+    ("people", "clip_id", "clips"),
 )
 
 
@@ -143,6 +144,7 @@ class _Checker:
             self.rows[name] = read({name: getattr(selection, name)}, name)
         self.clip_rows = selection.clips.to_pylist()
         self.box_rows = selection.boxes.to_pylist()
+        self.face_rows = selection.faces.to_pylist()
         self.excluded_samples = selection.excluded_samples
         self.settings = settings
         self.reason = {row["clip_id"]: row["reason"] for row in self.clip_rows}
@@ -217,6 +219,7 @@ class _Checker:
         yield from _same_ids("clips", self.of("clips"), self.clip_rows, "clip_id")
         yield from _same_ids("subjects", self.of("phrases"), self.of("subjects"), "subject_id")
         yield from _same_ids("boxes", self.of("detections"), self.box_rows, "detection_id")
+        yield from _same_ids("faces", self.of("faces"), self.face_rows, "frame_id", "face")
         for table in ("frames", "quality", "captions"):
             known = {row["clip_id"] for row in self.of(table)}
             for clip, reason in self.reason.items():
@@ -290,6 +293,7 @@ class _Checker:
                 _ledger("clips", [row["reason"] for row in self.clip_rows]),
                 _ledger("subjects", [row["reason"] for row in self.of("subjects")]),
                 _ledger("boxes", [row["reason"] for row in self.box_rows]),
+                _ledger("faces", [row["reason"] for row in self.face_rows]),
                 _ledger("pairs", first),
                 _ledger("clips with a sample", self._clip_outcomes()),
             ),
@@ -348,12 +352,12 @@ class _Checker:
         return found
 
 
-def _same_ids(name: str, before: Iterable[Row], after: Iterable[Row], key: str) -> Iterator[str]:
-    one, other = {row[key] for row in before}, {row[key] for row in after}
+def _same_ids(name: str, before: Iterable[Row], after: Iterable[Row], *key: str) -> Iterator[str]:
+    one, other = ({tuple(row[k] for k in key) for row in rows} for rows in (before, after))
     for lost in sorted(one - other):
-        yield f"{name}: {lost!r} was lost"
+        yield f"{name}: {'/'.join(map(str, lost))!r} was lost"
     for invented in sorted(other - one):
-        yield f"{name}: {invented!r} came from nowhere"
+        yield f"{name}: {'/'.join(map(str, invented))!r} came from nowhere"
 
 
 def _ledger(table: str, reasons: list[str | None]) -> Ledger:

@@ -107,10 +107,14 @@ def _accepted(candidates: Candidates) -> list[Link]:
 
 
 def _strong(candidates: Candidates, bound: float) -> list[Link]:
-    """Very similar subjects of one long video whose faces do not contradict it."""
+    """Very similar subjects of one long video whose faces do not contradict it.
+
+    People in the same clothes are not one person: people are linked by verified faces only.
+    """
     e = candidates.evidence
     fits = (e.similarity >= bound) & e.same_long_video & ~candidates.failed["face_mismatch"]
-    fits &= ~candidates.failed["noun_mismatch"] & ~candidates.failed["person_without_face"]
+    fits &= ~candidates.failed["noun_mismatch"]
+    fits &= (e.bank != "person") | ~np.isnan(e.face_similarity)
     return [_link(candidates, n) for n in np.flatnonzero(fits)]
 
 

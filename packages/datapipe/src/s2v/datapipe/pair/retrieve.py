@@ -86,6 +86,7 @@ class Candidates:
                     "face_similarity": _float(e.face_similarity[n]),
                     "background_similarity": _float(e.background_similarity[n]),
                     "phash_distance": _int(e.phash_distance[n]),
+                    "face_phash_distance": _int(e.face_phash_distance[n]),
                     "frame_phash_distance": _int(e.frame_phash_distance[n]),
                     "gap_us": _int(e.gap_us[n]),
                     "rank": int(ranks[n]),
@@ -297,7 +298,8 @@ def _evidence(
         similarity=_cosines(pairs, "embedding", "embedder"),
         face_similarity=_cosines(pairs, "face_embedding", "face_embedder"),
         background_similarity=_cosines(pairs, "background", "embedder"),
-        phash_distance=np.array([_bits(a, b) for a, b in pairs], np.int64),
+        phash_distance=np.array([_bits(a, b, "crop_phash") for a, b in pairs], np.int64),
+        face_phash_distance=np.array([_bits(a, b, "face_phash") for a, b in pairs], np.int64),
         frame_phash_distance=np.where(frame == NOT_COMPARED, -1, frame),
         gap_us=np.array([_gap(a, b) for a, b in pairs], np.int64),
         same_clip=flags(lambda a, b: a["clip_id"] == b["clip_id"]),
@@ -324,8 +326,8 @@ def _cosines(pairs: list[tuple[Row, Row]], column: str, embedder: str) -> npt.ND
     return found
 
 
-def _bits(a: Row, b: Row) -> int:
-    first, second = parse_hash(a["crop_phash"]), parse_hash(b["crop_phash"])
+def _bits(a: Row, b: Row, column: str) -> int:
+    first, second = parse_hash(a[column]), parse_hash(b[column])
     if first is None or second is None:
         return -1
     return (first ^ second).bit_count()

@@ -35,6 +35,7 @@ class Selection:
     Attributes:
         clips: ``clip_id``, ``reason`` (null when kept), ``duplicate_of``.
         boxes: ``detection_id``, ``subject_id``, ``reason`` (null when it passes all rules).
+        faces: ``frame_id``, ``face``, ``reason`` (null when it can say who a person is).
         subjects: table SUBJECTS, every phrase with its reason.
         pairs: table PAIRS, every candidate with the rules it fails.
         samples: table SAMPLES, what will be written.
@@ -44,6 +45,7 @@ class Selection:
 
     clips: pa.Table
     boxes: pa.Table
+    faces: pa.Table
     subjects: pa.Table
     pairs: pa.Table
     samples: pa.Table
@@ -60,6 +62,14 @@ CLIP_REASONS = pa.schema(
 )
 BOX_REASONS = pa.schema(
     [pa.field(name, pa.string()) for name in ("detection_id", "subject_id", "reason")]
+)
+
+FACE_REASONS = pa.schema(
+    [
+        pa.field("frame_id", pa.string()),
+        pa.field("face", pa.int64()),
+        pa.field("reason", pa.string()),
+    ]
 )
 
 
@@ -125,6 +135,7 @@ def select(
         boxes=pa.Table.from_pylist(
             sorted(view.boxes, key=lambda row: row["detection_id"]), schema=BOX_REASONS
         ),
+        faces=pa.Table.from_pylist(view.faces, schema=FACE_REASONS),
         subjects=records.table("subjects", view.rows),
         pairs=records.table("pairs", candidates.rows()),
         samples=records.table("samples", samples),

@@ -136,12 +136,58 @@ class FaceRules(_Strict):
         default=0.65, ge=0, le=1, description="detector score; O gives ids above it"
     )
     min_side: float = Field(default=24, ge=0, description="pixels of the displayed frame; ours")
+    min_area_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="of the frame; CI 0.04 for portraits: a full figure's face is smaller",
+    )
+    max_area_share: float | None = Field(default=0.90, ge=0, le=1, description="of the frame; CI")
+    max_yaw: float | None = Field(
+        default=60, ge=0, le=90, description="degrees; M filters pose, values unpublished; ours"
+    )
+    max_pitch: float | None = Field(default=45, ge=0, le=90, description="degrees; M; ours")
+    max_roll: float | None = Field(default=60, ge=0, le=180, description="degrees; M; ours")
+    min_sharpness: float | None = Field(
+        default=20, ge=0, description="of the face at 112 pixels; M filters quality; ours"
+    )
+    face_weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="of the face in a person's joint vector, the body has the rest; PD joins "
+        "them unweighted",
+    )
     lower: float = Field(
-        default=0.45, description="same person; SFace's authors 0.363, CI 0.7 on ArcFace"
+        default=0.45,
+        description="same person, in pairs and in identities; SFace's authors 0.363, CI 0.7 on "
+        "ArcFace",
     )
     upper: float = Field(default=0.90, description="from here on a near copy; CI 0.9")
     different: float = Field(
         default=0.25, description="two faces below it are never put into one identity; ours"
+    )
+
+
+class PeopleRules(_Strict):
+    """Whether the people of a source or clip may be used (:mod:`.policy`)."""
+
+    minors: Literal["any", "not possible", "stated none"] = Field(
+        default="not possible",
+        description="drop clips of sources that state 'possible', or all that do not state 'none'",
+    )
+    face_policy: Literal["as stated", "stated allowed"] = Field(
+        default="as stated",
+        description="honour 'no faces': clips with a face and all people go; or treat sources "
+        "that do not state 'allowed' so",
+    )
+    min_count_stable: float | None = Field(
+        default=0.6,
+        description="share of the sampled frames with the usual number of people; CI 0.7 at 2 "
+        "frames a second. Of three frames two",
+    )
+    min_same_person: float | None = Field(
+        default=0.7, description="share of consecutive frames, clips of one person; CI"
     )
 
 
@@ -201,6 +247,9 @@ class PairRules(_Strict):
     )
     crop_bits: int = Field(
         default=10, ge=0, le=64, description="perceptual hash; P: imagededup, its 10"
+    )
+    face_bits: int = Field(
+        default=10, ge=0, le=64, description="of the faces; P: imagededup on faces, its 10"
     )
     frame_bits: int = Field(
         default=10, ge=0, le=64, description="any two sampled frames; imagededup"
@@ -294,6 +343,7 @@ class SelectSettings(_Strict):
     detection: DetectionRules = DetectionRules()
     mask: MaskRules = MaskRules()
     face: FaceRules = FaceRules()
+    people: PeopleRules = PeopleRules()
     pair: PairRules = PairRules()
     retrieval: RetrievalSettings = RetrievalSettings()
     sample: SampleRules = SampleRules()

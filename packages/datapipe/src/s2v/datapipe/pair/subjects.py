@@ -1,8 +1,8 @@
 """The view SUBJECTS: one row per phrase, by its best detection, with the reason it is dropped.
 
 Phantom, section 3.1, 5-6: each phrase of the caption is grounded to one region of the
-sampled frames. The first rule failed, in the order clip, phrase, box, mask, embedding, is
-the reason. Of a phrase's detections the one that got farthest decides.
+sampled frames. The first rule failed, in the order clip, phrase, people, box, mask, embedding,
+is the reason. Of a phrase's detections the one that got farthest decides.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from s2v.datapipe.base import records
-from s2v.datapipe.base.media import boxes
 from s2v.datapipe.pair.detections import Detections
 from s2v.datapipe.pair.exclusions import ExclusionIndex
-from s2v.datapipe.pair.rows import Row, Tables, by, group, read
-from s2v.datapipe.pair.settings import BANKS, FaceRules, SelectSettings
+from s2v.datapipe.pair.faces import Faces, with_face
+from s2v.datapipe.pair.policy import People
+from s2v.datapipe.pair.rows import Row, Tables, by, read
+from s2v.datapipe.pair.settings import BANKS, SelectSettings
 
 _BORDER_PENALTY = 0.5  # a subject cut by the frame is taken only when no whole one exists
 _FULL_AREA = 0.25  # of the frame: larger shows no more of a subject
@@ -32,11 +33,13 @@ class SubjectView:
         passing: detections that pass all rules, per kept subject, by time.
         boxes: ``detection_id``, ``subject_id`` and the first rule of its own that each
             detection fails.
+        faces: ``frame_id``, ``face`` and the first rule that each face fails.
     """
 
     rows: list[Row] = field(default_factory=list)
     boxes: list[Row] = field(default_factory=list)
     passing: dict[str, list[Row]] = field(default_factory=dict)
+    faces: list[Row] = field(default_factory=list)
 
     def kept(self) -> list[Row]:
         """Rows without a reason."""
@@ -61,7 +64,7 @@ def join_subjects(
         ValueError: a row refers to a clip or frame that the tables lack.
     """
     joiner = _Joiner(tables, settings)
-    view = SubjectView()
+    view = SubjectView(faces=joiner.faces.reasons())
     for phrase in joiner.phrases:
         clip = joiner.clip(phrase)
         reason = clip_reasons[clip["clip_id"]]
@@ -69,6 +72,9 @@ def join_subjects(
             reason = f"phrase: excluded: {why}"
         if reason is None and (why := next(joiner.phrase_rules(phrase), None)):
             reason = f"phrase: {why}"
+        if reason is None and phrase["bank"] == "person":
+            why = next(joiner.people.subject_fails(clip), None)
+            reason = f"people: {why}" if why else None
         judged = joiner.judge(phrase)
         view.boxes += [
             {
@@ -113,7 +119,8 @@ class _Joiner:
         self.captions = by(read(tables, "captions"), "clip_id")
         self.phrases = read(tables, "phrases")
         self.embeddings = by(read(tables, "embeddings"), "detection_id")
-        self.faces = group(read(tables, "faces"), "frame_id")
+        self.faces = Faces(tables, settings)
+        self.people = People(tables, settings.people)
         self.bank = {row["subject_id"]: row["bank"] for row in self.phrases}
         self._repeated = self._repeated_phrases()
         self.found = Detections(tables, self.clips, self.bank, settings)
@@ -171,7 +178,6 @@ class _Joiner:
     def _judge(self, row: Row) -> _Judged:
         key = row["detection_id"]
         mask, embedding = self.found.masks.get(key), self.embeddings.get(key)
-        face = usable_face(row, self.faces.get(row["frame_id"], []), self.settings.face)
         steps = (
             ("box", self.found.box_fault(key)),
             ("mask", self.found.mask_fault(key)),
@@ -187,7 +193,7 @@ class _Joiner:
             row=row,
             mask=mask,
             embedding=embedding,
-            face=face if self.bank.get(row["subject_id"]) == "person" else None,
+            face=self.faces.of(row) if self.bank.get(row["subject_id"]) == "person" else None,
             reason=reason,
             steps=passed,
             score=detection_score(row, mask),
@@ -228,12 +234,7 @@ class _Joiner:
                 "embedding": best.embedding["subject"],
                 "background": best.embedding["background"],
             }
-        if best.face is not None:
-            row |= {
-                "face_score": best.face["score"],
-                "face_embedder": best.face["embedder"],
-                "face_embedding": best.face["embedding"],
-            }
+        row |= with_face(row, best.face, self.settings.face)
         return row
 
 
@@ -250,21 +251,3 @@ def detection_score(row: Row, mask: Row | None) -> float:
     whole = _BORDER_PENALTY if mask is not None and mask["touches_border"] else 1.0
     size = math.sqrt(min(1.0, (row["area_share"] or 0.0) / _FULL_AREA))
     return round((row["score"] or 0.0) * size * whole, 6)
-
-
-def usable_face(detection: Row, faces: list[Row], rules: FaceRules) -> Row | None:
-    """The largest usable face whose centre lies in the detection's box.
-
-    Faces must be sure and large enough and carry an embedding. A face that belongs to the
-    box of another person (``faces.detection_id``) is not taken.
-    """
-    found = [
-        face
-        for face in faces
-        if face["embedding"] is not None
-        and face["score"] >= rules.min_score
-        and min(face["box"][2] - face["box"][0], face["box"][3] - face["box"][1]) >= rules.min_side
-        and face["detection_id"] in (None, detection["detection_id"])
-        and boxes.centre_inside(face["box"], detection["box"])
-    ]
-    return min(found, key=lambda f: (-boxes.area(f["box"]), f["face"]), default=None)

@@ -36,6 +36,7 @@ CONTEXT_RULES: Final = (
     "above_upper",
     "face_too_similar",
     "near_copy_crop",
+    "near_copy_face",
     "near_copy_frame",
     "background_too_similar",
     "copy_not_measured",
@@ -58,6 +59,7 @@ class Evidence:
     face_similarity: npt.NDArray[np.float64]
     background_similarity: npt.NDArray[np.float64]
     phash_distance: npt.NDArray[np.int64]
+    face_phash_distance: npt.NDArray[np.int64]
     frame_phash_distance: npt.NDArray[np.int64]
     gap_us: npt.NDArray[np.int64]
     same_clip: Flags
@@ -79,6 +81,7 @@ class Evidence:
             face_similarity=self.face_similarity[at],
             background_similarity=self.background_similarity[at],
             phash_distance=self.phash_distance[at],
+            face_phash_distance=self.face_phash_distance[at],
             frame_phash_distance=self.frame_phash_distance[at],
             gap_us=self.gap_us[at],
             same_clip=self.same_clip[at],
@@ -139,6 +142,7 @@ def failed_rules(evidence: Evidence, settings: SelectSettings) -> dict[str, Flag
     gap = evidence.gap_us
     min_gap_us = int(pair.min_gap_seconds * 1e6)
     crop, frame = evidence.phash_distance, evidence.frame_phash_distance
+    copied = evidence.face_phash_distance
     barred = _flags(evidence, {b: policy == "no" for b, policy in across.items()})
     by_face = _flags(evidence, {b: policy == "faces" for b, policy in across.items()})
     living = _flags(evidence, {b: b in LIVING for b in across})
@@ -150,6 +154,7 @@ def failed_rules(evidence: Evidence, settings: SelectSettings) -> dict[str, Flag
         "above_upper": evidence.similarity >= upper,
         "face_too_similar": person & faces & (evidence.face_similarity >= face.upper),
         "near_copy_crop": (crop >= 0) & (crop <= pair.crop_bits),
+        "near_copy_face": person & (copied >= 0) & (copied <= pair.face_bits),
         "near_copy_frame": (frame >= 0) & (frame <= pair.frame_bits),
         "background_too_similar": evidence.background_similarity > background,
         "copy_not_measured": (crop < 0)

@@ -24,6 +24,7 @@ NEAR_COPY: Final = (
     "duplicate_clip",
     "near_copy_frame",
     "near_copy_crop",
+    "near_copy_face",
     "above_upper",
     "face_too_similar",
     "background_too_similar",

@@ -17,9 +17,9 @@ from s2v.datapipe.base.shards import INDEX_FILE, ShardIndex
 from s2v.datapipe.pair.conservation import ConservationError, Ledger, Report, check
 from s2v.datapipe.pair.exclusions import ExclusionIndex
 from s2v.datapipe.pair.rows import Row, by, read
-from s2v.datapipe.pair.select import BOX_REASONS, CLIP_REASONS, Selection
+from s2v.datapipe.pair.select import BOX_REASONS, CLIP_REASONS, FACE_REASONS, Selection
 from s2v.datapipe.pair.settings import SelectSettings
-from s2v.datapipe.pair.subjects import join_subjects
+from s2v.datapipe.pair.subjects import SubjectView, join_subjects
 from s2v.datapipe.write.frames import FrameStore
 
 #: Columns that a report only asks for presence; a million floats a table are not worth reading.
@@ -89,9 +89,12 @@ class RunFolder:
         return {row["detection_id"]: row["reason"] for row in self._boxes}
 
     @cached_property
+    def _view(self) -> SubjectView:
+        return join_subjects(self.tables, self.clip_reasons, self.settings, ExclusionIndex(()))
+
+    @cached_property
     def _boxes(self) -> list[Row]:
-        view = join_subjects(self.tables, self.clip_reasons, self.settings, ExclusionIndex(()))
-        return sorted(view.boxes, key=lambda row: str(row["detection_id"]))
+        return sorted(self._view.boxes, key=lambda row: str(row["detection_id"]))
 
     @cached_property
     def shards(self) -> ShardIndex | None:
@@ -112,6 +115,7 @@ class RunFolder:
         selection = Selection(
             clips=self.tables["clip_reasons"],
             boxes=pa.Table.from_pylist(self._boxes, schema=BOX_REASONS),
+            faces=pa.Table.from_pylist(self._view.faces, schema=FACE_REASONS),
             subjects=self.tables["subjects"],
             pairs=self.tables["pairs"],
             samples=self.tables["samples"],

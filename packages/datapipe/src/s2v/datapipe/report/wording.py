@@ -14,6 +14,7 @@ RULE_TEXT: Final[dict[str, str]] = {
     "above_upper": "too similar: at or above the upper bound",
     "face_too_similar": "the faces are so similar that they are the same picture",
     "near_copy_crop": "the crops are near copies by perceptual hash",
+    "near_copy_face": "the faces are near copies by perceptual hash",
     "near_copy_frame": "the clips share a near-identical frame",
     "background_too_similar": "the background is the same",
     "copy_not_measured": "whether it is a copy could not be measured",
