@@ -94,7 +94,7 @@ class GroundingDino(TokenGrounder):
             )
         self._on = device(self.options.device, self._where)
         computing(self._on, self.options.dtype, self._where)
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers' own
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **local)
@@ -106,18 +106,21 @@ class GroundingDino(TokenGrounder):
                 local_files_only=True,
                 use_safetensors=True,
                 dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # told below, by name
                 output_loading_info=True,
             )
         except Exception as error:
             raise WeightsError(
                 f"{folder}: not loadable ({_line(error)}); expected {_WHAT}; fetch it again"
             ) from error
-        net, told = loaded
-        if wrong := sorted([*told["missing_keys"], *map(str, told["mismatched_keys"])]):
+        net, info = loaded
+        shapes = sorted(str(told[0]) for told in info["mismatched_keys"])
+        missing = sorted(info["missing_keys"])
+        if missing or shapes:
             # transformers fills them with random numbers and only warns.
             raise WeightsError(
-                f"{folder}: {len(wrong)} weights missing or of another shape (first: {wrong[0]}); "
-                "config.json and the weights are of different models"
+                f"{folder}: {len(missing)} weights missing, {len(shapes)} of another shape (first: "
+                f"{(missing or shapes)[0]}); config.json and the weights are of different models"
             )
         self._check_vocabulary(folder)
         self.text_limit = int(net.config.max_text_len)
