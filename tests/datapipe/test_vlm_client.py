@@ -240,8 +240,8 @@ def test_the_key_is_sent_and_appears_nowhere_else(monkeypatch: pytest.MonkeyPatc
         asker.load()
         asker.ask(QUESTION)
         assert [h["Authorization"] for h in server.headers] == [f"Bearer {SECRET}"] * 2
-        server.behaviours[:] = [status(401, "bad key")]
-        with pytest.raises(RoleUnavailableError) as caught:
+        server.behaviours[:] = [status(401, f"bad key {SECRET}, go away")]
+        with pytest.raises(RoleUnavailableError, match="go away") as caught:
             asker.ask(QUESTION)
         told = [str(caught.value), repr(caught.value.args), repr(asker.options)]
         assert not any(SECRET in text for text in told)
