@@ -130,9 +130,10 @@ def local_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.vllm
 @pytest.mark.ray
 def test_a_server_on_a_node_wants_the_key_and_dies_with_its_actor(
-    vllm_server: TinyServer, local_ray: None
+    vllm_server: TinyServer, local_ray: None, tmp_path: Path
 ) -> None:
-    settings = tiny_settings(vllm_server.folder, address="node", api_key_env="S2V_TEST_KEY")
+    own = {"address": "node", "api_key_env": "S2V_TEST_KEY", "log_folder": tmp_path}
+    settings = tiny_settings(vllm_server.folder, **own)
     question = [picture(5), text("What is this?")]
     with serving(settings) as urls:
         [url] = urls
