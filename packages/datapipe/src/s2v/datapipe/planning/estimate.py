@@ -15,11 +15,13 @@ from typing import Any
 
 from s2v.datapipe import pipeline
 from s2v.datapipe.base.media.errors import MediaError
+from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.pools import Node, Placement, place
 from s2v.datapipe.engine.stage import Row, StageRun
 from s2v.datapipe.engine.store import StageStore
-from s2v.datapipe.measure.probe import probe_source
+from s2v.datapipe.measure.probe import TIMEOUT_S, probe_source
 from s2v.datapipe.planning.rates import Rates, StageRate
+from s2v.datapipe.staging import local_path
 
 #: Stage -> what its model is called for: a table's rows per clip, times so many.
 CALLS = {
@@ -123,7 +125,7 @@ def measure_sizes(sources: Sequence[Row], probed: Mapping[str, Row]) -> Sizes:
     unreadable = 0
     for row in rest[::step]:
         try:
-            lengths.append(probe_source(str(row["path"]), "video")["duration_us"] / 1e6)
+            lengths.append(_probe(row)["duration_us"] / 1e6)
         except MediaError:
             unreadable += 1
             lengths.append(0.0)
@@ -135,6 +137,10 @@ def measure_sizes(sources: Sequence[Row], probed: Mapping[str, Row]) -> Sizes:
         known=len(lengths),
         unreadable=unreadable,
     )
+
+
+def _probe(source: Row) -> Row:
+    return run_isolated(probe_source, (local_path(source), "video"), timeout_s=TIMEOUT_S)  # type: ignore[no-any-return]  # the worker's answer
 
 
 def estimate(

@@ -12,13 +12,14 @@ from typing import Any
 from s2v.datapipe import pipeline
 from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.config import Settings
-from s2v.datapipe.engine.pools import Node
+from s2v.datapipe.engine.pools import Node, place, without
 from s2v.datapipe.engine.stage import Row
 from s2v.datapipe.engine.store import StageStore
 from s2v.datapipe.planning.estimate import Estimate, StageEstimate, estimate, measure_sizes
 from s2v.datapipe.planning.rates import Rates, of_run, shipped
 from s2v.datapipe.roles import Roles
-from s2v.datapipe.sources import list_sources
+from s2v.datapipe.serving import reserved
+from s2v.datapipe.staging import list_run
 
 _CLUSTER = re.compile(
     r"(?:(?P<count>\d+)x)?(?P<cpus>[\d.]+)cpu(?:,(?P<gpus>[\d.]+)gpu)?(?:,(?P<gb>[\d.]+)gb)?"
@@ -30,6 +31,8 @@ def plan_run(
 ) -> Estimate:
     """Estimate a run; measures nothing but the length of some sources.
 
+    What is hashed while listing is remembered in the run folder for the run.
+
     Args:
         settings: the configuration.
         roles: its models, not loaded.
@@ -40,19 +43,22 @@ def plan_run(
         SettingsError, SourceError, AdmissionError: one clear line each.
     """
     folder = Path(settings.folder)
-    sources = list_sources(settings.sources)
     runs = pipeline.plan(settings, roles)
+    nodes = nodes_of(cluster, settings)
+    placing: dict[str, Any] = {"wanted": settings.engine.actors, "mode": settings.engine.mode}
+    # Refused at once: listing and hashing the sources may take a while.
+    place([(n, r.need) for n, r in runs.items()], nodes, 1, **{**placing, "mode": "auto"})
     known: Rates = of_run(Path(rates)) if rates else shipped()
+    sources = list_run(folder, settings.sources, settings.downloads)
     return estimate(
         folder,
         runs,
         pipeline.stage_models(roles),
         measure_sizes(sources, _probed(folder, runs["probe"].fingerprint)),
         known,
-        nodes_of(cluster, settings),
+        without(nodes, reserved(settings)),
         unit_clips=settings.engine.unit_clips,
-        wanted=settings.engine.actors,
-        mode=settings.engine.mode,
+        **placing,
     )
 
 
