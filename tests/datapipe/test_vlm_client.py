@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -292,6 +294,29 @@ def test_an_address_without_a_path_means_v1() -> None:
 def test_servers_that_give_ids_of_their_own_can_be_used_when_named_so() -> None:
     with double(other_id) as server:
         assert client(server, server="openai").ask(QUESTION).text == GOOD
+
+
+def test_an_encrypted_server_is_used_only_when_its_certificate_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = vlm_double.certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    large = json.dumps({"caption": "x" * 200_000})
+    with double(says(large), tls=context) as server:
+        with pytest.raises(RoleUnavailableError, match="certificate verify failed"):
+            client(server, tries=1).load()
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        asker = client(server, tries=1)
+        asker.load()
+        assert asker.ask({**QUESTION, "filler": "y" * 500_000}).text == large
+        server.behaviours[:] = [vlm_double.drips(2)]
+        hasty = client(server, tries=1, timeout_s=0.3)
+        hasty.load()
+        began = time.monotonic()
+        with pytest.raises(RoleUnavailableError, match="no whole answer"):
+            hasty.ask(QUESTION)
+        assert time.monotonic() - began < 3
 
 
 def test_many_threads_each_get_their_own_answer() -> None:

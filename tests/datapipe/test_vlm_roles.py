@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ import jsonschema
 import numpy as np
 import pytest
 import vlm_double
+from hypothesis import given
+from hypothesis import strategies as st
 from vlm_double import Behaviour, Double, Handler, double, pictures, says, words
 
 from s2v.datapipe.backends import registry
@@ -200,6 +203,27 @@ def test_a_phrase_that_stands_only_inside_another_is_no_subject_of_its_own() -> 
         ("a red ball", None),
         ("red ball", "stands only inside another phrase"),
     ]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "man", "in", "black", "dog", "the", "red"]), min_size=1, max_size=12
+    ),
+    st.data(),
+)
+def test_spans_never_overlap_unless_they_say_so(words: list[str], data: st.DataObject) -> None:
+    caption = " ".join(words)
+    ends = st.tuples(st.integers(0, len(words) - 1), st.integers(1, len(words)))
+    cuts = data.draw(st.lists(ends.filter(lambda two: two[0] < two[1]), max_size=6))
+    asked = [" ".join(words[start:end]) for start, end in cuts]
+    spans = phrases.place(asked, caption)
+    for phrase, (start, end, _) in zip(asked, spans, strict=True):
+        assert caption[start:end] == phrase
+    own = sorted({(start, end) for start, end, inside in spans if not inside})
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(own))
+    for start, end, inside in spans:
+        if inside:
+            assert any(s <= start < e or s < end <= e for s, e in own)
 
 
 def test_words_are_whole_words() -> None:

@@ -7,20 +7,28 @@ the posted JPEG and reads a code that is drawn in it. The real vLLM is asked in 
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 MODEL = "double"
 CODE_BITS = 16
@@ -199,12 +207,16 @@ class Double:
 
 
 @contextmanager
-def double(*behaviours: Behaviour, **other: Any) -> Iterator[Double]:
+def double(
+    *behaviours: Behaviour, tls: ssl.SSLContext | None = None, **other: Any
+) -> Iterator[Double]:
     """A server on a free port of this machine until the block ends."""
     made = Double(behaviours=list(behaviours), **other)
     server = Server(("127.0.0.1", 0), Handler)
     server.double = made
-    made.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    made.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}/v1"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -213,6 +225,30 @@ def double(*behaviours: Behaviour, **other: Any) -> Iterator[Double]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def certificate(folder: Path) -> Path:
+    """A self-signed certificate of 127.0.0.1 with its key, in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(host, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    path = folder / "server.pem"
+    path.write_bytes(private + made.public_bytes(pem))
+    return path
 
 
 # Behaviours
