@@ -269,7 +269,7 @@ def test_a_servers_refusal_is_told_and_only_a_passing_one_tried_again(
     tmp_path: Path, status: str, kind: MediaErrorKind, asked: int
 ) -> None:
     with serving(reply(b"no", status)) as server:
-        with pytest.raises(MediaError, match=status.split()[0]) as caught:
+        with pytest.raises(MediaError, match=status[:3]) as caught:
             downloader(server).fetch(URL, tmp_path / "x", "image")
         assert len(server.requests) == asked
     assert caught.value.kind == kind
@@ -289,7 +289,7 @@ def test_a_server_that_speaks_no_http_is_told(tmp_path: Path) -> None:
 
 def test_production_refuses_this_machine_even_when_it_is_on_the_list(tmp_path: Path) -> None:
     with serving(reply(PICTURE)) as server:
-        for host in ("127.0.0.1", "localhost.localdomain.example", "0.0.0.0"):
+        for host in ("127.0.0.1", "localhost.localdomain.example", "169.254.1.1"):
             settings = DownloadSettings(allow=(f"{host}:{server.port}",))
             fetcher = Downloader(
                 settings,

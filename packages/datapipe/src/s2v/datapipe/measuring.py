@@ -28,11 +28,11 @@ from s2v.datapipe.engine.execute import execute, start_ray
 from s2v.datapipe.engine.stage import Row, StageRun
 from s2v.datapipe.engine.store import StageStore, merge
 from s2v.datapipe.engine.unit_rows import UnitRows
-from s2v.datapipe.engine.units import slices, unit_name, windows
+from s2v.datapipe.engine.units import slices, unit_name
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import reserved, roles_at_work
 from s2v.datapipe.sources import identity_of
-from s2v.datapipe.sources.parts import mark_beyond, outside, part, window_note
+from s2v.datapipe.sources.parts import mark_beyond, outside, window_note, windows
 from s2v.datapipe.staging import list_run
 
 
@@ -145,10 +145,9 @@ class Measuring:
         for source in sources:
             video = source["video_id"]
             probe = probes[video]
-            first, last = part(source, probe["duration_us"])
-            cuts = [(0, 0)] if source["kind"] == "image" else windows(last - first, longest)
             made_of = content[video] + window_note(source)
-            for n, (start, end) in enumerate((first + a, first + b) for a, b in cuts):
+            cuts = windows(source, probe["duration_us"], longest)
+            for n, (start, end) in enumerate(cuts):
                 window = {"video_id": video, "start_us": start, "end_us": end}
                 tables = {"sources": [source], "probe": [probe], "windows": [window]}
                 name = f"{unit_name([video], [made_of])}-w{n:03d}"

@@ -64,7 +64,8 @@ class Cache:
                 return path
             with self._locked(f"{key}.fill"):
                 if not _whole(path, expected_bytes):
-                    path.unlink(missing_ok=True)
+                    for left_over in (path, *path.parent.glob(f".{path.name}.*.tmp")):
+                        left_over.unlink(missing_ok=True)
                     self._make_room(expected_bytes or 0)
                     with atomic.replacing(path) as temporary:
                         fill(temporary)

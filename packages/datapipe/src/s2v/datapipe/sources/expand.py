@@ -235,8 +235,6 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _relative_to(base: str, address: Address) -> Address:
     """Paths in a manifest are relative to it, so that a folder can be moved."""
     if address.scheme:
-        if scheme_of(base) and address.scheme not in {*STORE_SCHEMES, *URL_SCHEMES}:
-            raise SourceError(f"{address.place}: a manifest in a store names no local files")
         return address
     if not scheme_of(base):
         return Address(str(Path(base) / address.place), address.member, address.box)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from s2v.datapipe.engine import units
 from s2v.datapipe.engine.stage import Row
 
 OUTSIDE = "outside the part to use"
@@ -24,6 +25,17 @@ def part(source: Row, duration_us: int) -> tuple[int, int]:
     start = min(source.get("from_us") or 0, duration_us)
     end = source.get("to_us")
     return start, duration_us if end is None else max(start, min(end, duration_us))
+
+
+def windows(source: Row, duration_us: int, longest_us: int) -> list[tuple[int, int]]:
+    """The part to use, cut into equal windows of at most ``longest_us``; ``(0, 0)`` of a picture.
+
+    Equal windows share the work evenly; a shot that crosses a seam is cut there.
+    """
+    if source["kind"] == "image":
+        return [(0, 0)]
+    start, end = part(source, duration_us)
+    return [(start + a, start + b) for a, b in units.windows(end - start, longest_us)]
 
 
 def beyond(source: Row, duration_us: int) -> bool:

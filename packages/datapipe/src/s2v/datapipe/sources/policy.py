@@ -25,8 +25,8 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _NEVER: Final = tuple(
     map(
         ipaddress.ip_network,
-        # Beside what `ipaddress` calls not global: protocol assignments, 6to4 relays, IPv4-compatible addresses,
-        # translation inside one site, site-local addresses.
+        # Beside what `ipaddress` calls not global: protocol assignments, 6to4 relays,
+        # IPv4-compatible addresses, translation inside one site, site-local addresses.
         ("192.0.0.0/24", "192.88.99.0/24", "::/96", "64:ff9b:1::/48", "fec0::/10"),
     )
 )
