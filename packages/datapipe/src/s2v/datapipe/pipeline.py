@@ -1,7 +1,7 @@
 """Which stage follows which: figure 3 of the paper, readable in one screen.
 
-sources -> probe -> shots -> frames -> quality -> caption -> phrases -> detect
-                           -> check -> segment -> faces -> embed        (measure)
+sources -> probe -> shots -> frames -> overlay -> quality -> caption -> phrases
+                 -> detect -> check -> segment -> faces -> embed        (measure)
         -> subjects -> in-pairs, retrieval, verification -> scenarios   (select)
         -> clips cut, shards, index, card                              (write)
 """
@@ -17,6 +17,7 @@ from s2v.datapipe.measure.detect import DetectStage
 from s2v.datapipe.measure.embed import EmbedStage
 from s2v.datapipe.measure.faces import FaceStage
 from s2v.datapipe.measure.frames import FrameStage
+from s2v.datapipe.measure.overlay import OverlayStage
 from s2v.datapipe.measure.phrases import PhraseStage
 from s2v.datapipe.measure.probe import ProbeStage
 from s2v.datapipe.measure.quality import QualityStage
@@ -29,8 +30,9 @@ UPSTREAM = {
     "probe": (),
     "shots": ("probe",),
     "frames": ("shots",),
-    "quality": ("frames",),
-    "caption": ("frames",),
+    "overlay": ("frames",),
+    "quality": ("frames", "overlay"),
+    "caption": ("frames", "overlay"),
     "phrases": ("caption",),
     "detect": ("phrases", "frames"),
     "check": ("detect",),
@@ -60,9 +62,10 @@ def stages(settings: Settings, roles: Roles) -> list[Stage]:
     gates = settings.gates
     return [
         ProbeStage(),
-        ShotStage(settings.shots),
+        ShotStage(settings.shots, roles.shots),
         FrameStage(settings.frames),
-        QualityStage(roles.text_regions, roles.safety),
+        OverlayStage(settings.overlay, roles.text_regions, settings.shots.scan_short_side),
+        QualityStage(settings.quality, roles.text_regions, roles.safety, roles.aesthetics),
         CaptionStage(roles.captioner, gates),
         PhraseStage(roles.phrases, gates),
         DetectStage(roles.detector, gates),
@@ -109,6 +112,7 @@ BY_SOURCE = ("probe",)
 BY_WINDOW = ("shots",)
 BY_CLIPS = (
     "frames",
+    "overlay",
     "quality",
     "caption",
     "phrases",

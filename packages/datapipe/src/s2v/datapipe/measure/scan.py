@@ -1,21 +1,34 @@
-"""The sequential scan of a window, run in a child process: cuts and whole-clip measures."""
+"""The sequential scan of a window, run in a child process: cuts and whole-clip measures.
+
+Every frame is decoded once, small. What is measured costs together less than a third of decoding
+it (docs/shots.md): a change here is a change of what a film costs.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from s2v.datapipe.base.media.draft import shrink
 from s2v.datapipe.base.media.scan import Scan
+from s2v.datapipe.measure.borders import PER_SECOND as BORDERS_PER_SECOND
+from s2v.datapipe.measure.borders import Profiles
+from s2v.datapipe.measure.cuts import CutDetector, difference
+from s2v.datapipe.measure.gradual import Gradual, find_gradual
 
-FLOW_PER_SECOND = 4  # frame pairs per second of source whose optical flow is measured
-FREEZE_DIFFERENCE = 0.5  # mean absolute grey difference (of 255) under which a frame repeats
-BLACK_LUMA = 0.06
-DIGITS = 4
+FLOW_PER_SECOND: Final = 4  # frame pairs per second of source whose optical flow is measured
+FREEZE_DIFFERENCE: Final = 0.5  # mean absolute grey difference (of 255) under which a frame repeats
+BLACK_LUMA: Final = 0.06
+PEAK: Final = 95  # percentile
+DIGITS: Final = 4
+
+LEAD_US: Final = 2_000_000
+"""Decoded before and after a window for context: a dissolve across a seam is seen by both."""
 
 
 @dataclass
@@ -24,13 +37,18 @@ class FrameScan:
 
     pts_us: list[int] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)  # index of the first frame of a new shot
+    gradual: list[Gradual] = field(default_factory=list)
     luma: list[float] = field(default_factory=list)  # mean, 0..1
     spread: list[float] = field(default_factory=list)  # standard deviation, 0..1
     change: list[float] = field(default_factory=list)  # mean grey difference to the frame before
     flow: dict[int, float] = field(default_factory=dict)  # share of frame height per second
     damaged: list[tuple[int, int]] = field(default_factory=list)  # us; patched by the decoder
+    borders: Profiles = field(default_factory=Profiles)
+    small: npt.NDArray[np.uint8] | None = None  # [T, h, w, 3] where a network asked for them
+    first: int = 0  # index of the first frame inside the window; those before are context
+    last: int = 0  # one past the last one inside
 
-    def summary(self, first: int, last: int) -> dict[str, float | None]:
+    def summary(self, first: int, last: int) -> dict[str, Any]:
         """The columns of table ``clips`` for frames ``first <= i < last``.
 
         Flow is measured from a frame to the next one; pairs that cross the clip's end do
@@ -38,77 +56,151 @@ class FrameScan:
         there and back.
         """
         inside = [self.flow[i] for i in range(first, last - 1) if i in self.flow]
-        change = self.change[first + 1 : last]
         luma = np.asarray(self.luma[first:last])
         return {
             "motion": round(float(np.mean(inside)), DIGITS) if inside else None,
+            "motion_peak": round(float(np.percentile(inside, PEAK)), DIGITS) if inside else None,
             "luma": round(float(luma.mean()), DIGITS),
             "luma_std": round(float(np.mean(self.spread[first:last])), DIGITS),
-            "freeze": round(float(np.mean(np.asarray(change) < FREEZE_DIFFERENCE)), DIGITS)
-            if change
-            else None,
+            "freeze": self._frozen(first, last),
             "black": round(float(np.mean(luma < BLACK_LUMA)), DIGITS),
         }
 
+    def _frozen(self, first: int, last: int) -> float | None:
+        """Share of the time in which the picture stands still.
 
-def scan_window(path: str, start_us: int, end_us: int, settings: dict[str, Any]) -> FrameScan:
+        Frames that repeat the one before, and, where frames come unevenly, the time that one
+        is shown beyond twice the usual. At an even rate it is the share of repeated frames.
+        """
+        if last - first < 2:
+            return None
+        shown = np.diff(np.asarray(self.pts_us[first:last], np.float64))
+        usual = float(np.median(np.diff(self.pts_us)))
+        repeats = np.asarray(self.change[first + 1 : last]) < FREEZE_DIFFERENCE
+        waited = np.where(shown > 2 * usual, shown - usual, 0.0)
+        still = np.where(repeats, shown, waited)
+        return round(float(still.sum() / max(shown.sum(), 1.0)), DIGITS)
+
+
+def scan_window(
+    path: str,
+    start_us: int,
+    end_us: int,
+    settings: dict[str, Any],
+    small_size: tuple[int, int] | None = None,
+    limits_us: tuple[int, int | None] = (0, None),
+) -> FrameScan:
     """Decode ``[start_us, end_us)`` once at a small size; find cuts and measure frames.
+
+    Args:
+        path: local video file.
+        start_us, end_us: the window; an end of 0 is the film's.
+        settings: of ``ShotSettings``.
+        small_size: height and width of frames to return for a network, or None.
+        limits_us: of the part of the file that may be used; context is not taken beyond.
 
     Raises:
         MediaError: ``truncated`` when fewer frames decode than the container declares.
     """
     cv2.setNumThreads(1)
-    found = FrameScan()
-    detectors = _detectors(settings)
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    before: npt.NDArray[np.uint8] | None = None
-    next_flow_us = start_us
-    take_flow = False
-    frames = Scan(Path(path), start_us, end_us or None, short_side=settings["scan_short_side"])
-    for n, (pts_us, rgb) in enumerate(frames):
-        grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-        found.luma.append(float(grey.mean()) / 255)
-        found.spread.append(float(grey.std()) / 255)
-        if before is None:
-            found.change.append(255.0)
-        else:
-            found.change.append(float(cv2.absdiff(grey, before).mean()))
-            if take_flow:
-                seconds = max(pts_us - found.pts_us[-1], 1) / 1e6
-                start = np.zeros((*grey.shape, 2), np.float32)
-                field_ = flow.calc(before, grey, start)
-                amplitude = float(np.linalg.norm(field_, axis=2).mean())
-                found.flow[n - 1] = amplitude / grey.shape[0] / seconds
-        take_flow = pts_us >= next_flow_us
-        if take_flow:
-            next_flow_us += int(1e6 / FLOW_PER_SECOND)
-        found.pts_us.append(pts_us)
-        before = grey
-        found.cuts += detectors(n, rgb)
-    found.cuts = sorted(set(found.cuts))
+    from_us = max(limits_us[0], start_us - LEAD_US)
+    to_us = end_us + LEAD_US if end_us else None
+    if limits_us[1] is not None and to_us is not None:
+        to_us = min(to_us, limits_us[1])
+    frames = Scan(Path(path), from_us, to_us, short_side=settings["scan_short_side"], draft=True)
+    watch = _Pass(settings, start_us, end_us, small_size)
+    for pts_us, rgb in frames:
+        watch.see(pts_us, rgb)
+    found = watch.finish()
     if frames.report is not None:
         found.damaged = list(frames.report.damaged)
     return found
 
 
-class _detectors:  # noqa: N801  a closure with state, private to this file
-    """PySceneDetect's content and adaptive detectors over our own frames; union of cuts.
+class _Pass:
+    """All measures of one pass, frame by frame."""
 
-    They are fed frame numbers at a nominal rate, so variable frame rates do no harm: a
-    number is an index into the scan's own time stamps.
-    """
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        start_us: int,
+        end_us: int,
+        small_size: tuple[int, int] | None,
+    ) -> None:
+        self.found = FrameScan()
+        self._cuts = CutDetector(settings["content_threshold"], settings["adaptive_threshold"])
+        self._gradual = settings["gradual"]
+        self._window = (start_us, end_us)
+        self._small_size = small_size
+        self._small: list[npt.NDArray[np.uint8]] = []
+        self._thumbs: list[npt.NDArray[np.uint8]] = []
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._before: npt.NDArray[np.uint8] | None = None
+        self._next_flow_us = start_us
+        self._take_flow = False
+        self._next_border_us = start_us
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        from scenedetect import FrameTimecode
-        from scenedetect.detectors import AdaptiveDetector, ContentDetector
+    def see(self, pts_us: int, rgb: npt.NDArray[np.uint8]) -> None:
+        """One more frame, uint8 ``[h, w, 3]``."""
+        found, index = self.found, len(self.found.pts_us)
+        grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+        hsv = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV), np.uint8)
+        self._cuts(pts_us, hsv, grey)
+        mean, deviation = cv2.meanStdDev(grey)
+        found.luma.append(float(mean[0, 0]) / 255)
+        found.spread.append(float(deviation[0, 0]) / 255)
+        before = self._before
+        found.change.append(255.0 if before is None else difference(grey, before))
+        if before is not None and self._take_flow:
+            seconds = max(pts_us - found.pts_us[-1], 1) / 1e6
+            found.flow[index - 1] = self._amplitude(before, grey) / seconds
+        inside = pts_us >= self._window[0] and not 0 < self._window[1] <= pts_us
+        self._take_flow = inside and pts_us >= self._next_flow_us
+        if self._take_flow:
+            self._next_flow_us += int(1e6 / FLOW_PER_SECOND)
+        if inside and pts_us >= self._next_border_us:
+            self._next_border_us += int(1e6 / BORDERS_PER_SECOND)
+            found.borders.look(index, grey)
+        found.pts_us.append(pts_us)
+        self._before = grey
+        if self._gradual:
+            self._thumbs.append(_thumb(rgb))
+        if self._small_size is not None:
+            size = (self._small_size[1], self._small_size[0])
+            shrunk = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+            self._small.append(np.asarray(shrunk, np.uint8))
 
-        self._timecode = FrameTimecode
-        self._all = [
-            ContentDetector(threshold=settings["content_threshold"], min_scene_len=8),
-            AdaptiveDetector(adaptive_threshold=settings["adaptive_threshold"], min_scene_len=8),
-        ]
+    def _amplitude(self, before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> float:
+        """Mean length of the optical flow, in frame heights."""
+        moved = self._flow.calc(before, after, None)  # type: ignore[call-overload]  # stub wants an array, None makes one
+        length = cv2.magnitude(moved[..., 0], moved[..., 1])
+        return float(cv2.mean(length)[0]) / float(before.shape[0])
 
-    def __call__(self, n: int, rgb: npt.NDArray[np.uint8]) -> list[int]:
-        bgr = np.ascontiguousarray(rgb[:, :, ::-1])
-        time = self._timecode(n, 24.0)
-        return [cut.frame_num for d in self._all for cut in d.process_frame(time, bgr)]
+    def finish(self) -> FrameScan:
+        """What needs all frames."""
+        found = self.found
+        found.cuts = self._cuts.finish()
+        if self._thumbs:
+            found.gradual = find_gradual(
+                np.stack(self._thumbs), found.luma, found.spread, typical_fps(found.pts_us)
+            )
+        if self._small:
+            found.small = np.stack(self._small)
+        start, end = self._window
+        times = np.asarray(found.pts_us)
+        found.first = int(np.searchsorted(times, start))
+        found.last = int(np.searchsorted(times, end)) if end else len(times)
+        return found
+
+
+def typical_fps(pts_us: list[int]) -> float:
+    """Rate of the median spacing of frames; 25 where there are too few to tell."""
+    if len(pts_us) < 3:
+        return 25.0
+    return 1e6 / max(float(np.median(np.diff(pts_us))), 1.0)
+
+
+def _thumb(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """An eighth of each side."""
+    height, width = rgb.shape[0] // 8, rgb.shape[1] // 8
+    return shrink(np.ascontiguousarray(rgb[: 8 * height, : 8 * width]), (width, height))

@@ -1,19 +1,21 @@
 """Shots: one sequential pass over a window of a source (paper section 3.1, step 2).
 
 Every frame is decoded once, at a small size. The same pass cuts the shots, by the union of
-two detectors, and measures what needs every frame: motion, brightness, freezes, black.
+PySceneDetect's two detectors and, where the role ``shots`` is filled, a network; finds gradual
+transitions; and measures what needs every frame: motion, brightness, freezes, black, borders.
 
 The result accounts for every moment of the window: it lies in a clip, or in a dropped span
-with a reason (``trim``, ``too short``, ``damaged frames``).
+with a reason (``trim``, ``too short``, ``gradual transition``, ``damaged frames``).
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.base import ids
@@ -21,7 +23,15 @@ from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.measure.scan import FrameScan, scan_window
+from s2v.datapipe.measure.timeline import Bound, Lengths, Piece, cut_shots, unite
+from s2v.datapipe.roles import ShotScorer
 from s2v.datapipe.staging import local_path
+
+NETWORK_THRESHOLD: Final = 0.5
+"""Probability of a transition; backends calibrate their scores to it."""
+
+LONGEST_CUT: Final = 2
+"""Frames in a row over the threshold that still mean a hard cut."""
 
 
 class ShotSettings(BaseModel):
@@ -31,6 +41,7 @@ class ShotSettings(BaseModel):
 
     content_threshold: float = Field(default=27.0, description="PySceneDetect content detector")
     adaptive_threshold: float = Field(default=3.0, description="PySceneDetect adaptive detector")
+    gradual: bool = Field(default=True, description="cut out fades and dissolves")
     trim_frames: int = Field(default=3, ge=0, description="frames dropped at each end (Step-Video)")
     min_seconds: float = Field(
         default=2.0, gt=0, description="shorter shots are dropped (Open-Sora 2.0)"
@@ -44,30 +55,35 @@ class ShotSettings(BaseModel):
         default=20.0, gt=0, description="wall seconds per second of source"
     )
 
-
-@dataclass(frozen=True)
-class Cut:
-    """A piece of the time line: half-open, in frame indices of the scan."""
-
-    first: int
-    last: int  # exclusive
-    reason: str | None
+    @property
+    def lengths(self) -> Lengths:
+        """As the time line wants them."""
+        return Lengths(
+            self.trim_frames, round(self.min_seconds * 1e6), round(self.max_seconds * 1e6)
+        )
 
 
 class ShotStage(Stage):
     """Windows of sources to clips and dropped spans."""
 
     name: ClassVar[str] = "shots"
-    version = 1
+    version = 2
     reads = ("sources", "probe", "windows")
     writes = ("clips", "spans")
 
-    def __init__(self, settings: ShotSettings) -> None:
+    def __init__(self, settings: ShotSettings, scorer: ShotScorer | None = None) -> None:
         self.settings = settings
+        self.scorer = scorer
 
     def identity(self) -> Mapping[str, Any]:
-        """The settings, less the time limit."""
-        return self.settings.model_dump(exclude={"timeout_per_second"})
+        """The settings, less the time limit, and the network."""
+        network = None if self.scorer is None else self.scorer.model_id
+        return {**self.settings.model_dump(exclude={"timeout_per_second"}), "network": network}
+
+    def setup(self) -> None:
+        """Load the network, if there is one."""
+        if self.scorer is not None:
+            self.scorer.load()
 
     def run(self, unit: Unit) -> dict[str, list[Row]]:
         """Clips and spans of each window; a truncated source gives neither."""
@@ -82,17 +98,20 @@ class ShotStage(Stage):
                 if source["kind"] == "image":
                     clips.append(_still(source, probe))
                     continue
-                found = self._scan(local_path(source), window["start_us"], window["end_us"])
+                found = self._scan(source, window)
                 new_clips, new_spans = self._cut(found, source, probe, window)
                 clips += new_clips
                 spans += new_spans
         return {"clips": clips, "spans": spans}
 
-    def _scan(self, path: str, start_us: int, end_us: int) -> FrameScan:
-        seconds = (end_us - start_us) / 1e6
+    def _scan(self, source: Row, window: Row) -> FrameScan:
+        path, start, end = local_path(source), window["start_us"], window["end_us"]
+        size = None if self.scorer is None else self.scorer.frame_size
+        limits = (source.get("from_us") or 0, source.get("to_us"))
+        seconds = (end - start) / 1e6
         found: FrameScan = run_isolated(
             scan_window,
-            (path, start_us, end_us, self.settings.model_dump()),
+            (path, start, end, self.settings.model_dump(), size, limits),
             timeout_s=60 + seconds * self.settings.timeout_per_second,
         )
         if not found.pts_us:
@@ -103,30 +122,32 @@ class ShotStage(Stage):
         self, scan: FrameScan, source: Row, probe: Row, window: Row
     ) -> tuple[list[Row], list[Row]]:
         clips, spans = [], []
-        edges = [window["start_us"], *scan.pts_us[1:], window["end_us"]]
-        for cut in cut_shots(scan.cuts, len(scan.pts_us), probe["fps"], self.settings):
-            start, end = edges[cut.first], edges[cut.last]
+        offset = scan.first
+        inside = scan.pts_us[scan.first : scan.last]
+        edges = [window["start_us"], *inside[1:], window["end_us"]]
+        cuts = scan.cuts
+        gradual = [(span.first, span.last) for span in scan.gradual]
+        if self.scorer is not None and scan.small is not None:
+            seen_cuts, seen_gradual = boundaries(self.scorer.score(scan.small))
+            cuts, gradual = unite(cuts, seen_cuts), gradual + seen_gradual
+        pieces = cut_shots(
+            edges,
+            [cut - offset for cut in cuts],
+            [(first - offset, last - offset) for first, last in gradual],
+            self.settings.lengths,
+            _ends(source, probe, window),
+        )
+        for piece in pieces:
+            start, end = edges[piece.first], edges[piece.last]
             clip = None
-            reason = cut.reason
+            reason = piece.reason
             if reason is None and any(a < end and b > start for a, b in scan.damaged):
                 reason = "damaged frames"
             if reason is None:
                 clip = ids.clip_id(source["video_id"], start, end)
-                clips.append(
-                    {
-                        "clip_id": clip,
-                        "video_id": source["video_id"],
-                        "long_video_id": source["long_video_id"],
-                        "kind": "video",
-                        "start_us": start,
-                        "end_us": end,
-                        "frames": cut.last - cut.first,
-                        "fps": probe["fps"],
-                        "width": probe["width"],
-                        "height": probe["height"],
-                        **scan.summary(cut.first, cut.last),
-                    }
-                )
+                measured = scan.summary(piece.first + offset, piece.last + offset)
+                clips.append(_clip(clip, (start, end), piece, source, probe) | measured)
+                clips[-1]["content"] = _content(scan, piece, probe)
             spans.append(
                 {
                     "video_id": source["video_id"],
@@ -139,29 +160,68 @@ class ShotStage(Stage):
         return clips, spans
 
 
-def cut_shots(cuts: list[int], frames: int, fps: float, settings: ShotSettings) -> list[Cut]:
-    """Turn cut positions into clips and dropped spans that tile ``range(frames)``.
+def boundaries(scores: npt.NDArray[np.float32]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Cuts and gradual spans from a network's scores.
 
-    A shot loses ``trim_frames`` at each end, is dropped when the rest is shorter than
-    ``min_seconds``, and split evenly when it is longer than ``max_seconds``.
+    Args:
+        scores: ``[T]``, probability that a frame is the last of its shot, or part of a
+            gradual transition.
+
+    Returns:
+        First frames of new shots, and spans ``[first, last)`` of gradual transitions.
     """
-    edges = [0, *sorted({c for c in cuts if 0 < c < frames}), frames]
-    shortest = settings.min_seconds * fps
-    longest = max(1, int(settings.max_seconds * fps))
-    out: list[Cut] = []
-    for first, last in itertools.pairwise(edges):
-        inner, outer = first + settings.trim_frames, last - settings.trim_frames
-        if outer - inner < shortest:
-            out.append(Cut(first, last, "too short"))
-            continue
-        if inner > first:
-            out.append(Cut(first, inner, "trim"))
-        pieces = -(-(outer - inner) // longest)
-        bounds = [inner + (outer - inner) * i // pieces for i in range(pieces + 1)]
-        out += [Cut(a, b, None) for a, b in itertools.pairwise(bounds)]
-        if last > outer:
-            out.append(Cut(outer, last, "trim"))
-    return out
+    over = np.concatenate([[0], (scores > NETWORK_THRESHOLD).astype(np.int8), [0]])
+    edges = np.flatnonzero(np.diff(over))
+    cuts, gradual = [], []
+    for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if last - first <= LONGEST_CUT:
+            cuts.append(first + int(np.argmax(scores[first:last])) + 1)
+        else:
+            gradual.append((first, last))
+    return cuts, gradual
+
+
+def _ends(source: Row, probe: Row, window: Row) -> tuple[Bound, Bound]:
+    """Whether the window begins and ends where the used part of the source does."""
+    begin = source.get("from_us") or 0
+    end = probe["duration_us"]
+    if source.get("to_us") is not None:
+        end = min(end, source["to_us"])
+    return (
+        "source" if window["start_us"] <= begin else "window",
+        "source" if window["end_us"] >= end else "window",
+    )
+
+
+def _content(scan: FrameScan, piece: Piece, probe: Row) -> list[float] | None:
+    """The picture inside black borders, whole displayed pixels, rounded inwards."""
+    shares = scan.borders.content(piece.first + scan.first, piece.last + scan.first)
+    if shares is None:
+        return None
+    width, height = probe["width"], probe["height"]
+    return [
+        float(math.ceil(shares[0] * width)),
+        float(math.ceil(shares[1] * height)),
+        float(math.floor(shares[2] * width)),
+        float(math.floor(shares[3] * height)),
+    ]
+
+
+def _clip(clip: str, span: tuple[int, int], piece: Piece, source: Row, probe: Row) -> Row:
+    return {
+        "clip_id": clip,
+        "video_id": source["video_id"],
+        "long_video_id": source["long_video_id"],
+        "kind": "video",
+        "start_us": span[0],
+        "end_us": span[1],
+        "frames": piece.last - piece.first,
+        "fps": probe["fps"],
+        "width": probe["width"],
+        "height": probe["height"],
+        "starts_with": piece.starts_with,
+        "ends_with": piece.ends_with,
+    }
 
 
 def _still(source: Row, probe: Row) -> Row:

@@ -6,6 +6,7 @@ decoders and a pixel budget; time zero is the first frame of the video stream.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +53,16 @@ class OpenVideo:
 
     def pts_us(self, pts: int) -> int:
         """Microseconds after the stream's first frame."""
-        scaled: Fraction = (pts - self.origin) * self.stream.time_base * 1_000_000
-        return round(scaled)
+        base = self._time_base
+        whole, rest = divmod((pts - self.origin) * base.numerator * 1_000_000, base.denominator)
+        # Half to even, as round() does; a Fraction would cost every frame 30 us.
+        twice = 2 * rest
+        up = twice > base.denominator or (twice == base.denominator and whole % 2 == 1)
+        return int(whole + up)
+
+    @functools.cached_property
+    def _time_base(self) -> Fraction:
+        return Fraction(self.stream.time_base)
 
     def seek(self, pts_us: int) -> None:
         """Go to the last entry point at or before ``pts_us``, as far as the container knows."""
