@@ -49,6 +49,8 @@ def _served(
             "is up, or a section [serve] for one that the run starts"
         )
     own = {"model": settings.serve.name, "revision": settings.serve.revision}
+    if settings.serve.api_key_env:
+        own["api_key_env"] = settings.serve.api_key_env
     return {**own, **options, "urls": tuple(urls)}
 
 
