@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from vlm_double import Behaviour, Double, Handler, double, pictures, says, words
 
 from s2v.datapipe.backends import registry
 from s2v.datapipe.backends.vlm import boxes, captioner, checker, phrases
-from s2v.datapipe.base.settings import SettingsError
+from s2v.datapipe.base.settings import SettingsError, parse
+from s2v.datapipe.config import Settings
 from s2v.datapipe.roles import (
     AnswerError,
     ClipView,
@@ -613,3 +616,37 @@ def test_answers_that_stay_wrong_are_not_kept(tmp_path: Path) -> None:
             model.caption(view())
         assert not list(tmp_path.rglob("*.json"))
         assert model.caption(view()).text == "A dog."
+
+
+# What the docs say
+
+PAGE = (Path(__file__).parents[2] / "docs" / "captions.md").read_text(encoding="utf-8")
+
+
+def test_the_example_of_the_docs_is_a_configuration_that_works() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    chosen = parse(Settings, tomllib.loads(example), "docs").roles.chosen()
+    for role in ROLES:
+        backend, given = chosen[role]
+        assert (backend or registry.PROFILES["production"][role]) == "vlm"
+        registry.factory(registry.BACKENDS[role]["vlm"])(given, f"roles.{role}", {})
+
+
+def test_the_docs_know_every_option_and_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|([^|]*)\|", PAGE, re.MULTILINE))
+    for kind in (
+        captioner.CaptionOptions,
+        phrases.PhraseOptions,
+        boxes.BoxOptions,
+        checker.CheckOptions,
+    ):
+        for name, field in kind.model_fields.items():
+            assert name in rows, f"{kind.__name__}.{name} is not in docs/captions.md"
+            if name in {"urls", "model", "max_tokens", "prompt"}:
+                continue
+            shown = rows[name].strip().strip("`").strip('"')
+            assert (
+                shown == "none"
+                if field.default is None
+                else shown == f"{field.default}".removesuffix(".0")
+            )
