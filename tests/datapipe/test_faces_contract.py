@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import socket
 from collections.abc import Callable
@@ -272,6 +273,35 @@ def test_a_pack_that_is_not_there_is_never_downloaded(
         make("insightface", weights=str(tmp_path / "half"))
     make("insightface", weights=str(insightface_folder(tmp_path / "pack"))).load()
     assert not (tmp_path / ".insightface").exists()
+
+
+def packaged(folder: Path, **detection: str) -> Path:
+    """A pack with insightface's manifest of version 2, its files in folders below."""
+    flat = insightface_folder(folder)
+    (flat / "models").mkdir()
+    for name in ("det_tiny.onnx", "rec_tiny.onnx"):
+        (flat / name).rename(flat / "models" / name)
+    tasks = {
+        "detection": {"file": "models/det_tiny.onnx", **detection},
+        "recognition": {"file": "models/rec_tiny.onnx"},
+    }
+    manifest = {"manifest_version": 2, "model_id": "tiny", "license": "MODEL.LICENSE"}
+    (flat / "manifest.json").write_text(json.dumps({**manifest, "tasks": tasks}))
+    return flat
+
+
+def test_a_pack_with_a_manifest_is_loaded_by_it(tmp_path: Path) -> None:
+    picture = face_picture(640, 360, [(300, 100, 96)])
+    model = make("insightface", weights=str(packaged(tmp_path / "a")))
+    plain = make("insightface", weights=str(insightface_folder(tmp_path / "plain")))
+    (one,), (other,) = model.faces(picture), plain.faces(picture)
+    assert one.box == other.box
+    assert np.allclose(one.embedding, other.embedding, atol=1e-5)
+    assert model.model_id != plain.model_id
+    wrong = make("insightface", weights=str(packaged(tmp_path / "b", sha256="0" * 64)))
+    with pytest.raises(WeightsError, match="SHA-256 mismatch") as caught:
+        wrong.load()
+    assert "\n" not in str(caught.value)
 
 
 def test_cuda_that_is_not_there_says_what_to_install(pack: Path) -> None:

@@ -12,6 +12,7 @@ own, names the folder.
 Read in the library (2.1): a folder given as ``name`` is loaded as it is; any other name is
 downloaded without a checksum. An ONNX file with five outputs or more is taken as SCRFD, a square
 input of 112 pixels or more as ArcFace; other files of a pack are opened and let go again.
+A pack with a ``manifest.json`` of its version 2 says itself which file is what.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from s2v.datapipe.roles import Face, Image, WeightsError
 REVISION: Final = 1  # raise when pre- or post-processing changes the answers
 PADDING: Final = 0.25  # of width and height, on every side (OpenS2V-5M, step 1)
 GREY: Final = 128
+_ALIGNED: Final = (112, 128, 224, 256)  # sides of aligned faces that insightface can cut
 
 _EXPECTED: Final = (
     "a folder with insightface's ONNX files, a detector (SCRFD) and a recogniser (ArcFace), such "
@@ -137,6 +139,11 @@ class InsightFace:
             raise WeightsError(
                 f"{self.folder}: insightface cannot load it: {_line(error)}; expected {_EXPECTED}"
             ) from error
+        if "recognition" not in app.models or not getattr(app.det_model, "use_kps", True):
+            raise WeightsError(
+                f"{self.folder}: has no recogniser, or a detector without five landmarks; "
+                f"expected {_EXPECTED}"
+            )
         side = self.options.det_size
         app.prepare(
             ctx_id=0 if "CUDAExecutionProvider" in providers else -1,
@@ -201,7 +208,8 @@ class InsightFace:
 def _check(folder: Path, files: list[Path]) -> None:
     """Read the graphs before the library does: its own errors are empty or a page long."""
     onnx = require("onnx")
-    detector = recogniser = False
+    packages = require("insightface.model_zoo.package_manifest")
+    detector = recogniser = bool(packages.has_model_package_manifest(folder))
     for file in files:
         try:
             graph = onnx.load(str(file), load_external_data=False).graph
@@ -213,16 +221,12 @@ def _check(folder: Path, files: list[Path]) -> None:
             raise WeightsError(f"{file}: an ONNX model without inputs or outputs; fetch it again")
         shape = [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
         detector |= len(graph.output) in (9, 15)
-        recogniser |= len(graph.output) == 1 and shape[2:] in ([112, 112], [128, 128])
-    missing = [
-        what
-        for what, there in (
-            ("detector with five landmarks (9 or 15 outputs)", detector),
-            ("recogniser (112 x 112 input, one output)", recogniser),
-        )
-        if not there
-    ]
-    if missing:
+        recogniser |= len(graph.output) == 1 and shape[2:] in [[side, side] for side in _ALIGNED]
+    wanted = {
+        "detector with five landmarks (9 or 15 outputs)": detector,
+        "recogniser (112 x 112 input, one output)": recogniser,
+    }
+    if missing := [what for what, there in wanted.items() if not there]:
         names = ", ".join(file.name for file in files)
         raise WeightsError(
             f"{folder}: no {' and no '.join(missing)} among {names}; expected {_EXPECTED}"
