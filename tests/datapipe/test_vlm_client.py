@@ -176,7 +176,27 @@ def test_a_dead_server_of_two_costs_no_row() -> None:
         assert set(before) == {"one", "two"}
         assert [asker.ask(question).text for question in questions] == before
         first.behaviours[:] = [vlm_double.drops]
-        assert [asker.ask(question).text for question in questions] == ["two"] * 12
+        hasty = client(first, second, tries=1)
+        assert [hasty.ask(question).text for question in questions] == ["two"] * 12
+
+
+def test_a_server_of_two_that_lost_its_model_costs_no_row() -> None:
+    with double(says("two")) as up, double(status(404, "no such model")) as lost:
+        asker = client(lost, up, tries=1)
+        assert {asker.ask({**QUESTION, "seed": n}).text for n in range(6)} == {"two"}
+        up.behaviours[:] = [status(401)]
+        with pytest.raises(RoleUnavailableError, match="asked 2 times"):
+            client(lost, up).ask(QUESTION)
+
+
+def test_an_actor_that_starts_while_a_server_of_two_is_away_still_works() -> None:
+    with double(says("two")) as up:
+        with double(says("one")) as gone:
+            asker = client(gone, up)
+        asker.load()
+        assert {asker.ask({**QUESTION, "seed": n}).text for n in range(6)} == {"two"}
+    with pytest.raises(RoleUnavailableError):
+        asker.load()
 
 
 def test_another_model_at_the_server_stops_the_run_before_it_asks_anything() -> None:

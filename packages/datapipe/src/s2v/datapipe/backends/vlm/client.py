@@ -27,6 +27,7 @@ from s2v.datapipe.roles import AnswerError, RoleUnavailableError, WeightsError
 
 MAX_REPLY_BYTES: Final = 1 << 20
 MAX_WAIT_S: Final = 60.0
+_SERVERS_PER_ROUND: Final = 3  # asked at once when the first gives no answer, before any wait
 
 _log = logging.getLogger(__name__)
 
@@ -106,17 +107,20 @@ class ChatClient:
         return {**vars(self), "_key": None, "_context": None}
 
     def load(self) -> None:
-        """Read the key, and see that every server serves the model.
+        """Read the key, and see that the servers serve the model.
 
         Raises:
             WeightsError: a server serves other models.
-            RoleUnavailableError: a server does not answer, or the key is not there.
+            RoleUnavailableError: no server answers, or the key is not there.
         """
         self._key = self._read_key()
         if any(at.tls for at in self._endpoints):
             self._context = ssl.create_default_context()
-        for at in self._endpoints:
-            self._check_model(at)
+        silent = [error for at in self._endpoints if (error := self._check_model(at))]
+        if len(silent) == len(self._endpoints):
+            raise silent[0]
+        for error in silent:  # the others do its work, and it may come back
+            _log.warning("%s", error)
 
     def ask(self, request: dict[str, Any]) -> Answer:
         """Send a chat completion and return its answer, whatever it says.
@@ -132,21 +136,25 @@ class ChatClient:
         body = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()
         # By content, so that the same request goes to the same server; a failed one moves on.
         first = int.from_bytes(hashlib.sha256(body).digest()[:8], "big")
+        round_ = min(len(self._endpoints), _SERVERS_PER_ROUND)
         at = self._endpoints[0]
         fault = _FaultError("never asked")
-        for n in range(self.options.tries):
-            if n:
-                self._wait(n, fault, at)
+        asked = lasting = 0
+        for n in range(self.options.tries * round_):
+            if n and n % round_ == 0:
+                self._wait(n // round_, fault, at)
             at = self._endpoints[(first + n) % len(self._endpoints)]
             try:
                 return self._complete(at, body)
             except _FaultError as error:
-                fault = error
-                if fault.lasting:
+                fault, asked = error, n + 1
+                lasting += fault.lasting
+                if lasting == round_:
                     break
+        told = f"{at}: {fault}, asked {_times(asked)}"
         if fault.suspect and self._answers_others(with_picture=b'"image_url"' in body):
-            raise AnswerError(f"{at}: {fault}, {self._tried()}; it answers other requests")
-        raise ServerUnavailableError(f"{at}: {fault}, {self._tried(fault.lasting)}", str(at))
+            raise AnswerError(f"{told}; it answers other requests")
+        raise ServerUnavailableError(told, str(at))
 
     def _complete(self, at: Endpoint, body: bytes) -> Answer:
         request_id = uuid.uuid4().hex
@@ -186,22 +194,20 @@ class ChatClient:
             return True
         return False
 
-    def _check_model(self, at: Endpoint) -> None:
-        fault = _FaultError("never asked")
-        for n in range(self.options.tries):
-            if n:
-                self._wait(n, fault, at)
+    def _check_model(self, at: Endpoint) -> ServerUnavailableError | None:
+        """See what a server serves; return why it does not say."""
+        fault, asked = _FaultError("never asked"), 0
+        while asked < self.options.tries and not fault.lasting:
+            if asked:
+                self._wait(asked, fault, at)
+            asked += 1
             try:
                 self._compare(at, self._models(at))
-                return
+                return None
             except _FaultError as error:
                 fault = error
-                if fault.lasting:
-                    break
-        raise ServerUnavailableError(
-            f"{at}: {fault}, {self._tried(fault.lasting)}; is the server of {self._where} up?",
-            str(at),
-        )
+        told = f"{at}: {fault}, asked {_times(asked)}"
+        return ServerUnavailableError(f"{told}; is the server of {self._where} up?", str(at))
 
     def _models(self, at: Endpoint) -> list[_Card]:
         reply = self._exchange(at, "GET", "/models", None, uuid.uuid4().hex)
@@ -257,10 +263,6 @@ class ChatClient:
         _log.info("%s: %s; try %d in %.1f s", at, fault, n + 1, wait)
         time.sleep(wait)
 
-    def _tried(self, lasting: bool = False) -> str:
-        tries = 1 if lasting else self.options.tries
-        return f"asked {tries} time{'s' if tries > 1 else ''}"
-
     def _read_key(self) -> str | None:
         variable = self.options.api_key_env
         if variable is None:
@@ -278,6 +280,10 @@ class ChatClient:
                 variable,
             )
         return key
+
+
+def _times(count: int) -> str:
+    return f"{count} time{'s' if count != 1 else ''}"
 
 
 def _require_ok(reply: Reply) -> None:
