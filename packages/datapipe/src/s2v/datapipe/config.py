@@ -10,6 +10,8 @@ from s2v.datapipe.backends.vlm.serve import VllmSettings
 from s2v.datapipe.engine.pools import Mode, Need
 from s2v.datapipe.measure.frames import FrameSettings
 from s2v.datapipe.measure.gates import GateSettings
+from s2v.datapipe.measure.overlay import OverlaySettings
+from s2v.datapipe.measure.quality import QualitySettings
 from s2v.datapipe.measure.segment import SegmentSettings
 from s2v.datapipe.measure.shots import ShotSettings
 from s2v.datapipe.pair.settings import SelectSettings
@@ -103,6 +105,8 @@ class Settings(_Section):
     )
     shots: ShotSettings = ShotSettings()
     frames: FrameSettings = FrameSettings()
+    overlay: OverlaySettings = OverlaySettings()
+    quality: QualitySettings = QualitySettings()
     gates: GateSettings = GateSettings()
     segment: SegmentSettings = SegmentSettings()
     select: SelectSettings = SelectSettings()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,15 +21,15 @@ from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.base.media.decode import frames_at
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.images import encode_jpeg, load_image
-from s2v.datapipe.base.media.phash import perceptual_hash
+from s2v.datapipe.base.media.phash import perceptual_hashes
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.engine.stage import Row, Stage, Unit
+from s2v.datapipe.measure.technical import saturation, sharpness
 from s2v.datapipe.roles import Image
 from s2v.datapipe.staging import local_path
 
 TIMEOUT_S = 120.0
-BLUR_SHORT_SIDE = 480  # the Laplacian's variance depends on size, so it is taken at one size
 
 
 class FrameSettings(BaseModel):
@@ -48,7 +48,7 @@ class FrameStage(Stage):
     """Clips to stored frames with their hash, sharpness and saturation."""
 
     name: ClassVar[str] = "frames"
-    version = 2
+    version = 3
     reads = ("clips", "sources")
     writes = ("frames",)
 
@@ -100,6 +100,8 @@ class FrameStage(Stage):
         self, tar: tarfile.TarFile, name: str, clip: Row, position: float, pts_us: int, jpeg: bytes
     ) -> Row:
         rgb = load_image(jpeg)
+        # A copy with bars around it is a copy: hashes are of the picture inside them.
+        phash, mirrored = perceptual_hashes(_inside(rgb, clip.get("content")))
         frame = ids.frame_id(clip["clip_id"], pts_us)
         info = tarfile.TarInfo(f"{frame}.jpg")
         info.size = len(jpeg)
@@ -115,7 +117,8 @@ class FrameStage(Stage):
             "tar": name,
             "offset": offset,
             "size": len(jpeg),
-            "phash": perceptual_hash(rgb),
+            "phash": phash,
+            "phash_mirror": mirrored,
             "blur": sharpness(rgb),
             "saturation": saturation(rgb),
         }
@@ -153,19 +156,12 @@ def _still_jpeg(path: str, max_side: int, quality: int) -> bytes:
     return encode_jpeg(rgb, quality)
 
 
-def sharpness(rgb: Image) -> float:
-    """Variance of the Laplacian of the grey frame, scaled to 480 pixels on the short side."""
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    scale = BLUR_SHORT_SIDE / min(grey.shape)
-    if scale < 1:
-        size = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    return round(float(cv2.Laplacian(grey, cv2.CV_64F).var()), 3)
-
-
-def saturation(rgb: Image) -> float:
-    """Mean HSV saturation, 0..1."""
-    return round(float(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[:, :, 1].mean()) / 255, 4)
+def _inside(rgb: Image, content: Sequence[float] | None) -> Image:
+    if content is None:
+        return rgb
+    x0, y0, x1, y1 = (round(v) for v in content)
+    part = rgb[max(y0, 0) : y1, max(x0, 0) : x1]
+    return np.ascontiguousarray(part) if part.size else rgb
 
 
 def cut_to_crop(rows: Iterable[Row], crops: Mapping[str, Any]) -> list[Row]:

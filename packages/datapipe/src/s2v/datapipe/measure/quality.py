@@ -1,78 +1,129 @@
-"""Quality scores beyond the scan: overlaid text and safety, on the middle frame.
+"""Quality scores beyond the scan, on the frames as they are used: cut to the clip's crop.
 
-Cheap models on one small frame per clip. There is no embedded aesthetic model, so that
-column stays null; it is never filled by a stand-in.
+Step-Video scores blur, saturation, text, watermark, aesthetics and safety on eight frames,
+Open-Sora 2.0 blur by majority of five and aesthetics on three; here all three sampled frames are
+looked at, and of three values the median is a majority. There is no embedded aesthetic model, so
+that column stays null; it is never filled by a stand-in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, median
+from typing import Any, ClassVar, Final
 
-import cv2
-import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
+from s2v.datapipe.base.embedded.niqe import Niqe
 from s2v.datapipe.engine.stage import Row, Stage, Unit
+from s2v.datapipe.measure import overlay, technical
 from s2v.datapipe.measure.frame_stage import Frames
-from s2v.datapipe.roles import Image, SafetyScorer, TextRegions
+from s2v.datapipe.measure.overlay_crop import overlap
+from s2v.datapipe.measure.overlay_text import shrunk
+from s2v.datapipe.roles import AestheticScorer, Image, SafetyScorer, TextRegions
 
-TEXT_SHORT_SIDE = 360  # one small frame per clip is enough to see titles and subtitles
+DIGITS: Final = 4
+_SAFETY_SIDE: Final = 640
+
+
+class QualitySettings(BaseModel):
+    """What is measured of the quality; thresholds are the selection's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    niqe: bool = Field(default=True, description="needs the asset niqe, 11 kB; off: column null")
 
 
 class QualityStage(Stage):
-    """Text share and safety score of each clip."""
+    """Text, marks, sharpness, blocks, exposure, naturalness, aesthetics and safety of each clip."""
 
     name: ClassVar[str] = "quality"
-    version = 1
-    reads = ("clips", "frames")
+    version = 2
+    reads = ("clips", "frames", "overlays")
     writes = ("quality",)
 
-    def __init__(self, text: TextRegions | None, safety: SafetyScorer | None) -> None:
+    def __init__(
+        self,
+        settings: QualitySettings,
+        text: TextRegions | None,
+        safety: SafetyScorer | None,
+        aesthetics: AestheticScorer | None,
+    ) -> None:
         self.text = text
         self.safety = safety
+        self.aesthetics = aesthetics
+        self.niqe = Niqe.from_assets() if settings.niqe else None
 
     def identity(self) -> Mapping[str, Any]:
         """Model ids, null for a role left empty."""
-        models = {"text": self.text, "safety": self.safety}
-        return {name: m.model_id if m else None for name, m in models.items()}
+        models = {
+            "text": self.text,
+            "safety": self.safety,
+            "aesthetics": self.aesthetics,
+            "niqe": self.niqe,
+        }
+        return {name: m.model_id if m is not None else None for name, m in models.items()}
 
     def setup(self) -> None:
-        """Load both models."""
-        for model in (self.text, self.safety):
+        """Load the models."""
+        for model in (self.text, self.safety, self.aesthetics, self.niqe):
             if model is not None:
                 model.load()
 
     def run(self, unit: Unit) -> dict[str, list[Row]]:
         """One row per clip."""
         frames = Frames(unit)
+        overlays = {row["clip_id"]: row for row in unit.rows("overlays")}
         rows: list[Row] = []
         for clip in unit.rows("clips"):
             with unit.guard(clip["clip_id"], self.name):
-                image = shrink(frames.image(frames.middle(clip["clip_id"])), TEXT_SHORT_SIDE)
-                rows.append(
-                    {
-                        "clip_id": clip["clip_id"],
-                        "text_share": text_share(self.text, image) if self.text else None,
-                        "nsfw": round(self.safety.score(image), 4) if self.safety else None,
-                        "aesthetic": None,
-                    }
-                )
+                name = clip["clip_id"]
+                images = [frames.image(row) for row in frames.of(name)]
+                middle = frames.image(frames.middle(name))
+                rows.append({"clip_id": name, **self._measure(images, middle, overlays[name])})
         return {"quality": rows}
 
+    def _measure(self, images: Sequence[Image], middle: Image, found: Row) -> Row:
+        low, high = zip(*(technical.exposure(image) for image in images), strict=True)
+        return {
+            **self._overlaid(images, found),
+            "blur": _median(images, technical.sharpness),
+            "blockiness": _median(images, technical.blockiness),
+            "exposure_low": round(median(low), DIGITS),
+            "exposure_high": round(median(high), DIGITS),
+            "saturation": _median(images, technical.saturation),
+            "niqe": self.niqe.score(middle) if self.niqe is not None else None,
+            "nsfw": self._nsfw(images),
+            "aesthetic": self._aesthetic(images),
+        }
 
-def text_share(finder: TextRegions, image: Image) -> float:
-    """Share of the frame inside boxes of text, 0..1."""
-    covered = np.zeros(image.shape[:2], np.bool_)
-    for found in finder.regions(image):
-        x0, y0, x1, y1 = (round(value) for value in found.box)
-        covered[y0:y1, x0:x1] = True
-    return round(float(covered.mean()), 4)
+    def _overlaid(self, images: Sequence[Image], found: Row) -> Row:
+        """Shares of text and of static marks inside the crop."""
+        crop = found["crop"]
+        if crop is None:
+            return {name: found[name] for name in ("text_share", "watermark_share")}
+        text = self.text
+        if found["text_boxes"] is not None and not any(
+            overlap(crop, box) > 0 for box in found["text_boxes"]
+        ):
+            text = None  # none was found there at full size
+        left = overlay.find(images, text, None)
+        share = left.text_share()
+        if share is None and found["text_share"] is not None:
+            share = 0.0
+        return {"text_share": share, "watermark_share": left.mark_share()}
+
+    def _nsfw(self, images: Sequence[Image]) -> float | None:
+        if self.safety is None:
+            return None
+        scores = [self.safety.score(shrunk(image, _SAFETY_SIDE)[0]) for image in images]
+        return round(max(scores), DIGITS)
+
+    def _aesthetic(self, images: Sequence[Image]) -> float | None:
+        if self.aesthetics is None:
+            return None
+        return round(fmean(self.aesthetics.score(images)), DIGITS)
 
 
-def shrink(image: Image, short_side: int) -> Image:
-    """Scale down to ``short_side`` pixels; smaller images stay as they are."""
-    scale = short_side / min(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+def _median(images: Sequence[Image], score: Callable[[Image], float]) -> float:
+    return round(median(score(image) for image in images), DIGITS)

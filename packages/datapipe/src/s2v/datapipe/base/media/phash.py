@@ -25,8 +25,26 @@ def perceptual_hash(rgb: np.ndarray) -> str:
     Returns:
         16 hex digits, most significant bit first, row by row of the 8x8 lowest frequencies.
     """
+    return _bits(_small(rgb))
+
+
+def perceptual_hashes(rgb: np.ndarray) -> tuple[str, str]:
+    """The hash of an image and of its mirror image, left to right, at little more than one's cost.
+
+    Args:
+        rgb: uint8 ``(H, W, 3)``.
+    """
+    small = _small(rgb)
+    return _bits(small), _bits(small[:, ::-1])
+
+
+def _small(rgb: np.ndarray) -> np.ndarray:
     grey = Image.fromarray(rgb).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    spectrum = cv2.dct(np.asarray(grey, np.float64))
+    return np.asarray(grey, np.float64)
+
+
+def _bits(small: np.ndarray) -> str:
+    spectrum = cv2.dct(np.ascontiguousarray(small))
     low = np.asarray(spectrum)[:_LOW, :_LOW] * np.outer(_UNSCALED, _UNSCALED)
     bits = (low > np.median(low)).ravel()
     return np.packbits(bits).tobytes().hex()
