@@ -285,7 +285,7 @@ def test_a_missing_or_broken_key_is_told_without_showing_it(
     "url",
     [
         "ftp://host/v1",
-        "file:///etc/passwd",
+        "file:/etc/passwd",
         "host:8000",
         "http://",
         "http://user:hunter2@host:8000/v1",

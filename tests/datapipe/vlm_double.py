@@ -15,7 +15,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from s2v.datapipe.backends import registry
 
 MODEL = "double"
 CODE_BITS = 16
@@ -345,3 +347,30 @@ def reads_the_code(seed: int, trouble: float = 0.0, longest_s: float = 0.05) -> 
             handler.say(json.dumps({"caption": f"codes {sorted(codes)}"}))
 
     return behave
+
+
+# What tests ask of it
+
+
+def made(role: str, server: Double | str, **other: Any) -> Any:
+    """The served model of a role, as the registry makes it, at a double or an address."""
+    url = server if isinstance(server, str) else server.url
+    given = {"urls": [url], "model": MODEL, "first_wait_s": 0.01, "timeout_s": 5, "tries": 2}
+    reference = registry.BACKENDS[role]["vlm"]
+    return registry.factory(reference)({**given, **other}, f"roles.{role}", {})
+
+
+def picture(width: int = 320, height: int = 240, seed: int = 0) -> Pixels:
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(noise, (width, height)))
+
+
+def subjects(*found: Mapping[str, Any]) -> str:
+    """An answer to the prompt of phrases."""
+    plain = {"noun": "man", "class": "human", "singular": True}
+    return json.dumps({"subjects": [{**plain, **one} for one in found]})
+
+
+def boxed(*found: tuple[list[float], str]) -> str:
+    """An answer to the prompt of boxes."""
+    return json.dumps({"boxes": [{"bbox_2d": box, "label": label} for box, label in found]})
