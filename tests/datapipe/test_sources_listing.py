@@ -22,12 +22,10 @@ from s2v.datapipe.base.settings import SettingsError, parse
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.stage import Row
 from s2v.datapipe.sources import (
-    DownloadSettings,
     SourceError,
     SourceSpec,
     identity_of,
     list_sources,
-    staging_for,
 )
 from s2v.datapipe.staging import local_path
 
@@ -352,14 +350,6 @@ def test_any_bytes_are_a_manifest_or_refused_in_one_line(
     path.write_bytes(data)
     with suppress(SourceError):
         list_sources([SourceSpec(manifest=str(path))])
-
-
-def test_a_bucket_has_one_endpoint() -> None:
-    one = SourceSpec(folder="s3://bucket/a", endpoint="https://one.example")
-    same = SourceSpec(manifest="s3://bucket/m.csv", endpoint="https://one.example")
-    assert len(staging_for([one, same], DownloadSettings()).stores) == 1
-    with pytest.raises(SourceError, match="two endpoints"):
-        staging_for([one, SourceSpec(folder="s3://bucket/b")], DownloadSettings())
 
 
 def test_a_hundred_thousand_rows_are_listed_in_seconds(tmp_path: Path) -> None:

@@ -312,6 +312,19 @@ def test_a_run_probes_objects_and_keeps_no_secret(bucket: Bucket) -> None:
         assert bucket.server.key.encode() not in path.read_bytes()
 
 
+def test_a_local_manifest_names_objects_of_another_store(bucket: Bucket) -> None:
+    place = bucket.put("a.png", picture(1))
+    path = bucket.folder / "m.csv"
+    path.write_text(f"path\n{place}\n")
+    run = bucket.folder / "run"
+    spec = bucket.spec(manifest=str(path))
+    [row] = staging.list_run(run, [spec], bucket.downloads(), quiet=True)
+    assert Path(staging.local_path(row)).read_bytes() == picture(1)
+    staging.use(bucket.folder / "none")
+    with pytest.raises(SourceError, match="two endpoints"):
+        list_sources([spec, SourceSpec(path=place)], None, bucket.downloads())
+
+
 def test_the_endpoint_may_come_from_the_environment(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

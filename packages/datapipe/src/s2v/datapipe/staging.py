@@ -14,7 +14,7 @@ from typing import Final
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.engine.stage import Row
-from s2v.datapipe.sources import DownloadSettings, SourceSpec, list_sources, staging_for
+from s2v.datapipe.sources import DownloadSettings, SourceSpec, list_sources
 from s2v.datapipe.sources.stager import Stager, StagingSettings
 
 FILE: Final = "sources/staging.json"
@@ -39,6 +39,8 @@ def use(run: Path) -> None:
     object stores are those of the environment.
     """
     with _process.lock:
+        if _process.stager is not None:
+            _process.stager.cache.release()
         _process.run, _process.stager = run, None
 
 
@@ -58,9 +60,12 @@ def list_run(
     Raises:
         SourceError: as :func:`s2v.datapipe.sources.list_sources`.
     """
-    record(run, staging_for(specs, downloads))
+    stager = Stager(StagingSettings(downloads=downloads))
+    rows = list_sources(specs, run / "sources", quiet=quiet, stager=stager)
+    stager.cache.release()
+    record(run, stager.recorded())
     use(run)
-    return list_sources(specs, run / "sources", quiet=quiet, stager=_current())
+    return rows
 
 
 def local_path(source: Row) -> str:

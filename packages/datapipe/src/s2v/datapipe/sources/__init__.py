@@ -6,7 +6,7 @@ rows of table ``sources``; a worker brings the bytes of a row onto its machine
 """
 
 from s2v.datapipe.sources.errors import SourceError
-from s2v.datapipe.sources.listing import identity_of, list_sources, staging_for
+from s2v.datapipe.sources.listing import identity_of, list_sources
 from s2v.datapipe.sources.spec import DownloadSettings, SourceSpec
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "SourceSpec",
     "identity_of",
     "list_sources",
-    "staging_for",
 ]

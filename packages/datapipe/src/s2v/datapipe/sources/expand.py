@@ -36,6 +36,7 @@ from s2v.datapipe.sources.spec import (
     SourceSpec,
 )
 from s2v.datapipe.sources.stager import Stager
+from s2v.datapipe.sources.stores import StoreOptions
 
 _MEDIA = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 _ARCHIVES = frozenset({".tar", ".parquet"})
@@ -73,6 +74,7 @@ class Expander:
         self.stager = stager
         self.folder = folder
         self.allow = stager.settings.downloads.allow
+        self.store = StoreOptions()  # of the entry that is being opened
         self._contents: dict[tuple[str, ...], Contents] = {}
 
     def expand(self, specs: Sequence[SourceSpec]) -> Iterator[Entry]:
@@ -82,6 +84,9 @@ class Expander:
             SourceError: a place that cannot be opened, or holds nothing.
         """
         for spec in specs:
+            self.store = StoreOptions(
+                endpoint=spec.endpoint, region=spec.region, anonymous=spec.anonymous
+            )
             if spec.path:
                 yield from self._one(spec.path, spec, None)
             elif spec.folder:
@@ -100,6 +105,8 @@ class Expander:
                 raise SourceError(f"{address.place} is an archive; list it as a bank")
             if address.scheme in URL_SCHEMES:
                 check_allowed(address.place, self.allow)
+            elif address.scheme:
+                self.stager.stores.reach(address.place, self.store)
         except SourceError as error:
             raise SourceError(f"{where}: {error}" if where else str(error)) from None
         except MediaError as error:
@@ -136,7 +143,7 @@ class Expander:
 
     def _files(self, place: str, facts: Facts, suffixes: frozenset[str]) -> Iterator[Entry]:
         if scheme_of(place) in STORE_SCHEMES:
-            parse_address(place)
+            self.stager.stores.reach(parse_address(place).place, self.store)
             for found in self.stager.stores.walk(place):
                 address = Address(found.place)
                 if address.suffix in suffixes:
@@ -152,6 +159,8 @@ class Expander:
     def _manifest(self, spec: SourceSpec) -> Iterator[Entry]:
         manifest = str(spec.manifest)
         manifest = parse_address(manifest).place if scheme_of(manifest) else str(Path(manifest))
+        if scheme_of(manifest) in STORE_SCHEMES:
+            self.stager.stores.reach(manifest, self.store)
         base = manifest.rpartition("/")[0] if scheme_of(manifest) else str(Path(manifest).parent)
         given = spec.given()
         for where, row in manifest_rows(manifest, self.stager.stores):
@@ -164,6 +173,8 @@ class Expander:
     def _bank(self, place: str, spec: SourceSpec) -> Iterator[Entry]:
         if archive_of(place):
             archives = [parse_address(place).place]
+            if scheme_of(archives[0]) in STORE_SCHEMES:
+                self.stager.stores.reach(archives[0], self.store)
             if self.identity.archive(archives[0]).size is None:
                 raise SourceError(f"{archives[0]}: no such archive")
         else:

@@ -14,7 +14,7 @@ from typing import Final
 
 from s2v.datapipe.base.ids import check_video_id, content_video_id, stable_hash
 from s2v.datapipe.engine.stage import Row
-from s2v.datapipe.sources.address import STORE_SCHEMES, parse_address, scheme_of
+from s2v.datapipe.sources.address import STORE_SCHEMES, parse_address
 from s2v.datapipe.sources.errors import SourceError
 from s2v.datapipe.sources.expand import Entry, Expander
 from s2v.datapipe.sources.identify import Identity, Looked
@@ -26,28 +26,12 @@ from s2v.datapipe.sources.spec import (
     SourceSpec,
 )
 from s2v.datapipe.sources.stager import Stager, StagingSettings, content_key
-from s2v.datapipe.sources.stores import StoreOptions, options_by_bucket
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
 _STATED: Final = (
     *("licence", "consent", "credit", "origin", "offset_us", "from_us", "to_us"),
     *("pair_key", "given_caption", "minors", "face_policy", "url"),
 )
-
-
-def staging_for(specs: Sequence[SourceSpec], downloads: DownloadSettings) -> StagingSettings:
-    """What workers need to fetch these sources; holds no secret.
-
-    Raises:
-        SourceError: one bucket with two endpoints.
-    """
-    given = [
-        (place, StoreOptions(endpoint=s.endpoint, region=s.region, anonymous=s.anonymous))
-        for s in specs
-        for place in (s.path or s.folder or s.manifest or s.bank or "",)
-        if scheme_of(place) in STORE_SCHEMES
-    ]
-    return StagingSettings(downloads=downloads, stores=options_by_bucket(given))
 
 
 def list_sources(
@@ -75,7 +59,7 @@ def list_sources(
         SourceError: a place that cannot be opened, a row that cannot be read, nothing found,
             an id twice.
     """
-    stager = stager or Stager(staging_for(specs, downloads or DownloadSettings()))
+    stager = stager or Stager(StagingSettings(downloads=downloads or DownloadSettings()))
     ledger = Ledger(folder)
     identity = Identity(ledger, stager.stores, quiet=quiet)
     entries = list(Expander(identity, stager, folder).expand(specs))

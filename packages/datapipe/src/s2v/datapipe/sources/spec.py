@@ -99,7 +99,9 @@ class SourceSpec(Facts):
     pairs: bool | None = Field(
         default=None, description="pictures of one row or key show one subject; else if several"
     )
-    endpoint: str | None = Field(default=None, description="of an S3 store that is not Amazon's")
+    endpoint: str | None = Field(
+        default=None, description="of a store that is not Amazon's; also of a manifest's objects"
+    )
     region: str | None = None
     anonymous: bool = Field(default=False, description="read the store without credentials")
 
@@ -113,18 +115,16 @@ class SourceSpec(Facts):
             raise ValueError("video_id and sha256 go with a single path")
         if (self.folder or self.bank) and (self.from_us is not None or self.to_us is not None):
             raise ValueError("from_us and to_us go with a path or a manifest")
-        if (
-            self.columns or self.captions or self.split or self.pairs is not None
-        ) and not self.bank:
+        of_bank = self.columns or self.captions or self.split or self.pairs is not None
+        if of_bank and not self.bank:
             raise ValueError("columns, captions, split and pairs go with a bank")
         if self.split and len(self.columns) > 1:
             raise ValueError("split goes with one column; several columns are pictures already")
         if any(width < 1 or height < 1 or min(x, y) < 0 for x, y, width, height in self.split):
             raise ValueError("split gives x, y, width and height of each picture, in pixels")
-        if scheme_of(place) not in {"s3", "gs"} and (
-            self.endpoint or self.region or self.anonymous
-        ):
-            raise ValueError("endpoint, region and anonymous go with s3:// or gs://")
+        of_store = self.endpoint or self.region or self.anonymous
+        if of_store and scheme_of(place) not in {"s3", "gs"} and not self.manifest:
+            raise ValueError("endpoint, region and anonymous go with s3://, gs:// or a manifest")
         if self.endpoint:
             check_url(self.endpoint)
             if scheme_of(self.endpoint) not in {"http", "https"}:

@@ -82,6 +82,10 @@ class Stager:
         )
         self._indexes: OrderedDict[tuple[str, int, int], dict[str, tars.Member]] = OrderedDict()
 
+    def recorded(self) -> StagingSettings:
+        """The settings with the stores that listing came to know."""
+        return StagingSettings(downloads=self.settings.downloads, stores=self.stores.options)
+
     def local_path(self, source: Row) -> Path:
         """Path of a local file with the bytes of a row of table ``sources``.
 

@@ -9,7 +9,7 @@ credentials), and from nowhere else. Endpoint and region come from ``[[sources]]
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -66,6 +66,19 @@ class Stores:
         self.options = dict(options or {})
         self._open: dict[str, Any] = {}
 
+    def reach(self, place: str, options: StoreOptions) -> None:
+        """Remember how the bucket of ``place`` is reached.
+
+        Raises:
+            SourceError: it was given with other options before.
+        """
+        name = _bucket(place)
+        if self.options.setdefault(name, options) != options:
+            raise SourceError(
+                f"{name} is given with two endpoints, regions or anonymous settings; a bucket has "
+                "one: say the same in each [[sources]] entry that leads to it"
+            )
+
     def head(self, place: str) -> Found:
         """Size, time and etag of one object.
 
@@ -113,33 +126,12 @@ class Stores:
 
     def filesystem(self, place: str) -> Any:
         """The pyarrow file system of the bucket that ``place`` lies in."""
-        scheme = scheme_of(place)
-        bucket, _ = bucket_and_key(place)
-        name = f"{scheme}://{bucket}"
+        name = _bucket(place)
         if name not in self._open:
             options = self.options.get(name, StoreOptions())
-            make = _s3 if scheme == "s3" else _gcs
-            self._open[name] = make(options, bucket)
+            make = _s3 if scheme_of(place) == "s3" else _gcs
+            self._open[name] = make(options, bucket_and_key(place)[0])
         return self._open[name]
-
-
-def options_by_bucket(
-    given: Iterable[tuple[str, StoreOptions]],
-) -> dict[str, StoreOptions]:
-    """Collect the options of ``[[sources]]`` by bucket.
-
-    Raises:
-        SourceError: one bucket with different options.
-    """
-    found: dict[str, StoreOptions] = {}
-    for place, options in given:
-        name = f"{scheme_of(place)}://{bucket_and_key(place)[0]}"
-        if found.setdefault(name, options) != options:
-            raise SourceError(
-                f"{name} is given with two endpoints, regions or anonymous settings; a bucket has "
-                "one: say the same in each [[sources]] entry that names it"
-            )
-    return found
 
 
 def explain(error: Exception, place: str) -> MediaError:
@@ -167,6 +159,10 @@ def etag_of(file: Any) -> str | None:
         if str(name).lower() == "etag":
             return str(value.decode("utf-8", "replace")).strip('"')
     return None
+
+
+def _bucket(place: str) -> str:
+    return f"{scheme_of(place)}://{bucket_and_key(place)[0]}"
 
 
 def _path(place: str) -> str:
