@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2v.datapipe import staging
 from s2v.datapipe.base import ids
 from s2v.datapipe.base.media.cut import cut_clip
 from s2v.datapipe.base.media.errors import MediaError
@@ -19,7 +20,6 @@ from s2v.datapipe.base.progress import track
 from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, failure, raise_failure
 from s2v.datapipe.engine.execute import start_ray
 from s2v.datapipe.engine.stage import Row
-from s2v.datapipe.staging import local_path
 
 CUT_VERSION = 1
 
@@ -45,7 +45,7 @@ def cut_clips(
 
     Args:
         folder: the run folder.
-        clips: rows of table ``clips`` to be cut; photographs are left out.
+        clips: rows of table ``clips`` to be cut, to their ``crop``; photographs are left out.
         sources: table ``sources`` by ``video_id``.
         encoding: arguments of :func:`s2v.datapipe.base.media.cut.cut_clip`.
         cpus: CPUs of a local Ray.
@@ -57,12 +57,7 @@ def cut_clips(
     jobs = []
     for clip in sorted(clips, key=lambda row: str(row["clip_id"])):
         if clip["kind"] == "video":
-            source = sources[clip["video_id"]]
-            key = ids.stable_hash(
-                [str(CUT_VERSION), source["sha256"], json.dumps(dict(encoding), sort_keys=True)], 12
-            )
-            target = folder / "clips" / key / f"{clip['clip_id']}.mp4"
-            jobs.append(_job(clip, source, target, encoding))
+            jobs.append(_job(folder, clip, sources[clip["video_id"]], encoding))
     files = {job["clip_id"]: Path(job["target"]) for job in jobs}
     missing = [job for job in jobs if not Path(job["target"]).exists()]
     quarantine: list[Row] = []
@@ -77,12 +72,20 @@ def cut_clips(
     return Cutting(files, quarantine)
 
 
-def _job(clip: Row, source: Row, target: Path, encoding: Mapping[str, Any]) -> dict[str, Any]:
+def _job(folder: Path, clip: Row, source: Row, encoding: Mapping[str, Any]) -> dict[str, Any]:
+    content = str(source["sha256"] or source["etag"])  # of an object, before its bytes are read
+    parts = [str(CUT_VERSION), content, json.dumps(dict(encoding), sort_keys=True)]
+    crop = clip.get("crop")
+    if crop is not None:
+        parts.append(json.dumps([int(v) for v in crop]))
+    target = folder / "clips" / ids.stable_hash(parts, 12) / f"{clip['clip_id']}.mp4"
     return {
+        "folder": str(folder),
         "clip_id": clip["clip_id"],
-        "path": local_path(source),
+        "source": source,
         "start_us": clip["start_us"],
         "end_us": clip["end_us"],
+        "crop": crop,
         "target": str(target),
         "encoding": dict(encoding),
     }
@@ -105,7 +108,10 @@ def _cut(row: dict[str, Any]) -> dict[str, Any]:
     failed = NO_FAILURE
     try:
         Path(job["target"]).parent.mkdir(parents=True, exist_ok=True)
-        cut_clip(job["path"], job["start_us"], job["end_us"], job["target"], **job["encoding"])
+        staging.use(Path(job["folder"]))
+        path = staging.local_path(job["source"])
+        span = (job["start_us"], job["end_us"])
+        cut_clip(path, *span, job["target"], crop=job["crop"], **job["encoding"])
     except MediaError as refused:
         if refused.transient:
             failed = failure(refused, Path(job["target"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
@@ -37,6 +38,7 @@ def cut_clip(
     end_us: int,
     dst: str | PathLike[str],
     *,
+    crop: Sequence[float] | None = None,
     short_side: int = 480,
     fps: Fraction | float | None = None,
     crf: int = 23,
@@ -52,7 +54,9 @@ def cut_clip(
         src: local video file.
         start_us, end_us: microseconds from the first frame of the film.
         dst: file to write; it appears whole or not at all.
-        short_side: pixels of the shorter side; smaller films are not enlarged.
+        crop: the part of the picture to keep, ``x0, y0, x1, y1`` in even pixels of the displayed
+            frame (after rotation and sample aspect ratio), as :func:`frames_at` gives it.
+        short_side: pixels of the shorter side of that part; smaller films are not enlarged.
         fps: output rate; None keeps the source's average rate.
         crf, preset: of x264.
         source: the film's probe, if at hand.
@@ -61,7 +65,8 @@ def cut_clip(
     Raises:
         MediaError: ``truncated`` or ``corrupt`` when the span does not decode whole, or the
             written frames are not the span times the rate (within one).
-        ValueError: an empty span, or one behind the declared end.
+        ValueError: an empty span, or one behind the declared end; a crop of odd pixels, or of
+            ones outside the frame.
     """
     if not 0 <= start_us < end_us:
         raise ValueError(f"{src}: empty span [{start_us}, {end_us}) us")
@@ -72,8 +77,10 @@ def cut_clip(
     rate = frame_rate(fps if fps is not None else facts.avg_fps)
     span_s = (end_us - start_us) / 1e6
     expected = max(1, round(span_s * rate))
-    width, height = even_size(facts.width, facts.height, short_side)
-    order = _Order(Path(src), facts, start_us, end_us, rate, (width, height))
+    part = _checked(src, facts, crop) if crop is not None else None
+    across, down = (part[2] - part[0], part[3] - part[1]) if part else (facts.width, facts.height)
+    width, height = even_size(across, down, short_side)
+    order = _Order(Path(src), facts, start_us, end_us, rate, (width, height), part)
     options = encoding(crf, preset, **{"frames:v": expected, "r": str(rate)})
     limit_s = timeout_s or 60 + 20 * span_s
     with written(dst, src) as temporary:
@@ -97,6 +104,20 @@ class _Order:
     end_us: int
     rate: Fraction
     size: tuple[int, int]
+    crop: tuple[int, int, int, int] | None
+
+
+def _checked(
+    src: str | PathLike[str], facts: VideoProbe, crop: Sequence[float]
+) -> tuple[int, int, int, int]:
+    x0, y0, x1, y1 = part = tuple(int(v) for v in crop)
+    inside = 0 <= x0 < x1 <= facts.width and 0 <= y0 < y1 <= facts.height
+    if not inside or any(v % 2 or v != given for v, given in zip(part, crop, strict=True)):
+        raise ValueError(
+            f"{src}: crop {list(crop)} is not of even whole pixels inside the displayed frame of "
+            f"{facts.width}x{facts.height}"
+        )
+    return x0, y0, x1, y1
 
 
 def _cut(
@@ -133,6 +154,9 @@ def _cut(
             .filter("setpts", f"PTS-{begin}/1000000/TB")
             # Rate before size, frames counted afterwards: the filter knows the last one's end.
             .filter("fps", fps=f"{order.rate.numerator}/{order.rate.denominator}", start_time=0)
+        )
+        video = (
+            _cropped(video, order)
             .filter("scale", *order.size, flags=SCALE_FLAGS, out_range="tv")
             .filter("setsar", 1)
         )
@@ -152,6 +176,19 @@ def _turned(stream: Any, facts: VideoProbe) -> Any:
     if facts.orientation.vflip:
         stream = stream.filter("vflip")
     return stream
+
+
+def _cropped(stream: Any, order: _Order) -> Any:
+    """Cut out the part in square pixels, whatever the pixels of the film are."""
+    if order.crop is None:
+        return stream
+    facts, (x0, y0, x1, y1) = order.facts, order.crop
+    turned = (facts.coded_width, facts.coded_height)
+    if facts.orientation.transpose:
+        turned = turned[::-1]
+    if turned != (facts.width, facts.height):
+        stream = stream.filter("scale", facts.width, facts.height, flags=SCALE_FLAGS)
+    return stream.filter("crop", x1 - x0, y1 - y0, x0, y0, exact=1)
 
 
 def preview_clip(
