@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,28 @@ def test_answers_that_stay_wrong_are_not_kept(tmp_path: Path) -> None:
             model.caption(view())
         assert not list(tmp_path.rglob("*.json"))
         assert model.caption(view()).text == "A dog."
+
+
+def test_a_relative_folder_of_answers_is_the_users_on_every_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with double(says('{"caption": "A dog."}')) as server:
+        model = pickle.dumps(made("captioner", server, answers="kept"))
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        pickle.loads(model).caption(view())  # noqa: S301  our own bytes
+    assert len(list((tmp_path / "kept").rglob("*.json"))) == 1
+
+
+def test_two_who_ask_the_same_at_once_get_one_answer(tmp_path: Path) -> None:
+    """From a server that says something else every time: the first answer stands."""
+    said = [json.dumps({"caption": f"Answer {n}."}) for n in range(20)]
+    with double(says(*said)) as server, ThreadPoolExecutor(8) as pool:
+        models = [made("captioner", server, answers=str(tmp_path)) for _ in range(8)]
+        found = list(pool.map(lambda model: model.caption(view()).text, models))
+    assert len(set(found)) == 1
+    assert len([f for f in tmp_path.rglob("*") if f.is_file()]) == 1
 
 
 # What the docs say

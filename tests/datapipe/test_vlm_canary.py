@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -211,6 +211,29 @@ def test_captions_made_in_the_process_are_their_own_clips(
     film: Path, tmp_path: Path, model: EmbeddedReader
 ) -> None:
     assert strayed(captioned(tmp_path, film, stages(model))) == []
+
+
+class Unsound(EmbeddedReader):
+    """Says things of three clips that fit no table, no text file and no page."""
+
+    spoilt: ClassVar = {
+        CODES["clip03"]: " ",
+        CODES["clip04"]: "codes " * 400,
+        CODES["clip05"]: "codes\n<hr>",
+    }
+
+    def caption(self, view: ClipView) -> Caption:
+        return Caption(self.spoilt.get(read_code(view.frames[0])) or super().caption(view).text)
+
+
+def test_captions_that_fit_nowhere_cost_their_clips_only(film: Path, tmp_path: Path) -> None:
+    assert strayed(captioned(tmp_path, film, stages(Unsound()))) == ["clip03", "clip04", "clip05"]
+    store = StageStore(tmp_path, "caption", "f")
+    rows = [r for n in range(UNITS) for r in store.rows(f"u{n}").get("quarantine", [])]
+    told = {row["id"]: row["message"] for row in rows}
+    assert "empty" in told["clip03"]
+    assert "2400 characters" in told["clip04"]
+    assert "one line" in told["clip05"]
 
 
 # The canary can die: each of these is a way in which captions have landed on other clips.

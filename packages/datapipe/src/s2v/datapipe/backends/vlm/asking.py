@@ -73,7 +73,9 @@ class Asker:
         if options.repetition_penalty != 1:
             self._sampling["repetition_penalty"] = options.repetition_penalty
         self.prompt_sha256 = prompt.digest({**self._sampling, **pictures})
-        self._store = AnswerStore(Path(options.answers).expanduser()) if options.answers else None
+        # Absolute, as actors on other machines stand in other folders.
+        kept = Path(options.answers).expanduser().absolute() if options.answers else None
+        self._store = AnswerStore(kept) if kept else None
 
     @property
     def model_id(self) -> str:
