@@ -90,9 +90,9 @@ CLIPS: Final = _s(
     ("width", INT),
     ("height", INT),
     ("motion", FLOAT),  # mean optical-flow magnitude, share of frame height per second
-    ("luma", FLOAT),  # mean, 0..1
+    ("luma", FLOAT),  # mean of the film's own luma, 0..1
     ("luma_std", FLOAT),  # contrast, mean over frames, 0..1
-    ("freeze", FLOAT),  # share of frames equal to the one before
+    ("freeze", FLOAT),  # share of the clip's time in which the picture stands still
     ("black", FLOAT),  # share of near-black frames
     ("motion_peak", FLOAT),  # 95th percentile of the same amplitude
     ("content", BOX),  # the picture inside black borders, displayed pixels; null: no borders
@@ -150,6 +150,7 @@ QUALITY: Final = _s(
     ("clip_id", STRING),
     ("text_share", FLOAT),  # share of the cropped frame inside text boxes, largest of the frames
     ("watermark_share", FLOAT),  # share of the cropped frame under a static overlay
+    ("subtitle_share", FLOAT),  # share of the cropped frame under changing text of its lower third
     ("blur", FLOAT),  # variance of the Laplacian at 480 px short side, median of the frames
     ("blockiness", FLOAT),  # excess of differences on the 8-pixel grid, 0 none
     ("exposure_low", FLOAT),  # share of crushed pixels, 0..1
