@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 
@@ -350,6 +352,24 @@ def test_any_bytes_are_a_manifest_or_refused_in_one_line(
     path.write_bytes(data)
     with suppress(SourceError):
         list_sources([SourceSpec(manifest=str(path))])
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "sources.md"
+
+
+def test_every_configuration_in_the_documentation_is_one() -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    found = [parse(Settings, tomllib.loads(block), "docs/sources.md") for block in blocks]
+    assert sum(len(one.sources) for one in found) > 5
+    assert any(one.downloads.allow for one in found)
+
+
+def test_the_manifest_in_the_documentation_is_one(tmp_path: Path) -> None:
+    [block] = re.findall(r"```csv\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    write(tmp_path / "m.csv", block.encode())
+    rows = list_sources([SourceSpec(manifest=str(tmp_path / "m.csv"))])
+    assert [row["from_us"] for row in rows] == [12_000_000, 40_000_000]
+    assert len({row["long_video_id"] for row in rows}) == 1
 
 
 def test_a_hundred_thousand_rows_are_listed_in_seconds(tmp_path: Path) -> None:
