@@ -58,6 +58,7 @@ class YuNetSFace:
 
     SMALL = 200.0  # pixels, in the picture that YuNet saw: larger faces gain nothing
     ENLARGED = 240.0  # pixels of the face in the second look
+    AROUND = 2.0  # sides of the face, what the second look sees
 
     def __init__(self) -> None:
         self._finder = YuNet.from_assets()
@@ -89,8 +90,8 @@ class YuNetSFace:
         side = max(x1 - x0, y1 - y0)
         if side * min(1.0, MAX_SIDE / max(image.shape[:2])) >= self.SMALL:
             return face
-        scale, width = self.ENLARGED / side, round(2 * self.ENLARGED)
-        corner = np.array([(x0 + x1) / 2 - side, (y0 + y1) / 2 - side])
+        scale, width = self.ENLARGED / side, round(self.AROUND * self.ENLARGED)
+        corner = np.array([(x0 + x1) / 2, (y0 + y1) / 2]) - self.AROUND * side / 2
         matrix = np.concatenate([np.eye(2) * scale, -scale * corner[:, None]], axis=1)
         with one_cv_thread():
             near = cv2.warpAffine(image, matrix, (width, width), flags=cv2.INTER_CUBIC)
