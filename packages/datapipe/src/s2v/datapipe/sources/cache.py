@@ -69,7 +69,7 @@ class Cache:
                     self._make_room(expected_bytes or 0)
                     with atomic.replacing(path) as temporary:
                         fill(temporary)
-                    self._since_scan += path.stat().st_size
+                        self._since_scan += temporary.stat().st_size
 
     def _held(self, path: Path, expected_bytes: int | None) -> bool:
         """Hold a shared lock on the file if it is there and whole."""
