@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2v.datapipe.engine.pools import (
+    GIB,
     RESERVED_CPUS,
     AdmissionError,
     Need,
     Node,
+    nodes_of_cluster,
     place,
     share_actors,
 )
@@ -65,6 +67,47 @@ def test_fractions_of_a_gpu_come_from_one_gpu() -> None:
     stages = [("a", Need(cpus=0.1, gpus=0.6)), ("b", Need(cpus=0.1, gpus=0.6))]
     assert len(place(stages, [Node(4, 1)], 5).phases) == 2
     assert Node(8, 2).holds(Need(gpus=0.6)) == 2, "0.4 and 0.4 of two GPUs make no actor"
+
+
+def test_a_role_that_may_have_many_actors_never_gets_more_than_the_machine_holds() -> None:
+    many = [("a", Need(actors=100))]
+    assert place(many, [Node(2)], 500).phases[0][0].actors == 2
+    gpu = [("a", Need(gpus=1, actors=8))]
+    assert place(gpu, [Node(16, 1)], 500, wanted=4).phases[0][0].actors == 1
+    assert place([("a", Need(actors=1))], [Node(16)], 500, wanted=4).phases[0][0].actors == 1
+
+
+def test_models_that_share_an_actor_are_booked_with_the_memory_of_all() -> None:
+    stages = [("detect", Need(memory_gb=8)), ("segment", Need(memory_gb=4)), ("embed", Need())]
+    assert share_actors(stages)[0][1].memory_gb == 12
+    with pytest.raises(AdmissionError, match=r"12 GiB.* 10 GiB"):
+        place(stages, [Node(8, 0, 10)], 5)
+
+
+def test_what_the_runs_own_servers_hold_is_not_given_to_actors() -> None:
+    servers = [Need(cpus=1, gpus=1)] * 2
+    assert (
+        place([("a", CPU)], [Node(4, 1), Node(4, 1)], 99, reserved=servers).phases[0][0].actors == 6
+    )
+    with pytest.raises(AdmissionError, match=r"stage a: .*1 GPU.* beside the run's own servers"):
+        place([("a", Need(gpus=1))], [Node(4, 1), Node(4, 1)], 99, reserved=servers)
+    with pytest.raises(AdmissionError, match=r"\[serve\]: 3 servers ask for .*1 GPU.* hold 2 of"):
+        place([("a", CPU)], [Node(4, 1), Node(4, 1)], 99, reserved=[Need(gpus=1)] * 3)
+
+
+def test_a_head_without_cpus_and_a_machine_without_memory_to_book_get_no_actor() -> None:
+    described = [
+        {"Alive": True, "Resources": {"memory": 8.0 * GIB, "object_store_memory": 1e9}},
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0, "memory": 1e12}},
+    ]
+    nodes = nodes_of_cluster(described)
+    assert [(n.cpus, n.memory_gb) for n in nodes] == [(0, 8), (4, 0)]
+    assert place([("a", CPU)], nodes, 99).phases[0][0].actors == 4
+    with pytest.raises(AdmissionError, match="memory_gb"):
+        place([("a", Need(memory_gb=1))], nodes, 99)
+    with pytest.raises(AdmissionError, match=r"1 machines offer 0 CPUs"):
+        place([("a", CPU)], nodes[:1], 99)
 
 
 needs = st.builds(

@@ -93,7 +93,10 @@ def stage_models(roles: Roles) -> dict[str, str | None]:
 
 
 def _need(held: tuple[str, ...], settings: Settings, roles: Roles) -> Need:
-    """What an actor with these roles is booked with: the most of what each asks for."""
+    """What an actor with these roles is booked with: the most of what each asks for.
+
+    Memory adds up, as it holds all of them.
+    """
     models = {name: getattr(roles, name) for name in held}
     needs = [getattr(settings.roles, name).need() for name, model in models.items() if model]
     if not needs:
@@ -101,7 +104,7 @@ def _need(held: tuple[str, ...], settings: Settings, roles: Roles) -> Need:
     return Need(
         cpus=max(need.cpus for need in needs),
         gpus=max(need.gpus for need in needs),
-        memory_gb=max((need.memory_gb for need in needs if need.memory_gb), default=None),
+        memory_gb=sum(need.memory_gb or 0.0 for need in needs) or None,
         actors=min((need.actors for need in needs if need.actors), default=None),
         served=any(isinstance(m, Served) and m.concurrency > 1 for m in models.values()),
     )

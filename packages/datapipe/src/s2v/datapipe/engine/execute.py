@@ -27,7 +27,6 @@ from s2v.datapipe.engine.pools import (
     Pool,
     nodes_of_cluster,
     place,
-    without,
 )
 from s2v.datapipe.engine.runner import UnitRunner
 from s2v.datapipe.engine.stage import StageRun
@@ -116,10 +115,11 @@ def execute(
     """
     placement = place(
         [(one.stage.name, one.need) for one in stages],
-        without(cluster(), reserved),
+        cluster(),
         len(items),
         wanted=actors,
         mode=mode,
+        reserved=reserved,
     )
     by_name = {one.stage.name: one for one in stages}
     done: list[StageRun] = []

@@ -95,7 +95,11 @@ class Placement:
 
 
 def share_actors(stages: Sequence[tuple[str, Need]]) -> list[tuple[tuple[str, ...], Need]]:
-    """Group neighbouring stages that may share an actor; the group needs the most of each."""
+    """Group neighbouring stages that may share an actor.
+
+    They take turns, so the group is booked with the most CPUs and GPUs of each; but it holds all
+    their models at the same time, so their memory adds up.
+    """
     grouped: list[tuple[tuple[str, ...], Need]] = []
     for kind, members in itertools.groupby(stages, key=lambda item: _kind(*item)):
         found = list(members)
@@ -106,7 +110,7 @@ def share_actors(stages: Sequence[tuple[str, Need]]) -> list[tuple[tuple[str, ..
                 Need(
                     cpus=max(n.cpus for n in needs),
                     gpus=max(n.gpus for n in needs),
-                    memory_gb=max((n.memory_gb for n in needs if n.memory_gb), default=None),
+                    memory_gb=sum(n.memory_gb or 0.0 for n in needs) or None,
                     actors=min((n.actors for n in needs if n.actors), default=None),
                     served=kind == "served",
                 ),
@@ -122,6 +126,7 @@ def place(
     *,
     wanted: int | None = None,
     mode: Mode = "auto",
+    reserved: Sequence[Need] = (),
 ) -> Placement:
     """Decide on pools and phases.
 
@@ -131,21 +136,26 @@ def place(
         units: how many units there are; more actors than units would idle.
         wanted: actors of each pool asked for by the configuration, else as many as fit.
         mode: ``stream`` insists on all pools at once, ``phases`` on one after the other.
+        reserved: what others of this run (its own servers) hold of the machines.
 
     Raises:
         AdmissionError: an actor fits no machine, or all pools at once were insisted on and do
             not fit.
     """
     groups = share_actors(stages)
+    nodes = without(nodes, reserved)
+    beside = " beside the run's own servers" if reserved else ""
     cpus = sum(node.cpus for node in nodes)
     if cpus < 1:
-        raise AdmissionError(f"the cluster offers {cpus:g} CPUs; at least 1 is needed")
+        raise AdmissionError(
+            f"the cluster's {len(nodes)} machines offer {cpus:g} CPUs{beside}; at least 1 is needed"
+        )
     for names, need in groups:
-        _check_fits_somewhere(names, need, nodes)
+        _check_fits_somewhere(names, need, nodes, beside)
         if wanted is not None and wanted * need.cpus > cpus:
             raise AdmissionError(
                 f"engine.actors = {wanted} at {need.cpus:g} CPUs each, but the cluster has "
-                f"{cpus:g} CPUs; lower engine.actors or leave it out"
+                f"{cpus:g} CPUs{beside}; lower engine.actors or leave it out"
             )
     if mode != "phases" and (len(groups) == 1 or (why := _too_much(groups, nodes)) is None):
         return Placement((_sized(groups, nodes, units, wanted),))
@@ -160,15 +170,17 @@ def _kind(name: str, need: Need) -> str:
     return "served" if need.served else "cpu"
 
 
-def _check_fits_somewhere(names: tuple[str, ...], need: Need, nodes: Sequence[Node]) -> None:
+def _check_fits_somewhere(
+    names: tuple[str, ...], need: Need, nodes: Sequence[Node], beside: str
+) -> None:
     if any(node.holds(need) for node in nodes):
         return
     best = max(nodes, key=lambda node: (node.gpus, node.cpus))
     memory = "" if best.memory_gb == math.inf else f", {best.memory_gb:.0f} GiB"
     raise AdmissionError(
         f"stage {'+'.join(names)}: one actor asks for {need}, and no machine of the {len(nodes)} "
-        f"offers that (the largest: {best.cpus:g} CPUs, {best.gpus:g} GPUs{memory}); lower what "
-        "its role asks for (cpus, gpus, memory_gb), or add a machine"
+        f"offers that{beside} (the largest: {best.cpus:g} CPUs, {best.gpus:g} GPUs{memory}); "
+        "lower what its role asks for (cpus, gpus, memory_gb), or add a machine"
     )
 
 
@@ -202,8 +214,7 @@ def _sized(
     cpus = sum(node.cpus for node in nodes) - RESERVED_CPUS
     if len(groups) == 1:
         names, need = groups[0]
-        fits = max(1, sum(node.holds(need) for node in nodes))
-        actors = max(1, min(wanted or need.actors or fits, units))
+        actors = _actors(need, sum(node.holds(need) for node in nodes), units, wanted)
         # Actors give a little each, so that the tasks that feed them are never starved.
         each = math.floor(min(need.cpus, cpus / actors) * 1000) / 1000
         return (Pool(names, actors, _with_cpus(need, each)),)
@@ -211,9 +222,15 @@ def _sized(
     pools = []
     for names, need in groups:
         extra = int(left / need.cpus + 1e-9)
-        fits = max(1, min(1 + extra, sum(node.holds(need) for node in nodes)))
-        pools.append(Pool(names, max(1, min(wanted or need.actors or fits, fits, units)), need))
+        fits = min(1 + extra, sum(node.holds(need) for node in nodes))
+        pools.append(Pool(names, _actors(need, fits, units, wanted), need))
     return tuple(pools)
+
+
+def _actors(need: Need, fits: int, units: int, wanted: int | None) -> int:
+    """At least one, and never more than asked for, than fit, than there is work for."""
+    bounds = (wanted, need.actors, fits, units)
+    return max(1, min(bound for bound in bounds if bound is not None))
 
 
 def _with_cpus(need: Need, cpus: float) -> Need:
@@ -228,16 +245,26 @@ def _gpu_slots(gpus: float, each: float) -> float:
 
 
 def without(nodes: Sequence[Node], taken: Sequence[Need]) -> list[Node]:
-    """What is left of the machines when ``taken`` is placed on them, on the roomiest first."""
+    """What is left of the machines when ``taken`` is placed on them, on the roomiest first.
+
+    Raises:
+        AdmissionError: it fits no machine.
+    """
     left = list(nodes)
-    for need in taken:
+    for placed, need in enumerate(taken):
         n = max(
             range(len(left)), key=lambda i: (left[i].holds(need) > 0, left[i].gpus, left[i].cpus)
         )
         node = left[n]
+        if not node.holds(need):
+            raise AdmissionError(
+                f"[serve]: {len(taken)} servers ask for {need} each, and the {len(nodes)} machines "
+                f"hold {placed} of them; lower serve.count, serve.cpus or serve.gpus, or add a "
+                "machine"
+            )
         left[n] = Node(
-            max(0.0, node.cpus - need.cpus),
-            max(0.0, node.gpus - need.gpus),
+            node.cpus - need.cpus,
+            node.gpus - need.gpus,
             node.memory_gb - (need.memory_gb or 0),
         )
     return left
@@ -253,7 +280,7 @@ def nodes_of_cluster(described: Sequence[Mapping[str, object]]) -> list[Node]:
                 Node(
                     float(resources.get("CPU", 0)),
                     float(resources.get("GPU", 0)),
-                    float(resources.get("memory", math.inf)) / GIB,
+                    float(resources.get("memory", 0)) / GIB,  # what Ray lacks it never books
                 )
             )
     return found
