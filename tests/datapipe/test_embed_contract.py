@@ -224,11 +224,15 @@ def damaged(kind: str, clip: dict[str, str], folder: Path) -> dict[str, Any]:
     if kind in CONFIGURATIONS:
         (folder / "bad.json").write_text(CONFIGURATIONS[kind])
         return {**clip, "model": str(folder / "bad.json")}
-    path = folder / ("bad.pt" if kind in ("pickle", "torch truncated") else "bad.safetensors")
+    path = folder / (
+        "bad.pt" if kind in ("pickle", "torch truncated", "torchscript") else "bad.safetensors"
+    )
     if kind == "other model":
         save_file({"conv1.weight": torch.zeros(3)}, str(path))
     elif kind == "pickle":
         torch.save({"visual.proj": Malicious()}, path)
+    elif kind == "torchscript":
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
     elif kind == "torch truncated":
         torch.save({"visual.proj": torch.zeros(300)}, path)
         path.write_bytes(path.read_bytes()[:-500])
@@ -250,11 +254,12 @@ def damaged(kind: str, clip: dict[str, str], folder: Path) -> dict[str, Any]:
         ("other size", r"weights of another model.*positional_embedding"),
         ("no configuration", r"bad.json.*lacks vision_cfg, text_cfg"),
         ("not json", r"bad.json: not a JSON object"),
-        ("truncated", r"bad.safetensors: truncated"),
-        ("torch truncated", r"bad.pt: truncated"),
+        ("truncated", r"bad.safetensors: .*cut short"),
+        ("torch truncated", r"bad.pt: cut short"),
+        ("torchscript", r"bad.pt: a TorchScript archive.*save its state dict"),
         ("empty", r"bad.safetensors: is empty"),
-        ("html", r"bad.safetensors: truncated, or not a CLIP"),
-        ("pickle", r"bad.pt: truncated, or not a CLIP"),
+        ("html", r"bad.safetensors: cut short, or no safetensors file"),
+        ("pickle", r"bad.pt: not a plain checkpoint of tensors"),
         ("other model", r"bad.safetensors: the weights of another model"),
     ],
 )

@@ -7,13 +7,15 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from s2v.datapipe.backends import checkpoints, torch_nets
 from s2v.datapipe.backends.weights import digest, existing_file
 from s2v.datapipe.base.embedded.net import one_torch_thread, require, unit
 from s2v.datapipe.roles import Image, Vectors, WeightsError
@@ -67,6 +69,7 @@ class Tower:
             WeightsError: one is not named, missing, empty, or of a kind that is not read.
         """
         self.options = options
+        self._where = where
         self._weights = _weights_file(options, where)
         self._config = _config_bytes(options.model, where)
         self._net: Any = None
@@ -114,7 +117,7 @@ class Tower:
         import torch
 
         open_clip = require("open_clip")
-        device = _device(self.options.device)
+        device = torch_nets.device(self.options.device, self._where)
         name, config = self._architecture(open_clip)
         state = state_dict(self._weights, _EXPECTED)
         with _silent():
@@ -210,7 +213,7 @@ class Tower:
             open_clip.add_model_config(path)
         return name, dict(given.get("preprocess_cfg", {}))
 
-    def _fill(self, open_clip: Any, net: Any, state: dict[str, Any]) -> None:
+    def _fill(self, open_clip: Any, net: Any, state: Mapping[str, Any]) -> None:
         wanted = net.state_dict()
         try:
             converted = open_clip.factory.convert_state_dict(net, dict(state))
@@ -227,38 +230,35 @@ class Tower:
             ) from None
 
 
-def state_dict(path: Path, expected: str) -> dict[str, Any]:
+def state_dict(path: Path, expected: str) -> Mapping[str, Any]:
     """Tensors by name from a file of strangers: no code in it is run.
 
     Raises:
         WeightsError: truncated, pickled objects, TorchScript, or no state dict.
     """
-    import torch
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
 
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            found: Any = load_file(str(path))
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  unpickling and zip errors share no class
-        if "TorchScript" in str(error):
+        checkpoints.check_safetensors(path)
+        found: Mapping[str, Any] = load_file(str(path))
+    else:
+        if _is_torchscript(path):
             raise WeightsError(
                 f"{path}: a TorchScript archive, as OpenAI published CLIP; save its state dict "
                 "with torch.jit.load(...).state_dict() and torch.save first"
-            ) from None
-        raise WeightsError(
-            f"{path}: truncated, or not {expected} ({path.stat().st_size} bytes): {_line(error)}"
-        ) from None
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict) or not found:
+            )
+        found = checkpoints.state_dict(path, expected)
+    if not found:
         raise WeightsError(f"{path}: holds no tensors by name; expected {expected}")
-    if not all(isinstance(v, torch.Tensor) for v in found.values()):
-        odd = next(str(k) for k, v in found.items() if not isinstance(v, torch.Tensor))
-        raise WeightsError(f"{path}: {odd!r} is no tensor; expected {expected}")
     return found
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _weights_file(options: TowerOptions, where: str) -> Path:
@@ -300,19 +300,6 @@ def _config_bytes(model: str, where: str) -> bytes | None:
     if missing:
         raise WeightsError(f"{path}: {where}.model lacks {', '.join(missing)}")
     return content
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise WeightsError(f"device = {name!r}: {_line(error)}; use 'auto' or 'cpu'") from None
-    return device
 
 
 @contextlib.contextmanager
