@@ -354,6 +354,7 @@ def test_any_bytes_are_a_manifest_or_refused_in_one_line(
         list_sources([SourceSpec(manifest=str(path))])
 
 
+ROWS = 20_000
 DOCS = Path(__file__).parents[2] / "docs" / "sources.md"
 
 
@@ -372,12 +373,14 @@ def test_the_manifest_in_the_documentation_is_one(tmp_path: Path) -> None:
     assert len({row["long_video_id"] for row in rows}) == 1
 
 
-def test_a_hundred_thousand_rows_are_listed_in_seconds(tmp_path: Path) -> None:
+def test_rows_cost_microseconds_and_few_kilobytes_so_that_a_million_can_be_listed(
+    tmp_path: Path,
+) -> None:
     write(tmp_path / "film.mp4")
     path = tmp_path / "m.csv"
     with path.open("w") as file:
         file.write("path,from_us,to_us,licence,url,given_caption\n")
-        for n in range(100_000):
+        for n in range(ROWS):
             file.write(
                 f"film.mp4,{n * 1000000},{n * 1000000 + 900000},CC BY 4.0,"
                 f"https://h.example/watch?v={n},a man in a red coat walks along a street {n}\n"
@@ -396,6 +399,6 @@ def test_a_hundred_thousand_rows_are_listed_in_seconds(tmp_path: Path) -> None:
     )
     count, cpu, megabytes = done.stdout.split()
     print(f"{count} rows: {float(cpu):.1f} CPU s, {float(megabytes):.0f} MB more")
-    assert int(count) == 100_000
-    assert float(cpu) < 30
-    assert float(megabytes) < 800
+    assert int(count) == ROWS
+    assert float(cpu) / ROWS < 300e-6
+    assert float(megabytes) / ROWS < 8e-3
