@@ -138,7 +138,7 @@ def write_groundingdino_py(folder: Path, seed: int = 0) -> Path:
     (text / "config.json").write_text(json.dumps({"model_type": "bert", **BERT}))
     changed = {
         "enc_layers": 1,
-        "dec_layers": 1,
+        "dec_layers": 2,
         "num_queries": 12,
         "dim_feedforward": 64,
     }

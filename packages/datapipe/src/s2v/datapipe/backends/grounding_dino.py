@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from pydantic import Field
@@ -25,6 +25,9 @@ from s2v.datapipe.backends.torch_nets import computing, device
 from s2v.datapipe.backends.weights import digest, existing_folder
 from s2v.datapipe.base.settings import parse
 from s2v.datapipe.roles import Image, WeightsError
+
+if TYPE_CHECKING:
+    import torch
 
 _WHAT: Final = (
     "a Grounding DINO of transformers (such as IDEA-Research/grounding-dino-tiny): config.json, "
@@ -68,7 +71,7 @@ class GroundingDino(TokenGrounder):
     @property
     def model_id(self) -> str:
         """Name, digest of the weights, and the options that answers depend on."""
-        return f"grounding-dino-1+{self._digest}+{self.options.identity()}"
+        return f"grounding-dino-2+{self._digest}+{self.options.identity()}"
 
     def load(self) -> None:
         """Check the folder and load it; makes no connection unless ``download`` is set.
@@ -125,6 +128,7 @@ class GroundingDino(TokenGrounder):
         self._check_vocabulary(folder)
         self.text_limit = int(net.config.max_text_len)
         self._net = net.to(self._on).eval()
+        mend_text_positions(self._net)
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens."""
@@ -173,6 +177,52 @@ class GroundingDino(TokenGrounder):
                     "uncased vocabulary; the net would run phrases together; fetch the model's own "
                     "tokenizer"
                 )
+
+
+def mend_text_positions(net: Any) -> None:
+    """Give every token the position, and the position's code, that the net was trained with.
+
+    Two faults of transformers 5 (seen in 5.19), found by giving this port and the authors' code
+    the same weights: the full stop behind a phrase gets position 0 instead of the place after the
+    phrase's last word, and the text enhancer's sine code of the positions is cut to whole numbers,
+    as it takes the integer type of its input. Both change the features of all words. Hooks on this
+    one net hand the right positions to BERT, and as floats to the encoder; nothing else of
+    transformers is touched, and a release without the faults gets the same numbers twice.
+    """
+    encoder = net.model.encoder
+
+    def into_bert(_: Any, args: tuple[Any, ...], told: dict[str, Any]) -> Any:
+        ids, *rest = args
+        names = ("attention_mask", "token_type_ids", "position_ids")
+        encoder.text_positions = positions(ids)
+        named = dict(zip(names, rest, strict=False))
+        return (ids,), {**named, **told, "position_ids": encoder.text_positions}
+
+    def into_encoder(_: Any, args: tuple[Any, ...], told: dict[str, Any]) -> Any:
+        return args, {**told, "text_position_ids": encoder.text_positions.float()}
+
+    net.model.text_backbone.register_forward_pre_hook(into_bert, with_kwargs=True)
+    encoder.register_forward_pre_hook(into_encoder, with_kwargs=True)
+
+
+def positions(ids: torch.Tensor) -> torch.Tensor:
+    """Position of every token in its phrase, the separator that ends it included.
+
+    Args:
+        ids: token ids ``[texts, tokens]``, each text from [CLS] to [SEP].
+
+    Returns:
+        int64 ``[texts, tokens]``; 0 for [CLS] and [SEP].
+    """
+    import torch
+
+    places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    ends = torch.isin(ids, torch.tensor(sorted(SEPARATORS.values()), device=ids.device))
+    # The last separator before each token, itself not counted.
+    before = torch.where(ends, places, 0).cummax(dim=1)[0].roll(1, dims=1)
+    found = places - before - 1
+    found[:, 0] = found[:, -1] = 0
+    return found
 
 
 def _line(error: BaseException) -> str:
