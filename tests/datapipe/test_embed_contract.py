@@ -106,7 +106,7 @@ def test_whatever_changes_a_vector_is_another_id(clip: dict[str, str], tmp_path:
             {},
             {"weights": str(other)},
             {"model": str(config)},
-            {"precision": "bf16"},
+            {"dtype": "bfloat16"},
             {"pad": False},
             {"preprocess": {"mean": [0.5, 0.5, 0.5]}},
         )
@@ -168,7 +168,7 @@ def test_one_clip_serves_both_roles_when_it_is_the_same(
     assert isinstance(embedder, ClipEmbedder)
     assert isinstance(scorer, LaionAesthetics)
     assert scorer._tower is embedder._tower
-    half = make("aesthetics", "laion", shared, clip={**clip, "precision": "bf16"}, head=head)
+    half = make("aesthetics", "laion", shared, clip={**clip, "dtype": "bfloat16"}, head=head)
     assert half._tower is not embedder._tower
 
 
@@ -303,13 +303,15 @@ def test_a_head_of_another_clip_is_refused(
 def test_a_mistyped_option_names_the_nearest_known(clip: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="did you mean 'weights'"):
         make("embedder", "open_clip", model="ViT-B-32", weigths="x")
-    with pytest.raises(SettingsError, match="did you mean 'precision'"):
-        make("aesthetics", "laion", clip={**clip, "precison": "fp16"}, head="x")
+    with pytest.raises(SettingsError, match="did you mean 'preprocess'"):
+        make("aesthetics", "laion", clip={**clip, "preproces": {}}, head="x")
+    with pytest.raises(SettingsError, match="float16 needs a GPU"):
+        make("embedder", "open_clip", **clip, dtype="float16", device="cpu").load()
 
 
 def test_half_precision_stays_near(clip: dict[str, str]) -> None:
     full = make("embedder", "open_clip", **clip).embed(pictures())
-    half = make("embedder", "open_clip", **clip, precision="bf16").embed(pictures())
+    half = make("embedder", "open_clip", **clip, dtype="bfloat16").embed(pictures())
     assert ((full * half).sum(axis=1) > 0.99).all()
     assert not np.array_equal(full, half)
 

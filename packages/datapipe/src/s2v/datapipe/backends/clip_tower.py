@@ -18,12 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from s2v.datapipe.backends import checkpoints, torch_nets
 from s2v.datapipe.backends.weights import digest, existing_file
 from s2v.datapipe.base.embedded.net import one_torch_thread, require, unit
+from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.roles import Image, Vectors, WeightsError
 
 REVISION: Final = 1  # raise when pre- or post-processing changes the answers
 SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin")
 _PARTS: Final = ("embed_dim", "vision_cfg", "text_cfg")
 
+#: What open_clip calls them.
+_NAMES: Final = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _EXPECTED: Final = "a CLIP state dict for open_clip (.safetensors, .pt, .pth or .bin)"
 
 
@@ -51,7 +54,7 @@ class TowerOptions(BaseModel):
     weights: str | None = Field(default=None, description="state dict; never downloaded")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 ...")
     batch: int = Field(default=32, ge=1, le=4096, description="images per forward pass on a GPU")
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    dtype: torch_nets.Precision = Field(default="float32", description="float16 on GPUs only")
     preprocess: Preprocess = Preprocess()
 
 
@@ -96,7 +99,7 @@ class Tower:
         changed = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:6]
         return (
             f"open_clip-{Path(o.model).stem}{config}-{digest([self._weights])[:12]}-r{REVISION}"
-            f"-{o.precision}{f'-{changed}' if given else ''}"
+            f"-{o.dtype}{f'-{changed}' if given else ''}"
         )
 
     @property
@@ -110,7 +113,8 @@ class Tower:
 
         Raises:
             WeightsError: the file is truncated, no state dict, or another model's; open_clip does
-                not know the model; there is no such device.
+                not know the model.
+            SettingsError: there is no such device here, or it cannot compute in ``dtype``.
         """
         if self._net is not None:
             return
@@ -118,6 +122,10 @@ class Tower:
 
         open_clip = require("open_clip")
         device = torch_nets.device(self.options.device, self._where)
+        if device.type == "cpu" and self.options.dtype == "float16":
+            raise SettingsError(
+                f"{self._where}.dtype: float16 needs a GPU; on this CPU use 'float32' or 'bfloat16'"
+            )
         name, config = self._architecture(open_clip)
         state = state_dict(self._weights, _EXPECTED)
         with _silent():
@@ -125,7 +133,7 @@ class Tower:
                 net = open_clip.create_model(
                     name,
                     load_weights=False,
-                    precision=self.options.precision,
+                    precision=_NAMES[self.options.dtype],
                     device=device,
                     pretrained_text=False,
                     force_preprocess_cfg={
@@ -150,9 +158,7 @@ class Tower:
         net.eval().requires_grad_(False)
         cfg = open_clip.transform.PreprocessCfg(**net.visual.preprocess_cfg)
         self._prepare = open_clip.transform.image_transform_v2(cfg, is_train=False)
-        self._device, self._dtype = device, {
-            "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
-        }[self.options.precision]  # fmt: skip
+        self._device, self._dtype = device, getattr(torch, self.options.dtype)
         self._net, self._tokenizer = net, tokenizer
 
     def images(self, images: Sequence[Image]) -> Vectors:
@@ -263,7 +269,7 @@ def _is_torchscript(path: Path) -> bool:
 
 def _weights_file(options: TowerOptions, where: str) -> Path:
     hint = (
-        "fetch it once by hand, for instance with `huggingface-cli download "
+        "fetch it once by hand, for instance with `hf download "
         "laion/CLIP-ViT-B-32-laion2B-s34B-b79K open_clip_model.safetensors`, and give its path"
     )
     if options.model.startswith(("hf-hub:", "local-dir:")):
