@@ -155,7 +155,7 @@ def _command(case: Case, path: Path) -> list[str]:
         if join and join[0].startswith("fade"):
             colour, frames = join[0].split()[1], join[1]
             chain += f",fade=out:{PIECE - frames}:{frames}:color={colour}"
-            chain += f",tpad=stop={_black(join[0])}:stop_mode=clone"
+            chain += f",tpad=stop={_black(join[0])}:color={colour}"
         chains.append(f"{chain},settb=1/{FPS}[p{n}]")
     last, length = "p0", case.lengths[0]
     for n, (how, frames) in enumerate(case.joins, 1):
@@ -272,3 +272,58 @@ def _still_zoom() -> str:
 def needed_assets() -> list[str]:
     """Assets that the films are made of."""
     return sorted({piece.asset for case in cases() for piece in case.pieces})
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a detector made of one kind of transition.
+
+    Attributes:
+        known: how many there are.
+        found: how many of them it saw.
+        mixed, kept: frames that show two shots or neither, and how many of them a clip would
+            keep after ``trim`` frames are dropped at each boundary.
+    """
+
+    known: int
+    found: int
+    mixed: int
+    kept: int
+
+    @property
+    def recall(self) -> float:
+        """Share of the known ones that were seen."""
+        return self.found / self.known if self.known else 1.0
+
+
+TOLERANCE = 2  # frames by which a hard cut may be off (protocol B1)
+
+
+def score(
+    case: Case, cuts: Sequence[int], gradual: Sequence[tuple[int, int]], trim: int = 3
+) -> tuple[dict[str, Score], list[tuple[int, int]]]:
+    """Compare what a detector found with the truth.
+
+    Args:
+        case: a film.
+        cuts: first frames of new shots.
+        gradual: spans ``[first, last)``.
+        trim: frames that are dropped at both sides of each boundary.
+
+    Returns:
+        A score per kind, and the boundaries that answer to no transition: false alarms.
+    """
+    found = [*((c, c) for c in cuts), *gradual]
+    dropped = {n for a, b in found for n in range(a - trim, b + trim)}
+    scores: dict[str, Score] = {}
+    for kind in ("cut", "dissolve", "fade", "wipe"):
+        known = [t for t in case.transitions() if t.kind == kind]
+        seen = sum(any(_meets(t, span) for span in found) for t in known)
+        mixed = [n for t in known for n in range(t.first, t.last)]
+        scores[kind] = Score(len(known), seen, len(mixed), sum(n not in dropped for n in mixed))
+    false = [s for s in found if not any(_meets(t, s) for t in case.transitions())]
+    return scores, false
+
+
+def _meets(truth: Transition, span: tuple[int, int]) -> bool:
+    return span[0] <= truth.last + TOLERANCE and span[1] >= truth.first - TOLERANCE

@@ -8,7 +8,7 @@ side to side; and where nothing in the clip is bright enough to show a line, non
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -58,10 +58,12 @@ class Profiles:
         """Add a frame, uint8 ``[h, w]``."""
         lit = cv2.threshold(grey, LIT - 1, 255, cv2.THRESH_BINARY)[1]
         self.index.append(index)
-        self.rows_max.append(_line(grey, 1, cv2.REDUCE_MAX))
-        self.columns_max.append(_line(grey, 0, cv2.REDUCE_MAX))
-        self.rows_lit.append(_line(lit, 1, cv2.REDUCE_AVG))
-        self.columns_lit.append(_line(lit, 0, cv2.REDUCE_AVG))
+        self.rows_max.append(grey.max(axis=1))  # OpenCV's takes twenty times as long
+        self.columns_max.append(grey.max(axis=0))
+        self.rows_lit.append(np.asarray(cv2.reduce(lit, 1, cv2.REDUCE_AVG), np.uint8).reshape(-1))
+        self.columns_lit.append(
+            np.asarray(cv2.reduce(lit, 0, cv2.REDUCE_AVG), np.uint8).reshape(-1)
+        )
 
     def content(self, first: int, last: int) -> tuple[float, float, float, float] | None:
         """The picture inside black borders, over frames ``first <= i < last``.
@@ -86,10 +88,6 @@ class Profiles:
         if (y1 - y0) * (x1 - x0) < LEAST_PICTURE * width * height:
             return None
         return x0 / width, y0 / height, x1 / width, y1 / height
-
-
-def _line(image: Any, axis: int, how: int) -> Bytes:
-    return np.asarray(cv2.reduce(image, axis, how), np.uint8).reshape(-1)
 
 
 def _span(lines: list[Bytes]) -> tuple[int, int]:

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from s2v.datapipe.base.media.draft import shrink
 from s2v.datapipe.base.media.scan import Scan
 from s2v.datapipe.measure.borders import PER_SECOND as BORDERS_PER_SECOND
 from s2v.datapipe.measure.borders import Profiles
@@ -36,7 +35,7 @@ class FrameScan:
     """What the pass found, per decoded frame of the window."""
 
     pts_us: list[int] = field(default_factory=list)
-    cuts: list[int] = field(default_factory=list)  # index of the first frame of a new shot
+    cuts: list[int] = field(default_factory=list)  # hard ones: index of the new shot's first frame
     gradual: list[Gradual] = field(default_factory=list)
     luma: list[float] = field(default_factory=list)  # mean, 0..1
     spread: list[float] = field(default_factory=list)  # standard deviation, 0..1
@@ -164,7 +163,7 @@ class _Pass:
         found.pts_us.append(pts_us)
         self._before = grey
         if self._gradual:
-            self._thumbs.append(_thumb(rgb))
+            self._thumbs.append(_thumb(grey))
         if self._small_size is not None:
             size = (self._small_size[1], self._small_size[0])
             shrunk = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
@@ -184,6 +183,11 @@ class _Pass:
             found.gradual = find_gradual(
                 np.stack(self._thumbs), found.luma, found.spread, typical_fps(found.pts_us)
             )
+            found.cuts = [
+                cut
+                for cut in found.cuts
+                if not any(span.first <= cut <= span.last for span in found.gradual)
+            ]
         if self._small:
             found.small = np.stack(self._small)
         start, end = self._window
@@ -200,7 +204,8 @@ def typical_fps(pts_us: list[int]) -> float:
     return 1e6 / max(float(np.median(np.diff(pts_us))), 1.0)
 
 
-def _thumb(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """An eighth of each side."""
-    height, width = rgb.shape[0] // 8, rgb.shape[1] // 8
-    return shrink(np.ascontiguousarray(rgb[: 8 * height, : 8 * width]), (width, height))
+def _thumb(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """An eighth of each side, averaged."""
+    height, width = grey.shape[0] // 8, grey.shape[1] // 8
+    whole = grey[: 8 * height, : 8 * width]
+    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -224,18 +224,25 @@ class _Tally:
         self.frames = 0
         self.damaged: list[tuple[int, int]] = []
         self.damaged_frames = 0
+        self._steps: dict[int, int] = {}
 
     def see(self, pts_us: int, frame: Any, damaged: bool) -> None:
         if pts_us < self.start_us:
             return
-        step = self.facts.frame_us
-        if frame.duration:
-            step = max(step, round(frame.duration * frame.time_base * 1_000_000))
+        step = self._step_us(frame)
         self.end_us = max(self.end_us, pts_us + step)
         self.first_us = pts_us if self.first_us is None else self.first_us
         self.frames += 1
         if damaged:
             self._damage(pts_us, step)
+
+    def _step_us(self, frame: Any) -> int:
+        """How long a frame is shown; remembered, as films have few different durations."""
+        ticks = frame.duration or 0
+        if ticks not in self._steps:
+            shown = round(ticks * frame.time_base * 1_000_000) if ticks else 0
+            self._steps[ticks] = max(self.facts.frame_us, shown)
+        return self._steps[ticks]
 
     def bad_packet(self, at_us: int) -> None:
         """A packet that gave an error instead of frames."""
