@@ -53,7 +53,7 @@ def test_any_text_is_an_address_or_refused_in_one_line(text: str) -> None:
         ("s3://bucket/a b?c#d.mp4", Address("s3://bucket/a b?c#d.mp4")),
         ("w.jpg#xywh=8,8,512,512", Address("w.jpg", None, (8, 8, 512, 512))),
         ("x.tar#a.jpg#xywh=0,0,1,1", Address("x.tar", "a.jpg", (0, 0, 1, 1))),
-        ("file:///a/b%20c.mp4", Address("/a/b c.mp4")),
+        ("file://localhost/a/b%20c.mp4", Address("/a/b c.mp4")),
         ("https://h.example/x.tar#frag", Address("https://h.example/x.tar#frag")),
         ("target.tarot#x", Address("target.tarot#x")),
     ],

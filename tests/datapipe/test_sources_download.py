@@ -86,7 +86,7 @@ def test_https_hides_no_slow_loris(tmp_path: Path) -> None:
         ("http://secret.cdn.example/x.jpg", "10.0.0.7"),
         ("http://half.cdn.example/x.jpg", "169.254.169.254"),
         ("ftp://media.example.org/x.jpg", "'ftp'"),
-        ("file:///etc/passwd", "'file'"),
+        ("file://localhost/etc/passwd", "'file'"),
         ("http://media.example.org:6379/x.jpg", "media.example.org:6379"),
         ("//user:word@media.example.org/x.jpg", "user name"),
     ],

@@ -10,7 +10,8 @@
     wide.jpg#xywh=8,8,512,512                       x, y, width, height in pixels as shown
 
 The member begins after the first ``.tar#`` or ``.parquet#``; ``#xywh=`` stands last and follows
-the W3C's media fragments. ``file:///a%20b`` is another spelling of a local path.
+the W3C's media fragments. ``file://`` before an absolute path,
+percent-encoded, is another spelling of a local one.
 """
 
 from __future__ import annotations
@@ -158,7 +159,9 @@ def _checked_place(place: str) -> str:
     if scheme == "file":
         parts = urlsplit(place)
         if parts.netloc not in {"", "localhost"}:
-            raise SourceError(f"{place}: file:// names another machine; use file:///path")
+            raise SourceError(
+                f"{place}: file:// names another machine; use file:// and an absolute path"
+            )
         return unquote(parts.path)
     if scheme in URL_SCHEMES:
         check_url(place)
