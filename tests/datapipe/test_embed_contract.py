@@ -7,13 +7,14 @@ import pickle
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_faces import CLIP_DIM, aesthetic_head, open_clip_config, open_clip_files
 
 from s2v.datapipe.backends import registry
@@ -174,11 +175,12 @@ def test_one_clip_serves_both_roles_when_it_is_the_same(
 
 def test_a_score_is_the_head_on_the_vector_alone(clip: dict[str, str], tmp_path: Path) -> None:
     vectors = make("embedder", "open_clip", **clip, pad=False).embed(pictures())
-    for kind in ("mlp", "linear"):
-        path = aesthetic_head(tmp_path / f"{kind}.pth", kind=kind)
+    for kind, suffix in (("mlp", "safetensors"), ("linear", "pth")):
+        path = aesthetic_head(tmp_path / f"{kind}.{suffix}", kind=kind)
         model = make("aesthetics", "laion", clip=clip, head=str(path))
         scores = model.score(pictures())
-        state = torch.load(path, weights_only=True)
+        read = load_file if suffix == "safetensors" else partial(torch.load, weights_only=True)
+        state = read(path)
         out = torch.from_numpy(vectors)
         for name in [n for n in state if n.endswith("weight")]:
             out = out @ state[name].T + state[name.replace("weight", "bias")]

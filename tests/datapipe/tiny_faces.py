@@ -237,7 +237,6 @@ def open_clip_files(folder: Path, seed: int = 0, suffix: str = ".safetensors") -
     """
     open_clip = require("open_clip")
     import torch
-    from safetensors.torch import save_file
 
     config = open_clip_config(folder / "tiny.json")
     weights = folder / f"tiny-{seed}{suffix}"
@@ -252,10 +251,7 @@ def open_clip_files(folder: Path, seed: int = 0, suffix: str = ".safetensors") -
     state = {
         name: value.detach().contiguous().clone() for name, value in model.state_dict().items()
     }
-    if suffix == ".safetensors":
-        save_file(state, str(weights))
-    else:
-        torch.save(state, weights)
+    _save(state, weights)
     return config, weights
 
 
@@ -272,5 +268,16 @@ def aesthetic_head(path: Path, *, kind: str = "mlp", dim: int = CLIP_DIM, seed: 
         state[f"{name}weight"] = torch.tensor(layer, dtype=torch.float32)
         state[f"{name}bias"] = torch.full((outputs,), 5.0 if outputs == 1 else 0.0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path)
+    _save(state, path)
     return path
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """As safetensors or as torch's own, by the suffix."""
+    import torch
+    from safetensors.torch import save_file
+
+    if path.suffix == ".safetensors":
+        save_file(state, str(path))
+    else:
+        torch.save(state, path)
