@@ -59,6 +59,13 @@ def item(unit: str, clips: list[Row]) -> dict[str, Any]:
     }
 
 
+class KillsOnStage(LengthStage):
+    """Takes its whole actor down at one clip, every time."""
+
+    name: ClassVar[str] = "kills"
+    writes = ("quality",)
+
+
 class DiesOnceStage(LengthStage):
     """Takes its whole actor down on the first unit it ever sees, as an out-of-memory would."""
 
@@ -104,3 +111,16 @@ class AfterStage(Stage):
                 for row in unit.rows("quality")
             ]
         }
+
+
+class DiesWhenLoadedStage(LengthStage):
+    """Takes its process down while its model is loaded, as one that is too large would."""
+
+    def setup(self) -> None:
+        with Path(self.run_folder, "loads.txt").open("a") as loads:
+            loads.write("load\n")
+        os.kill(os.getpid(), 9)
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self.run_folder = str(run)

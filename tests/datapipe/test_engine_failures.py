@@ -8,19 +8,21 @@ import os
 from pathlib import Path
 
 import pytest
-from engine_stages import FaultyStage, LengthStage, clip, item
+from engine_stages import DiesWhenLoadedStage, FaultyStage, LengthStage, clip, item
 
 from s2v.datapipe import cutting
 from s2v.datapipe.base.media import sandbox
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.cli import guarded
 from s2v.datapipe.engine import runner as runner_module
+from s2v.datapipe.engine.attempts import Attempts
 from s2v.datapipe.engine.errors import raise_failure
 from s2v.datapipe.engine.execute import UnitFailedError
 from s2v.datapipe.engine.runner import StageRun, UnitRunner
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.engine.store import StageStore, StoreError
 from s2v.datapipe.measure.frames import FrameSettings, FrameStage
+from s2v.datapipe.roles import RoleUnavailableError, WeightsError
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/part")
 
@@ -39,7 +41,7 @@ def report_of(run: Path, stage: Stage, clips: list[Row], sources: list[Row]) -> 
     return report
 
 
-def said(failed: Row, capsys: pytest.CaptureFixture[str]) -> str:
+def said_by(failed: Row, capsys: pytest.CaptureFixture[str]) -> str:
     def run() -> int:
         raise_failure("unit u", failed)
         return 0
@@ -50,13 +52,20 @@ def said(failed: Row, capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
+def cut_job(run: Path, target: Path) -> Row:
+    source = {"video_id": "a", "kind": "video", "path": str(run / "a.mp4"), "sha256": "0" * 64}
+    span = {"start_us": 0, "end_us": 1_000_000, "crop": None}
+    where = {"folder": str(run), "target": str(target), "encoding": {}}
+    return {"clip_id": "a", "source": source, **span, **where}
+
+
 def test_a_file_where_the_frames_belong_is_named_with_the_way_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "frames").write_text("not a folder")
     film = {**clip("a"), "start_us": 0, "end_us": 1_000_000}
     report = report_of(tmp_path, FrameStage(FrameSettings()), [film], [])
-    line = said(report["failed"], capsys)
+    line = said_by(report["failed"], capsys)
     assert f"{tmp_path}/frames" in line
     assert "unit u" in line
     assert "run again; what was committed is kept" in line
@@ -67,7 +76,7 @@ def test_a_full_disk_is_called_that_and_leaves_the_unit_open(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = FaultyStage([FULL] * runner_module.TRIES)
-    line = said(report_of(tmp_path, stage, [clip("a")], [])["failed"], capsys)
+    line = said_by(report_of(tmp_path, stage, [clip("a")], [])["failed"], capsys)
     assert "no space left for /data/part; free space and run again" in line
     assert not StageStore(tmp_path, "length", "f").commits("u")
 
@@ -77,7 +86,7 @@ def test_a_full_disk_that_a_decoder_saw_is_called_that_too(
 ) -> None:
     seen = MediaError(MediaErrorKind.TRANSIENT, "a.mp4", f"OSError: {FULL}")
     stage = FaultyStage([seen] * runner_module.TRIES)
-    line = said(report_of(tmp_path, stage, [clip("a")], [])["failed"], capsys)
+    line = said_by(report_of(tmp_path, stage, [clip("a")], [])["failed"], capsys)
     assert "no space left for a.mp4" in line
 
 
@@ -101,23 +110,83 @@ def test_a_cut_that_has_no_place_to_go_says_where_and_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "clips").write_text("not a folder")
-    job = {
-        **{"clip_id": "a", "path": "a.mp4", "start_us": 0, "end_us": 1_000_000},
-        **{"target": str(tmp_path / "clips" / "key" / "a.mp4"), "encoding": {}},
-    }
+    job = cut_job(tmp_path, tmp_path / "clips" / "key" / "a.mp4")
     answer = cutting._cut({"job": json.dumps(job)})  # what Ray maps over the jobs
     assert answer["message"] == ""  # not the clip's fault
-    line = said(answer["failed"], capsys)
+    line = said_by(answer["failed"], capsys)
     assert f"{tmp_path}/clips" in line
     assert "run again" in line
 
 
+def lives(run: Path, work: Row, stage: StageRun, session: str = "s") -> int:
+    """Start processes for the unit, as Ray does, until one lives; return how many died."""
+    for died in range(12):
+        pid = os.fork()
+        if not pid:
+            batch = {"item": [json.dumps(work)], "report": ["{}"]}
+            answer = UnitRunner(str(run), [stage], session=session)(batch)
+            (run / "report.json").write_text(answer["report"][0])
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFEXITED(status):
+            return died
+    raise AssertionError("it never came to an end")
+
+
+def test_a_row_that_kills_its_process_is_found_and_costs_no_other(tmp_path: Path) -> None:
+    work = item("u", [clip(name) for name in "abcd"])
+    died = lives(tmp_path, work, StageRun(LengthStage(fatal="c"), "f"))
+    assert died == 4, "twice with the others, twice alone"
+    rows = StageStore(tmp_path, "length", "f").rows("u")
+    assert sorted(row["clip_id"] for row in rows["quality"]) == ["a", "b", "d"]
+    assert [(row["id"], row["error"]) for row in rows["quarantine"]] == [("c", "worker_died")]
+    assert not list(tmp_path.glob("measure/*/.*"))
+
+
+def test_deaths_of_an_earlier_run_put_nothing_into_quarantine(tmp_path: Path) -> None:
+    store = StageStore(tmp_path, "length", "f")
+    note = Attempts(store.folder / ".u.attempts", "yesterday")
+    for what in ("+whole", "+whole", "a", "a"):
+        Attempts(note.path, "yesterday").begin(what)
+    assert Attempts(note.path, "yesterday").deaths["a"] == 2
+    assert lives(tmp_path, item("u", [clip("a")]), StageRun(LengthStage(), "f"), "today") == 0
+    assert store.rows("u").get("quarantine", []) == []
+
+
+def test_a_model_that_kills_its_process_while_it_loads_is_the_models_fault(tmp_path: Path) -> None:
+    stage = StageRun(DiesWhenLoadedStage(tmp_path), "f", roles=("detector",))
+    assert lives(tmp_path, item("u", [clip("a")]), stage) == 3
+    failed = json.loads((tmp_path / "report.json").read_text())["failed"]
+    with pytest.raises(UnitFailedError, match=r"roles\.detector: loading it killed its process 3"):
+        raise_failure("unit u", failed)
+    assert not StageStore(tmp_path, "length", "f").commits("u")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (WeightsError("/w/sam.pth: cut short"), "unit u: roles.detector: /w/sam.pth: cut short;"),
+        (WeightsError("roles.detector: bad"), "unit u: roles.detector: bad;"),
+        (RoleUnavailableError("http://x does not answer"), "roles.detector: http://x does not"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_names_its_role_and_never_the_run_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    class Unloadable(LengthStage):
+        def setup(self) -> None:
+            raise error
+
+    batch = {"item": [json.dumps(item("u", [clip("a")]))], "report": ["{}"]}
+    runner = UnitRunner(str(tmp_path), [StageRun(Unloadable(), "f", roles=("detector",))])
+    line = said_by(json.loads(runner(batch)["report"][0])["failed"], capsys)
+    assert said in line
+    assert str(tmp_path) not in line
+
+
 def test_a_source_that_cannot_be_cut_still_goes_to_quarantine(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("no film")
-    job = {
-        **{"clip_id": "a", "path": str(tmp_path / "a.mp4"), "start_us": 0, "end_us": 1_000_000},
-        **{"target": str(tmp_path / "clips" / "a.mp4"), "encoding": {}},
-    }
+    job = cut_job(tmp_path, tmp_path / "clips" / "a.mp4")
     answer = cutting._cut({"job": json.dumps(job)})
     assert answer["failed"]["kind"] == ""
     assert "a.mp4" in answer["message"]

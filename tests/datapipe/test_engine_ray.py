@@ -8,7 +8,15 @@ from typing import Any
 
 import engine_stages
 import pytest
-from engine_stages import AfterStage, DiesOnceStage, FaultyStage, LengthStage, clip, item
+from engine_stages import (
+    AfterStage,
+    DiesOnceStage,
+    FaultyStage,
+    KillsOnStage,
+    LengthStage,
+    clip,
+    item,
+)
 
 from s2v.datapipe.engine.execute import UnitFailedError, execute, start_ray
 from s2v.datapipe.engine.pools import Need
@@ -51,6 +59,23 @@ def test_a_killed_actor_loses_no_unit_and_doubles_no_row(tmp_path: Path) -> None
     assert (tmp_path / "died").exists()
     rows = measured(tmp_path, "dies", 4)
     assert len(rows) == len(set(rows)) == 12
+
+
+@pytest.mark.timeout(180)
+def test_a_row_that_kills_its_process_goes_to_quarantine_and_costs_no_other(
+    tmp_path: Path,
+) -> None:
+    runs = [
+        StageRun(LengthStage(), "f", Need(cpus=0.5)),
+        StageRun(KillsOnStage(fatal="c1-1"), "f", Need(cpus=0.5, served=True)),
+    ]
+    list(execute(tmp_path, runs, units(2), mode="stream"))
+    store = StageStore(tmp_path, "kills", "f")
+    rows = [r for n in range(2) for r in store.rows(f"u{n}").get("quarantine", [])]
+    assert [(r["id"], r["error"]) for r in rows] == [("c1-1", "worker_died")]
+    assert "died 2 times at it alone" in rows[0]["message"]
+    assert len(measured(tmp_path, "kills", 2)) == 5
+    assert not list(tmp_path.glob("measure/*/.*")), "notes of attempts are gone"
 
 
 @pytest.mark.timeout(180)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
-from engine_stages import LengthStage, clip, item
+from engine_stages import AfterStage, LengthStage, clip, item
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2v.datapipe.base import atomic
 from s2v.datapipe.base.ids import bucket
+from s2v.datapipe.engine import runner as runner_module
 from s2v.datapipe.engine.runner import StageRun, UnitRunner
 from s2v.datapipe.engine.store import StageStore, StoreError
 from s2v.datapipe.engine.units import slices, windows
@@ -73,16 +76,82 @@ def test_parts_without_their_commit_are_as_if_never_written(tmp_path: Path) -> N
     assert len(StageStore(tmp_path, "length", "f").rows("u")["quality"]) == 1
 
 
+def test_two_writers_of_one_generation_never_spoil_each_others_parts(tmp_path: Path) -> None:
+    """A machine that was given up too early may still be at work on a unit."""
+    early, late = (StageStore(tmp_path, "caption", "f", seen={}) for _ in range(2))
+    told = iter(["of the one", "of the other"])
+    write = atomic.write_json
+
+    def meanwhile(path: Path, value: object) -> None:
+        if (said := next(told, None)) is not None:  # before the commit, the other writes all of its
+            commit(late, said)
+        write(path, value)
+
+    def commit(store: StageStore, caption: str) -> None:
+        store.commit("u", "clip_id", ["a"], {"captions": [{"clip_id": "a", "caption": caption}]}, 0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(atomic, "write_json", meanwhile)
+        commit(early, "of the early")
+    store = StageStore(tmp_path, "caption", "f")
+    assert store.rows("u")["captions"][0]["caption"] == "of the early"
+    assert len(store.commits("u")) == 1
+
+
+def test_a_commit_that_a_machine_cannot_see_is_never_taken_for_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "SEEN_WITHIN_S", 0.1)
+    before = StageRun(LengthStage(), "f")
+    later = UnitRunner(str(tmp_path), [StageRun(AfterStage(), "f")], before=[before])
+    with pytest.raises(StoreError, match="storage that all machines share"):
+        later.measure(item("u", [clip("a")]))
+    assert not StageStore(tmp_path, "after", "f").commits("u")
+
+
+@given(
+    st.dictionaries(
+        st.text("ab-_0", min_size=1, max_size=4), st.sets(st.integers(0, 1200)), max_size=6
+    )
+)
+def test_a_listed_store_knows_what_listing_per_unit_knows(made: dict[str, set[int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = StageStore(Path(folder), "s", "f")
+        store.folder.mkdir(parents=True)
+        for unit, generations in made.items():
+            for n in generations:
+                (store.folder / f"{unit}.{n:03d}.json").touch()
+                (store.folder / f"{unit}.{n:03d}.quality.0123abcd.parquet").touch()
+        (store.folder / ".x.json.123.tmp").touch()
+        assert store.listing() == {u: sorted(found) for u, found in sorted(made.items()) if found}
+
+
+def test_an_actor_finds_what_was_committed_since_the_driver_looked(tmp_path: Path) -> None:
+    plain = StageStore(tmp_path, "length", "f")
+    rows = {"quality": [{"clip_id": "a"}]}
+    plain.commit("u", "clip_id", ["a"], rows, 0)
+    seen = plain.listing()
+    plain.commit("u", "clip_id", ["b"], rows, 0)
+    plain.commit("new", "clip_id", ["c"], rows, 0)
+    told = StageStore(tmp_path, "length", "f", seen=seen)
+    assert [c.ids for c in told.commits("u")] == [("a",), ("b",)]
+    assert [c.ids for c in told.commits("new")] == [("c",)]
+    (plain.folder / "u.000.json").unlink()  # a user may: it is measured again
+    assert [c.ids for c in told.commits("u")] == [("b",)]
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_a_damaged_part_is_named_and_never_read_as_data(tmp_path: Path, damage: str) -> None:
     runner(tmp_path, LengthStage()).measure(item("u", [clip("a")]))
     store = StageStore(tmp_path, "length", "f")
-    part = store.folder / "u.000.quality.parquet"
+    part = next(store.folder.glob("u.000.quality.*.parquet"))
     if damage == "changed":
         part.write_bytes(part.read_bytes()[:-1] + b"x")
     else:
         part.unlink()
-    with pytest.raises(StoreError, match=r"u\.000\.quality\.parquet.*delete the unit's commit"):
+    with pytest.raises(
+        StoreError, match=r"u\.000\.quality\.\w{8}\.parquet.*delete the unit's commit"
+    ):
         store.rows("u")
 
 

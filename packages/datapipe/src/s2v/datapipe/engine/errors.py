@@ -24,9 +24,16 @@ class UnitFailedError(RuntimeError):
     """A unit could not be finished on this machine; says which, why, and the way out."""
 
 
-#: Faults of the machine, its disks or the run folder. Anything else is our own mistake and
-#: travels as it is, with its traceback.
-FAULTS = (OSError, MemoryError, ImportError, AssetError, MediaError, StoreError, WeightsError)
+class ModelFaultError(RuntimeError):
+    """Weights or a server that a role needs; says which role, what is wrong, and the way out."""
+
+
+#: Faults of the machine, its disks, its models or the run folder. Anything else is our own
+#: mistake and travels as it is, with its traceback.
+FAULTS = (
+    *(OSError, MemoryError, ImportError, AssetError, MediaError, StoreError),
+    *(WeightsError, ModelFaultError),
+)
 
 #: The report of a unit without a fault; all reports have the same fields, as Arrow wants.
 NO_FAILURE = {"kind": "", "message": "", "file": ""}
@@ -73,6 +80,8 @@ def raise_failure(unit: str, failed: dict[str, Any]) -> None:
         cause, way_out = f"no space left for {file}", "free space and run again"
     elif kind == StoreError.__name__:
         cause, way_out = message, "then run again"
+    elif kind == ModelFaultError.__name__:
+        cause, way_out = message, "mend that and run again"
     elif kind == MemoryError.__name__:
         cause = f"out of memory ({message})"
         way_out = "close other programs or lower engine.actors, and run again"

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,13 +145,14 @@ def _stream(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    folder, session = str(run.absolute()), uuid.uuid4().hex
     rows = [{"item": json.dumps(item), "report": "{}"} for item in items]
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     passed = list(before)
     for pool, group in pools:
         dataset = dataset.map_batches(
             UnitRunner,
-            fn_constructor_args=(str(run), group, retry_quarantine, list(passed)),
+            fn_constructor_args=(folder, group, retry_quarantine, list(passed), session),
             batch_size=1,
             num_cpus=pool.need.cpus,
             num_gpus=pool.need.gpus or None,

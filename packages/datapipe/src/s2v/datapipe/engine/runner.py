@@ -6,12 +6,21 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from s2v.datapipe import staging
 from s2v.datapipe.base.media.errors import MediaError
-from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, StoreError, failure
+from s2v.datapipe.engine.attempts import (
+    LOAD_TRIES,
+    LOADING,
+    ROW_TRIES,
+    WHOLE,
+    WHOLE_TRIES,
+    Attempts,
+)
+from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, ModelFaultError, StoreError, failure
 from s2v.datapipe.engine.stage import Row, Stage, StageRun, Unit
 from s2v.datapipe.engine.unit_rows import UnitRows
 
@@ -19,6 +28,7 @@ __all__ = ["StageRun", "UnitRunner", "cpu_seconds"]
 
 TRIES = 3  # of a unit, on errors that may pass: the machine's, not the file's
 FIRST_WAIT_S = 2.0  # before the second try; doubled for each further one
+SEEN_WITHIN_S = 90.0  # network file systems remember for up to a minute what was not there
 
 
 class UnitRunner:
@@ -29,6 +39,7 @@ class UnitRunner:
         stages: the stages of this actor, in order.
         retry_quarantine: measure again what is in quarantine.
         before: stages that other actors took the unit through, whose rows are read.
+        session: of the driver; what died in an earlier one is tried afresh.
     """
 
     def __init__(
@@ -37,6 +48,7 @@ class UnitRunner:
         stages: Sequence[StageRun],
         retry_quarantine: bool = False,
         before: Sequence[StageRun] = (),
+        session: str = "",
     ) -> None:
         # One thread per actor: two torch or ONNX threads on shared cores are slower than one.
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -45,6 +57,7 @@ class UnitRunner:
         staging.use(self.run)
         self.before, self.stages = list(before), list(stages)
         self.retry_quarantine = retry_quarantine
+        self.session = session
         self._ready: set[str] = set()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +95,7 @@ class UnitRunner:
         """
         rows = UnitRows(self.run, item, retry_quarantine=self.retry_quarantine)
         for run in self.before:
+            _wait_until_seen(rows, run)
             rows.passed(run)
         report: dict[str, Any] = {"unit": rows.name, "stages": {}}
         for run in self.stages:
@@ -101,22 +115,54 @@ class UnitRunner:
 
     def _run(self, run: StageRun, rows: UnitRows, missing: list[str]) -> float:
         stage, began = run.stage, cpu_seconds()
-        if stage.name not in self._ready and missing:
-            stage.setup()
-            self._ready.add(stage.name)
-        ready, clock = cpu_seconds(), time.monotonic()
-        unit = rows.unit(missing, stage.reads if missing else ())
-        made = _with_retries(stage, unit) if missing else {}
+        store = rows.store(run)
+        attempts = Attempts(store.folder / f".{rows.name}.attempts", self.session)
+        try:
+            if stage.name not in self._ready and missing:
+                self._load(run, attempts)
+            ready, clock = cpu_seconds(), time.monotonic()
+            unit = rows.unit(missing, stage.reads if missing else ())
+            with run.naming_its_models():
+                made = _measured(stage, unit, attempts) if missing else {}
+        except BaseException:
+            attempts.end()
+            raise
         out = {name: made.get(name, []) for name in stage.writes}
         out["quarantine"] = unit.quarantine
         ended = cpu_seconds()
-        rows.store(run).commit(
-            *(unit.name, unit.key, unit.ids, out),
+        store.commit(
+            *(unit.name, unit.key, missing, out),
             cpu_seconds=ended - ready,
             wall_seconds=time.monotonic() - clock,
             setup_seconds=ready - began,
         )
+        if missing:
+            attempts.end()
         return ended - began
+
+    def _load(self, run: StageRun, attempts: Attempts) -> None:
+        """Load the stage's models, once per actor.
+
+        Raises:
+            ModelFaultError: they cannot be loaded; names their roles.
+        """
+        if attempts.deaths[LOADING] >= LOAD_TRIES:
+            raise ModelFaultError(
+                f"{run.named}: loading it killed its process {LOAD_TRIES} times (out of memory, or "
+                "a crash inside a library); lower engine.actors, or give the role memory_gb"
+            )
+        attempts.begin(LOADING)
+        with run.naming_its_models():
+            run.stage.setup()
+        self._ready.add(run.stage.name)
+
+
+def _wait_until_seen(rows: UnitRows, run: StageRun) -> None:
+    """Give shared storage its time to show what another machine committed a moment ago."""
+    deadline, wait = time.monotonic() + SEEN_WITHIN_S, 0.05
+    while not rows.commits(run, fresh=True) and time.monotonic() < deadline:
+        time.sleep(wait)
+        wait = min(2 * wait, 5.0)
 
 
 def cpu_seconds() -> float:
@@ -135,6 +181,30 @@ def cpu_seconds() -> float:
         except OSError:
             continue  # a thread or child that ended just now
     return total
+
+
+def _measured(stage: Stage, unit: Unit, attempts: Attempts) -> dict[str, list[Row]]:
+    """All rows of the unit at once; row by row where that took the process with it."""
+    if attempts.deaths[WHOLE] < WHOLE_TRIES:
+        attempts.begin(WHOLE)
+        return _with_retries(stage, unit)
+    made: dict[str, list[Row]] = {}
+    for one in unit.ids:
+        if attempts.deaths[one] >= ROW_TRIES:
+            unit.refuse(
+                one,
+                stage.name,
+                "worker_died",
+                f"the process that measured it died {ROW_TRIES} times at it alone (a crash inside "
+                "a library, or out of memory)",
+            )
+            continue
+        attempts.begin(one)
+        alone = replace(unit, ids=[one], quarantine=[])
+        for table, rows in _with_retries(stage, alone).items():
+            made.setdefault(table, []).extend(rows)
+        unit.quarantine += alone.quarantine
+    return made
 
 
 def _with_retries(stage: Stage, unit: Unit) -> dict[str, list[Row]]:

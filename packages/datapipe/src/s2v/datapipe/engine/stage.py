@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.base.media.errors import MediaError
-from s2v.datapipe.engine.errors import StoreError
+from s2v.datapipe.engine.errors import ModelFaultError, StoreError
 from s2v.datapipe.engine.pools import Need
-from s2v.datapipe.roles import WeightsError
+from s2v.datapipe.roles import RoleUnavailableError, WeightsError
 
 Row = dict[str, Any]
 
@@ -73,13 +73,14 @@ class Unit:
         except MediaError as error:
             if error.transient:
                 raise
-            self._quarantine(row_id, stage, error.kind, str(error))
+            self.refuse(row_id, stage, error.kind, str(error))
         except (OSError, MemoryError, ImportError, AssertionError, StoreError, WeightsError):
             raise
         except Exception as error:  # noqa: BLE001  a row's content can make a model raise anything
-            self._quarantine(row_id, stage, type(error).__name__, str(error))
+            self.refuse(row_id, stage, type(error).__name__, str(error))
 
-    def _quarantine(self, row_id: str, stage: str, error: str, message: str) -> None:
+    def refuse(self, row_id: str, stage: str, error: str, message: str) -> None:
+        """Put a row into quarantine."""
         self.quarantine.append(
             {
                 "id": row_id,
@@ -135,8 +136,33 @@ class Stage(ABC):
 
 @dataclass(frozen=True)
 class StageRun:
-    """A stage with where its commits go, and what one actor of it is booked with."""
+    """A stage with where its commits go, and what one actor of it is booked with.
+
+    Attributes:
+        roles: of the models that the stage holds, for messages.
+    """
 
     stage: Stage
     fingerprint: str
     need: Need = field(default_factory=Need)
+    roles: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> str:
+        """The roles as a user wrote them, or the stage where it has none."""
+        shown = [f"roles.{role}" for role in self.roles]
+        return " or ".join(shown) or f"stage {self.stage.name}"
+
+    @contextmanager
+    def naming_its_models(self) -> Iterator[None]:
+        """Say which role it is whose weights or server are at fault.
+
+        Raises:
+            ModelFaultError: in place of WeightsError and RoleUnavailableError.
+        """
+        try:
+            yield
+        except (WeightsError, RoleUnavailableError) as error:
+            said = str(error)
+            named = any(f"roles.{role}" in said for role in self.roles)
+            raise ModelFaultError(said if named else f"{self.named}: {said}") from error

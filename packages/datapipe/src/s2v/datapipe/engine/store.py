@@ -6,7 +6,13 @@ A unit is measured when every admitted id is covered; a loosened gate or a reope
 quarantine adds a generation with just the missing ids.
 
 Parts are written before their commit, and the commit by rename, so that a crash at any
-moment leaves either a whole generation or files that nothing refers to.
+moment leaves either a whole generation or files that nothing refers to. A part's name carries
+its digest, so that two writers of one generation (a machine that was given up too early) never
+overwrite each other's: the last commit refers to its own parts.
+
+A folder holds as many commits as there are units. It is listed once and not once per unit: the
+driver lists it (:meth:`StageStore.listed`), and an actor is told what the driver saw and looks
+for newer generations by name.
 """
 
 from __future__ import annotations
@@ -14,7 +20,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable
+import os
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +33,7 @@ from s2v.datapipe.base import atomic, records
 from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.engine.stage import Row
 
-__all__ = ["Commit", "StageStore", "StoreError", "merge"]
+__all__ = ["Commit", "Listing", "StageStore", "StoreError", "covered", "merge"]
 
 
 @dataclass(frozen=True)
@@ -43,25 +50,66 @@ class Commit:
     setup_seconds: float  # CPU time of loading models before this unit, beside cpu_seconds
 
 
-class StageStore:
-    """Commits of one stage with one fingerprint."""
+#: Unit -> its generations, ascending.
+Listing = dict[str, list[int]]
 
-    def __init__(self, run: Path, stage: str, fingerprint: str) -> None:
+
+class StageStore:
+    """Commits of one stage with one fingerprint.
+
+    Args:
+        run: the run folder.
+        stage, fingerprint: whose commits.
+        seen: generations that were there when the folder was listed; newer ones are found by
+            name. ``None`` lists the folder each time.
+        closed: nothing was written since ``seen`` was listed, so nothing newer is looked for.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        stage: str,
+        fingerprint: str,
+        *,
+        seen: Listing | None = None,
+        closed: bool = False,
+    ) -> None:
         self.stage = stage
         self.folder = run / "measure" / f"{stage}-{fingerprint}"
+        self._seen, self._closed = seen, closed
+
+    @classmethod
+    def listed(cls, run: Path, stage: str, fingerprint: str) -> StageStore:
+        """With its folder listed now, for readers while nobody writes."""
+        store = cls(run, stage, fingerprint)
+        return cls(run, stage, fingerprint, seen=store.listing(), closed=True)
+
+    def listing(self) -> Listing:
+        """Every unit with its generations, by one look at the folder."""
+        found: Listing = {}
+        try:
+            with os.scandir(self.folder) as entries:
+                names = [entry.name for entry in entries]
+        except FileNotFoundError:
+            return found
+        for name in names:
+            unit, dot, generation = name.removesuffix(".json").rpartition(".")
+            if dot and name.endswith(".json") and generation.isdecimal():
+                found.setdefault(unit, []).append(int(generation))
+        return {unit: sorted(found[unit]) for unit in sorted(found)}
 
     def commits(self, unit: str) -> list[Commit]:
         """The commits of one unit by generation."""
-        return [self._load(path) for _, path in self._generations(unit)]
+        found = (self._load(self._path(unit, n)) for n in self._generations(unit))
+        return [commit for commit in found if commit is not None]
+
+    def committed(self, unit: str) -> bool:
+        """Whether there is any commit of the unit; one without ids counts."""
+        return bool(self._generations(unit))
 
     def covered(self, unit: str, *, reopen_quarantine: bool = False) -> set[str]:
         """Ids of ``unit`` that need no work."""
-        done: set[str] = set()
-        for commit in self.commits(unit):
-            done |= set(commit.ids)
-            if reopen_quarantine:
-                done -= commit.quarantined
-        return done
+        return covered(self.commits(unit), reopen_quarantine=reopen_quarantine)
 
     def commit(
         self,
@@ -75,7 +123,7 @@ class StageStore:
     ) -> None:
         """Write the parts of one generation, then its commit file."""
         # The highest and not their number: a user may have deleted an older one.
-        generation = max((n for n, _ in self._generations(unit)), default=-1) + 1
+        generation = max(self._generations(unit), default=-1) + 1
         parts = {}
         for name, rows in sorted(tables.items()):
             if not rows and name == "quarantine":
@@ -83,16 +131,13 @@ class StageStore:
             sink = io.BytesIO()
             pq.write_table(records.table(name, rows), sink, compression="zstd")
             data = sink.getvalue()
-            file = f"{unit}.{generation:03d}.{name}.parquet"
+            digest = hashlib.sha256(data).hexdigest()
+            file = f"{unit}.{generation:03d}.{name}.{digest[:8]}.parquet"
             atomic.write_bytes(self.folder / file, data)
-            parts[name] = {
-                "file": file,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "rows": len(rows),
-            }
+            parts[name] = {"file": file, "sha256": digest, "rows": len(rows)}
         quarantined = sorted({row["id"] for row in tables.get("quarantine", [])} & set(ids))
         atomic.write_json(
-            self.folder / f"{unit}.{generation:03d}.json",
+            self._path(unit, generation),
             {
                 "unit": unit,
                 "key": key,
@@ -114,18 +159,28 @@ class StageStore:
         """Rows of the given units by table, in unit order, newest generation of every id."""
         return merge(self._read(self.commits(unit)) for unit in sorted(units))
 
-    def all_commits(self) -> list[Commit]:
-        """Every commit of the stage, of whatever unit, in order of their files."""
-        return [self._load(path) for path in sorted(self.folder.glob("*.json"))]
+    def all_commits(self) -> Iterator[Commit]:
+        """Every commit of the stage, of whatever unit, in order of unit and generation."""
+        for unit in self._seen if self._seen is not None else self.listing():
+            yield from self.commits(unit)
 
-    def _generations(self, unit: str) -> list[tuple[int, Path]]:
-        found = self.folder.glob(f"{unit}.[0-9]*.json")
-        numbers = [(int(path.name.removeprefix(f"{unit}.").split(".")[0]), path) for path in found]
-        return sorted(numbers)
+    def _path(self, unit: str, generation: int) -> Path:
+        return self.folder / f"{unit}.{generation:03d}.json"
 
-    def _load(self, path: Path) -> Commit:
+    def _generations(self, unit: str) -> list[int]:
+        if self._seen is None:
+            return self.listing().get(unit, [])
+        found = list(self._seen.get(unit, ()))
+        if not self._closed:
+            n = found[-1] + 1 if found else 0
+            while self._path(unit, n).exists():
+                found.append(n)
+                n += 1
+        return found
+
+    def _load(self, path: Path) -> Commit | None:
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(path.read_text(encoding="utf-8"))
             return Commit(
                 unit=data["unit"],
                 key=data["key"],
@@ -136,6 +191,8 @@ class StageStore:
                 wall_seconds=data.get("wall_seconds", 0.0),  # older commits do not say
                 setup_seconds=data.get("setup_seconds", 0.0),
             )
+        except FileNotFoundError:  # deleted since the folder was listed: to be measured again
+            return None
         except (ValueError, KeyError) as error:
             raise StoreError(
                 f"{path}: not a commit ({error}); delete it to measure it again"
@@ -172,6 +229,16 @@ class StageStore:
         if hashlib.sha256(data).hexdigest() != part["sha256"]:
             raise StoreError(f"{path}: committed part was changed (sha256); {advice}")
         return pq.read_table(io.BytesIO(data))
+
+
+def covered(commits: Iterable[Commit], *, reopen_quarantine: bool = False) -> set[str]:
+    """Ids that need no work, by a unit's commits in order."""
+    done: set[str] = set()
+    for commit in commits:
+        done |= set(commit.ids)
+        if reopen_quarantine:
+            done -= commit.quarantined
+    return done
 
 
 def _conform(name: str, table: pa.Table) -> pa.Table:
