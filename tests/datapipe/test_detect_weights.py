@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +321,17 @@ def test_bfloat16_gives_nearly_the_same_scores(root: Path) -> None:
         assert a, backend
         assert b, backend
         assert np.isfinite([hit.score for hit in b]).all()
+
+
+def test_choosing_a_backend_imports_no_heavy_library() -> None:
+    """The driver of a run imports every chosen backend; the libraries are for the workers."""
+    code = (
+        "import sys\n"
+        "from s2v.datapipe.backends import grounding_dino, groundingdino_py, segment_anything\n"
+        "heavy = {'torch', 'transformers', 'groundingdino', 'segment_anything', 'torchvision'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "[]"
