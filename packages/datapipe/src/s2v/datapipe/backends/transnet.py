@@ -7,8 +7,7 @@ or from a state dict on disk.
 
 from __future__ import annotations
 
-import pickle
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from s2v.datapipe.backends.weights import digest, existing_file
 from s2v.datapipe.base.settings import parse
 from s2v.datapipe.roles import WeightsError
-
-_BAD_FILE: Final = (
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    pickle.UnpicklingError,
-)
-"""What reading a file that is no state dict of this net raises, by what it is instead."""
-
 
 class TransNetOptions(BaseModel):
     """Options of the backend."""
@@ -82,7 +69,9 @@ class TransNetShots:
         """
         try:
             self._net.load()
-        except _BAD_FILE as error:
+        except (OSError, MemoryError, ImportError):
+            raise  # the machine's, not the file's
+        except Exception as error:
             raise WeightsError(
                 f"{self._net.path}: no state dict of TransNetV2 ({_first_line(error)}); fetch it "
                 "again, or leave out roles.shots.weights for the packaged one"
