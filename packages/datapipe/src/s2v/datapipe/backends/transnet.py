@@ -17,6 +17,7 @@ from s2v.datapipe.backends.weights import digest, existing_file
 from s2v.datapipe.base.settings import parse
 from s2v.datapipe.roles import WeightsError
 
+
 class TransNetOptions(BaseModel):
     """Options of the backend."""
 
