@@ -280,3 +280,7 @@ def test_a_phrase_found_on_too_few_frames_is_dropped_where_that_is_asked_for() -
     made.rows["detections"][0]["score"] = 0.1
     assert outcome(made, changed(detection={"min_frames": 2})) == [None]
     assert outcome(made, changed(detection={"min_frames": 3})) == ["box: on too few frames"]
+    photograph = World()
+    photograph.source("photo", kind="image")
+    photograph.subject(photograph.clip("photo", 0, 0), "cup", bank="thing")
+    assert outcome(photograph, changed(detection={"min_frames": 3})) == [None]

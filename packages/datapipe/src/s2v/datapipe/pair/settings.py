@@ -91,8 +91,8 @@ class DetectionRules(_Strict):
     min_frames: int = Field(
         default=1,
         ge=1,
-        description="sampled frames with a box that passes; V keeps by their share, value "
-        "unpublished",
+        description="sampled frames of a video with a box that passes; V keeps by their share, "
+        "value unpublished",
     )
     require_complete: bool = Field(
         default=True, description="the checker saw the whole subject; PD. No checker, no rule"

@@ -87,7 +87,8 @@ def join_subjects(
         best = judged[0] if judged else None
         if reason is None:
             reason = "box: none found" if best is None else best.reason
-        if reason is None and _frames_with_box(judged) < settings.detection.min_frames:
+        wanted = settings.detection.min_frames if clip["kind"] == "video" else 1
+        if reason is None and _frames_with_box(judged) < wanted:
             reason = "box: on too few frames"
         row = joiner.row(phrase, clip, best)
         row["reason"] = reason
