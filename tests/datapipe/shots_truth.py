@@ -72,7 +72,7 @@ class Case:
 
     @property
     def lengths(self) -> list[int]:
-        return [PIECE + (_black(join[0]) if join else 0) for join in (*self.joins, None)]
+        return [PIECE + (pause_frames(join[0]) if join else 0) for join in (*self.joins, None)]
 
     def transitions(self) -> list[Transition]:
         """The truth, in order."""
@@ -89,7 +89,7 @@ class Case:
                     found.append(Transition(how, end - frames + 1, end))
                     at = end - frames
                 case _:  # fade black / fade white: out, a pause, in
-                    pause = _black(how)
+                    pause = pause_frames(how)
                     found.append(Transition("fade", end - frames, end + pause + frames))
                     at = end + pause
         return found
@@ -103,7 +103,7 @@ class Case:
                 found.append((kind, at + first, at + last))
             if join:
                 overlap = join[1] if join[0] in {"dissolve", "wipe"} else 0
-                at += PIECE + _black(join[0]) - overlap
+                at += PIECE + pause_frames(join[0]) - overlap
         return found
 
     @property
@@ -120,7 +120,8 @@ class Case:
         return path
 
 
-def _black(how: str) -> int:
+def pause_frames(how: str) -> int:
+    """Frames of one colour that a join adds between the two pieces."""
     return 4 if how.startswith("fade") else 0
 
 
@@ -155,7 +156,7 @@ def _command(case: Case, path: Path) -> list[str]:
         if join and join[0].startswith("fade"):
             colour, frames = join[0].split()[1], join[1]
             chain += f",fade=out:{PIECE - frames}:{frames}:color={colour}"
-            chain += f",tpad=stop={_black(join[0])}:color={colour}"
+            chain += f",tpad=stop={pause_frames(join[0])}:color={colour}"
         chains.append(f"{chain},settb=1/{FPS}[p{n}]")
     last, length = "p0", case.lengths[0]
     for n, (how, frames) in enumerate(case.joins, 1):
@@ -184,7 +185,8 @@ def _film(*starts: int) -> list[Piece]:
     return [Piece("bbb-film", start) for start in starts]
 
 
-def _flash(asset: str, start: int, rate: float, frames: int, strength: float) -> Piece:
+def flash(asset: str, start: int, rate: float, frames: int, strength: float) -> Piece:
+    """A piece that is nearly white for some frames, as when somebody takes a photograph."""
     first = 30
     fit = (
         f"scale={WIDTH}:{HEIGHT}:force_original_aspect_ratio=increase,crop={WIDTH}:{HEIGHT},"
@@ -193,7 +195,7 @@ def _flash(asset: str, start: int, rate: float, frames: int, strength: float) ->
     return Piece(asset, start, rate, fit, ("flash", first, first + frames + 1))
 
 
-def _pan(asset: str, seconds: float, rate: float = 0.0, start: int = 0) -> Piece:
+def pan(asset: str, seconds: float, rate: float = 0.0, start: int = 0) -> Piece:
     """There and back over a picture, once in ``seconds``."""
     fit = (
         f"scale={2 * WIDTH}:{2 * HEIGHT}:force_original_aspect_ratio=increase,"
@@ -231,13 +233,13 @@ def cases() -> list[Case]:
         *_film(4340, 4810, 5140, 5600, 5860),
     ]
     tuning_traps = [
-        _flash("bbb-film", 1950, 24, 1, 0.8),
-        _flash("bbb-film", 2400, 24, 3, 0.95),
-        _flash("coffee", 0, 0, 2, 0.6),
-        _pan("coffee", 2.0),
-        _pan("cat", 1.2),
-        _pan("bbb-film", 1.6, 24, 3100),
-        _pan("bbb-film", 1.0, 24, 5860),
+        flash("bbb-film", 1950, 24, 1, 0.8),
+        flash("bbb-film", 2400, 24, 3, 0.95),
+        flash("coffee", 0, 0, 2, 0.6),
+        pan("coffee", 2.0),
+        pan("cat", 1.2),
+        pan("bbb-film", 1.6, 24, 3100),
+        pan("bbb-film", 1.0, 24, 5860),
     ]
     report_shots = [
         *_film(6395, 6500),
@@ -250,13 +252,13 @@ def cases() -> list[Case]:
         Piece("quokka", 0, 0, _still_zoom()),
     ]
     report_traps = [
-        _flash("bbb-film", 6500, 24, 1, 0.9),
-        _flash("man-clip", 0, 30, 2, 0.8),
-        _flash("bbb-film", 10850, 24, 4, 0.7),
-        _pan("quokka", 2.0),
-        _pan("motorcycle", 1.2),
-        _pan("bbb-film", 1.6, 24, 6840),
-        _pan("man-clip", 1.0, 30),
+        flash("bbb-film", 6500, 24, 1, 0.9),
+        flash("man-clip", 0, 30, 2, 0.8),
+        flash("bbb-film", 10850, 24, 4, 0.7),
+        pan("quokka", 2.0),
+        pan("motorcycle", 1.2),
+        pan("bbb-film", 1.6, 24, 6840),
+        pan("man-clip", 1.0, 30),
     ]
     return [
         *_cases("tuning", tuning_shots, tuning_traps),

@@ -1,8 +1,8 @@
 """TransNetV2: per-frame shot-boundary probabilities (Soucek and Lokoc 2020), the accurate mode.
 
 About 33 ms of CPU per frame, thirty times what decoding costs, so it is no default without a GPU.
-It sees wipes and dissolves between moving pictures, which the classical detectors may miss
-(docs/shots.md). The official state dict is loaded strictly.
+On footage with known transitions it finds what the classical detectors find (docs/shots.md). The
+official state dict is loaded strictly.
 """
 
 from __future__ import annotations
