@@ -33,7 +33,11 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """Where the clip came from; ``start_us``/``end_us`` on the source's time line."""
+    """Where the clip came from, and what was stated of it.
+
+    ``start_us``/``end_us`` are on the source's time line, which begins ``offset_us`` into its
+    long video. Fields with a default came later: older shards do not have them.
+    """
 
     video_id: str
     long_video_id: str
@@ -43,6 +47,10 @@ class Source(_Strict):
     credit: str | None
     start_us: int
     end_us: int
+    offset_us: int | None = None
+    consent: str | None = None
+    minors: str | None = None
+    face_policy: str | None = None
 
 
 class Video(_Strict):

@@ -167,7 +167,8 @@ class SampleBuilder:
         source = self.sources[clip["video_id"]]
         return shards.Source(
             **{k: clip[k] for k in ("video_id", "long_video_id", "clip_id", "start_us", "end_us")},
-            **{k: source[k] for k in ("licence", "url", "credit")},
+            **{k: source[k] for k in ("licence", "url", "credit", "offset_us")},
+            **{k: source[k] for k in ("consent", "minors", "face_policy")},
         )
 
     def _scores(self, clip: Row) -> shards.SampleScores:
