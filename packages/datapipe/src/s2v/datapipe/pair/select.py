@@ -101,7 +101,7 @@ def select(
     hashes = FrameHashes(tables, settings.pair)
     alike = hashes.alike(settings.pair.frame_bits)
     passing = {c: row for c, row in clips.items() if reasons[c] is None}
-    duplicate_of = duplicates(hashes, alike, passing, settings.pair.duplicate_frames)
+    duplicate_of = duplicates(hashes, alike, passing, settings.pair)
     if not settings.clip.drop_duplicates:
         duplicate_of = {}
     view = join_subjects(tables, reasons, settings, excluded)

@@ -257,6 +257,16 @@ class PairRules(_Strict):
     duplicate_frames: int = Field(
         default=2, ge=1, description="so many frames alike make two clips duplicates; ours"
     )
+    repeat_bits: int = Field(
+        default=6,
+        ge=0,
+        le=64,
+        description="frame by frame between a clip and its replay in the same file; shots of one "
+        "scene of the demo's film are from 10 up; ours",
+    )
+    repeat_gap_seconds: float = Field(
+        default=10.0, ge=0, description="least time between a clip and its replay; ours"
+    )
     min_frame_detail: float = Field(
         default=5.0, ge=0, description="sharpness below which a frame is too flat to compare; ours"
     )
