@@ -133,7 +133,9 @@ def state_dict(path: Path, what: str) -> dict[str, torch.Tensor]:
     existing_file(path, what)
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  a damaged file makes torch raise anything
+    except MemoryError:
+        raise  # the machine's fault, not the file's
+    except Exception as error:
         if type(error).__name__ == "UnpicklingError":  # it holds more than tensors
             raise WeightsError(
                 f"{path}: not a plain checkpoint of tensors ({_first_line(error)}); "
