@@ -55,29 +55,26 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 def _explanation(error: Exception) -> str | None:
     """What to tell the user, or ``None`` for what is our own mistake."""
     from s2v.datapipe.backends.vlm.serve import ServerStartError
+    from s2v.datapipe.engine.errors import ModelFaultError
     from s2v.datapipe.engine.execute import AdmissionError, UnitFailedError
     from s2v.datapipe.engine.lock import RunBusyError
     from s2v.datapipe.engine.store import StoreError
     from s2v.datapipe.measuring import (
+        NothingUsableError,
         NotMeasuredError,
         QuarantineBudgetError,
     )
     from s2v.datapipe.pair.conservation import ConservationError
     from s2v.datapipe.pair.exclusions import ExclusionError
+    from s2v.datapipe.report.page import PageTooLargeError
     from s2v.datapipe.roles import WeightsError
     from s2v.datapipe.sources import SourceError
     from s2v.datapipe.write.errors import WriteError
 
     known = (
         *(AdmissionError, AssetError, ConservationError, ExclusionError, MediaError),
-        *(
-            NotMeasuredError,
-            QuarantineBudgetError,
-            RunBusyError,
-            SettingsError,
-            ShardError,
-            SourceError,
-        ),
+        *(ModelFaultError, NotMeasuredError, NothingUsableError, PageTooLargeError),
+        *(QuarantineBudgetError, RunBusyError, SettingsError, ShardError, SourceError),
         *(ServerStartError, StoreError, UnitFailedError, WeightsError, WriteError),
     )
     if isinstance(error, OSError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,17 @@ from s2v.datapipe.assembling import (
 from s2v.datapipe.assembling import rows as _rows
 from s2v.datapipe.base import records
 from s2v.datapipe.base.media.errors import MediaErrorKind
-from s2v.datapipe.base.progress import Step, track
+from s2v.datapipe.base.progress import track
 from s2v.datapipe.config import Settings
-from s2v.datapipe.engine.execute import execute, start_ray
+from s2v.datapipe.engine.execute import cluster, run_phase, start_ray
+from s2v.datapipe.engine.pools import Placement, place
+from s2v.datapipe.engine.preflight import load_once
 from s2v.datapipe.engine.stage import Row, StageRun
-from s2v.datapipe.engine.store import StageStore, merge
+from s2v.datapipe.engine.store import StageStore, StoreError, merge
 from s2v.datapipe.engine.unit_rows import UnitRows
 from s2v.datapipe.engine.units import slices, unit_name
 from s2v.datapipe.roles import Roles
-from s2v.datapipe.serving import reserved, roles_at_work
+from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
 from s2v.datapipe.sources import identity_of
 from s2v.datapipe.sources.parts import mark_beyond, outside, window_note, windows
 from s2v.datapipe.staging import list_run
@@ -56,10 +57,11 @@ class Item:
     key: str
     ids: list[str]
     tables: dict[str, list[Row]]
+    seen: dict[str, list[int]] = field(default_factory=dict)  # stage -> generations there before
 
     def plain(self) -> dict[str, Any]:
         """As plain data, for Ray."""
-        return {"unit": self.unit, "key": self.key, "ids": self.ids, "tables": self.tables}
+        return dict(vars(self))
 
 
 @dataclass
@@ -92,6 +94,7 @@ class Measuring:
         self.only_committed = only_committed
         self.quiet = quiet
         self.result = Measured({}, fingerprints={n: r.fingerprint for n, r in self.plan.items()})
+        self._admitted = False
 
     def run(self) -> Measured:
         """Measure and return all tables.
@@ -112,7 +115,6 @@ class Measuring:
             for row in sources
         ]
         probed = self._group("probe", pipeline.BY_SOURCE, by_source)
-        self._check_missing(sources, probed)
         probed = mark_duplicates(probed, sources)
         probe = records.table("probe", mark_beyond(_rows(probed, "probe"), sources))
         parts.append({**probed, "probe": probe})
@@ -171,81 +173,172 @@ class Measuring:
 
     def _group(self, title: str, names: Sequence[str], items: list[Item]) -> dict[str, pa.Table]:
         runs = [self.plan[name] for name in names]
-        open_items = [item for item in items if self._open(runs, item)]
+        open_items, first = self._open(runs, items)
         if open_items and self.only_committed:
             raise NotMeasuredError(
                 f"{self.folder}: {len(open_items)} of {len(items)} units are not measured with "
                 "this configuration; run `s2v-data run` with it first"
             )
         if open_items:
-            start_ray(self.settings.engine.cpus)
-        with track(f"measure {title}", len(items), quiet=self.quiet) as step:
-            step(len(items) - len(open_items), note="committed before")
-            if open_items:
-                self._execute(names, open_items, step)
-        tables = merge(self._store(run).tables(item.unit for item in items) for run in runs)
-        self._check_budget(runs, items, tables)
-        return tables
-
-    def _execute(self, names: Sequence[str], items: list[Item], step: Step) -> None:
-        """Measure; the run's own servers are up while clips are looked at."""
-        at_work = roles_at_work(self.settings, self.roles)
-        with at_work if names == pipeline.BY_CLIPS else nullcontext(self.roles) as roles:
-            plan = pipeline.plan(self.settings, roles)
-            reports = execute(
-                self.folder,
-                [plan[name] for name in names],
-                [item.plain() for item in items],
-                actors=self.settings.engine.actors,
-                mode=self.settings.engine.mode,
-                reserved=reserved(self.settings) if names == pipeline.BY_CLIPS else (),
-                retry_quarantine=self.retry_quarantine,
-            )
-            for report in reports:
-                step(int(report["last"]))
-                for stage, done in report["stages"].items():
-                    self.result.measured[stage] += done["measured"]
-                    self.result.cpu_seconds[stage] += done["cpu_seconds"]
-
-    def _store(self, run: StageRun) -> StageStore:
-        return StageStore(self.folder, run.stage.name, run.fingerprint)
-
-    def _open(self, runs: Sequence[StageRun], item: Item) -> bool:
-        """Whether any stage has ids to measure."""
-        rows = UnitRows(self.folder, item.plain(), retry_quarantine=self.retry_quarantine)
+            self._admit(names[first])
+            self._execute(title, runs, first, items, open_items)
+        tables = []
+        ids: dict[str, set[str]] = {}
         for run in runs:
-            if rows.missing(run) or not rows.committed(run):
-                return True
-            rows.passed(run)
-        return False
+            store = self._listed(run)
+            _all_seen(store, items)
+            found, ids[run.stage.name] = store.tables_and_ids(item.unit for item in items)
+            tables.append(found)
+        merged = merge(tables)
+        if names == pipeline.BY_SOURCE:
+            self._check_missing(items, merged)
+        self._check_budget(ids, merged)
+        return merged
 
-    def _check_missing(self, sources: list[Row], tables: dict[str, pa.Table]) -> None:
+    def _open(self, runs: Sequence[StageRun], items: Sequence[Item]) -> tuple[list[Item], int]:
+        """Items of which some stage has ids to measure, and the first such stage's place."""
+        stores = {run.stage.name: self._listed(run) for run in runs}
+        found, first = [], len(runs)
+        for item in items:
+            rows = UnitRows(
+                self.folder, item.plain(), retry_quarantine=self.retry_quarantine, stores=stores
+            )
+            for n, run in enumerate(runs):
+                if rows.missing(run) or not rows.committed(run):
+                    item.seen = {
+                        name: store.generations(item.unit) for name, store in stores.items()
+                    }
+                    found.append(item)
+                    first = min(first, n)
+                    break
+                rows.passed(run)
+        return found, first
+
+    def _admit(self, first: str) -> None:
+        """Refuse a run that would stop or hang later: once, before the first unit.
+
+        Args:
+            first: the stage that there is work for; those before it have none.
+
+        Raises:
+            AdmissionError, ServerStartError, WeightsError, ModelFaultError, UnitFailedError.
+        """
+        start_ray(self.settings.engine.cpus)
+        if self._admitted:
+            return
+        self._admitted = True
+        order = list(self.plan)
+        left = [self.plan[name] for name in order[order.index(first) :]]
+        for names in (pipeline.BY_SOURCE, pipeline.BY_WINDOW, pipeline.BY_CLIPS):
+            if group := [one for one in left if one.stage.name in names]:
+                self._place(group, units=1)
+        if self._servers(left):
+            check_servers(self.settings)
+        roles = untried(self.settings)
+        tried = [one for one in left if roles & set(one.roles)]
+        if tried:
+            with track("load models once", len(tried), quiet=self.quiet) as step:
+                for _ in load_once(self.folder, tried):
+                    step()
+
+    def _servers(self, runs: Sequence[StageRun]) -> bool:
+        """Whether any of the stages asks the run's own servers."""
+        return any(own(self.settings) & set(run.roles) for run in runs)
+
+    def _place(self, runs: Sequence[StageRun], units: int) -> Placement:
+        return place(
+            [(run.stage.name, run.need) for run in runs],
+            cluster(),
+            units,
+            wanted=self.settings.engine.actors,
+            mode=self.settings.engine.mode,
+            reserved=reserved(self.settings) if self._servers(runs) else (),
+        )
+
+    def _execute(
+        self, title: str, runs: list[StageRun], first: int, items: list[Item], todo: list[Item]
+    ) -> None:
+        """Measure; the run's own servers are up while clips are looked at."""
+        placement = self._place(runs[first:], len(todo))
+        if self._servers(runs[first:]):
+            with roles_at_work(self.settings) as roles:
+                plan = pipeline.plan(self.settings, roles)  # the same, but for the addresses
+                at_work = [plan[run.stage.name] for run in runs]
+                self._phases(title, placement, at_work, first, len(items), todo)
+        else:
+            self._phases(title, placement, runs, first, len(items), todo)
+
+    def _phases(
+        self,
+        title: str,
+        placement: Placement,
+        runs: list[StageRun],
+        first: int,
+        total: int,
+        todo: list[Item],
+    ) -> None:
+        done = runs[:first]
+        plain = [item.plain() for item in todo]
+        for n, phase in enumerate(placement.phases, start=1):
+            inside = {name for pool in phase for name in pool.stages}
+            stages = [run for run in runs if run.stage.name in inside]
+            several = f" {n}/{len(placement.phases)}" if len(placement.phases) > 1 else ""
+            with track(f"measure {title}{several}", total, quiet=self.quiet) as step:
+                step(total - len(todo), note="committed before")
+                for report in run_phase(
+                    self.folder, phase, stages, plain,
+                    before=done, retry_quarantine=self.retry_quarantine,
+                ):  # fmt: skip
+                    step()
+                    for stage, made in report["stages"].items():
+                        self.result.measured[stage] += made["measured"]
+                        self.result.cpu_seconds[stage] += made["cpu_seconds"]
+            done = [*done, *stages]
+
+    def _listed(self, run: StageRun) -> StageStore:
+        return StageStore.listed(self.folder, run.stage.name, run.fingerprint)
+
+    def _check_missing(self, items: list[Item], tables: dict[str, pa.Table]) -> None:
         """Stop when so many files are missing that it is rather a mount than the files."""
         gone = [r for r in _rows(tables, "quarantine") if r["error"] == MediaErrorKind.MISSING]
-        share, budget = len(gone) / len(sources), self.settings.engine.missing_budget
+        share, budget = len(gone) / len(items), self.settings.engine.missing_budget
         if share > budget and len(gone) > 1:
             raise QuarantineBudgetError(
-                f"{len(gone)} of {len(sources)} sources are not there, over engine.missing_budget "
+                f"{len(gone)} of {len(items)} sources are not there, over engine.missing_budget "
                 f"= {budget:g}; first: {gone[0]['message']}. Is everything mounted? Run again with "
                 "--retry-quarantine, or raise the budget"
             )
 
-    def _check_budget(
-        self, runs: Sequence[StageRun], items: list[Item], tables: dict[str, pa.Table]
-    ) -> None:
-        ids = {one for item in items for one in item.ids}
-        for run in runs:
-            bad = [r for r in _rows(tables, "quarantine") if r["stage"] == run.stage.name]
-            share = len({r["id"] for r in bad}) / max(len(ids), 1)
+    def _check_budget(self, ids: dict[str, set[str]], tables: dict[str, pa.Table]) -> None:
+        """Stop when much of what a stage was given is in quarantine; a gated clip was not."""
+        quarantine = _rows(tables, "quarantine")
+        for stage, measured in ids.items():
+            bad = [row for row in quarantine if row["stage"] == stage]
+            lost = {row["id"] for row in bad}
             budget = self.settings.engine.quarantine_budget
-            if share > budget and len(bad) > 1:
+            if len(lost) > 1 and len(lost) > budget * len(measured):
                 kinds = Counter(r["error"] for r in bad).most_common(3)
                 shown = ", ".join(f"{kind}: {n}" for kind, n in kinds)
                 raise QuarantineBudgetError(
-                    f"stage {run.stage.name}: {len(bad)} of {len(ids)} in quarantine ({shown}), "
+                    f"stage {stage}: {len(lost)} of {len(measured)} in quarantine ({shown}), "
                     f"over engine.quarantine_budget = {budget:g}; first: {bad[0]['message']}. Mend "
                     "the cause and run again with --retry-quarantine, or raise the budget"
                 )
+
+
+def _all_seen(store: StageStore, items: Sequence[Item]) -> None:
+    """What actors said they committed must be there for the driver to read.
+
+    Raises:
+        StoreError: on a cluster whose machines do not share the run folder.
+    """
+    lost = [item.unit for item in items if not store.committed(item.unit)]
+    if lost:
+        raise StoreError(
+            f"{store.folder}: {len(lost)} of {len(items)} units have no commit here (first: "
+            f"{lost[0]}) though they were measured; the run folder must lie on storage that all "
+            "machines share, and be left alone while a run is on"
+        )
 
 
 def _why_nothing(sources: list[Row], tables: dict[str, pa.Table]) -> str:

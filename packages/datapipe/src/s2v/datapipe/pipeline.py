@@ -81,8 +81,9 @@ def plan(settings: Settings, roles: Roles) -> dict[str, StageRun]:
     runs: dict[str, StageRun] = {}
     for stage in stages(settings, roles):
         upstream = {name: runs[name].fingerprint for name in UPSTREAM[stage.name]}
-        need = _need(HOLDS.get(stage.name, ()), settings, roles)
-        runs[stage.name] = StageRun(stage, stage.fingerprint(upstream), need)
+        held = tuple(n for n in HOLDS.get(stage.name, ()) if getattr(roles, n) is not None)
+        need = _need(held, settings, roles)
+        runs[stage.name] = StageRun(stage, stage.fingerprint(upstream), need, held)
     return runs
 
 
@@ -97,16 +98,16 @@ def _need(held: tuple[str, ...], settings: Settings, roles: Roles) -> Need:
 
     Memory adds up, as it holds all of them.
     """
-    models = {name: getattr(roles, name) for name in held}
-    needs = [getattr(settings.roles, name).need() for name, model in models.items() if model]
-    if not needs:
+    if not held:
         return Need()
+    models = [getattr(roles, name) for name in held]
+    needs = [getattr(settings.roles, name).need() for name in held]
     return Need(
         cpus=max(need.cpus for need in needs),
         gpus=max(need.gpus for need in needs),
         memory_gb=sum(need.memory_gb or 0.0 for need in needs) or None,
         actors=min((need.actors for need in needs if need.actors), default=None),
-        served=any(isinstance(m, Served) and m.concurrency > 1 for m in models.values()),
+        served=any(isinstance(m, Served) and m.concurrency > 1 for m in models),
     )
 
 

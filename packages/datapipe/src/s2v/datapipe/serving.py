@@ -33,11 +33,37 @@ def make_roles(settings: Settings, urls: Sequence[str] = NOT_UP) -> Roles:
         SettingsError, WeightsError, AssetMissing: one clear line each.
     """
     chosen = settings.roles.chosen()
-    of_profile = registry.PROFILES[settings.roles.profile]
-    for role, (backend, options) in chosen.items():
-        if (backend or of_profile[role]) == "vlm" and "urls" not in options:
-            chosen[role] = (backend, _served(settings, role, options, urls))
+    for role in own(settings):
+        backend, options = chosen[role]
+        chosen[role] = (backend, _served(settings, role, options, urls))
     return registry.fill(settings.roles.profile, chosen)
+
+
+def own(settings: Settings) -> frozenset[str]:
+    """Roles that ask the run's own servers."""
+    chosen = settings.roles.chosen()
+    return frozenset(
+        role for role, name in _backends(settings).items()
+        if name == "vlm" and "urls" not in chosen[role][1]
+    )  # fmt: skip
+
+
+def untried(settings: Settings) -> frozenset[str]:
+    """Roles whose weights or server are the user's: nobody has seen yet whether they work.
+
+    The embedded models are pinned files, checked when they were fetched.
+    """
+    embedded = registry.PROFILES["embedded"]
+    mine = {role for role, name in _backends(settings).items() if name != embedded[role]}
+    return frozenset(mine) - own(settings)
+
+
+def _backends(settings: Settings) -> dict[str, str]:
+    of_profile = registry.PROFILES[settings.roles.profile]
+    return {
+        role: backend or of_profile[role]
+        for role, (backend, _) in settings.roles.chosen().items()
+    }  # fmt: skip
 
 
 def _served(
@@ -55,22 +81,34 @@ def _served(
 
 
 def reserved(settings: Settings) -> list[Need]:
-    """What the run's own servers are booked with."""
-    if settings.serve is None:
+    """What the run's own servers are booked with; nothing when no role asks them."""
+    if settings.serve is None or not own(settings):
         return []
     one = Need(cpus=max(settings.serve.cpus, 0.01), gpus=float(settings.serve.gpus))
     return [one] * settings.serve.count
 
 
+def check_servers(settings: Settings) -> None:
+    """See that the run's own servers can be started, before hours of work that needs them.
+
+    Raises:
+        ServerStartError, WeightsError: what is missing, and where.
+    """
+    if settings.serve is not None and own(settings):
+        from s2v.datapipe.backends.vlm.fleet import check_serving
+
+        check_serving(settings.serve, settings.serve.count)
+
+
 @contextmanager
-def roles_at_work(settings: Settings, roles: Roles) -> Iterator[Roles]:
+def roles_at_work(settings: Settings) -> Iterator[Roles]:
     """The roles to measure with, while the run's own servers are up.
 
     Raises:
         ServerStartError: a server did not come up.
     """
     if settings.serve is None:
-        yield roles
+        yield make_roles(settings)
         return
     from s2v.datapipe.backends.vlm.fleet import serving
 

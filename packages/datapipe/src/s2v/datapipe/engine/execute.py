@@ -104,11 +104,7 @@ def execute(
     reserved: Sequence[Need] = (),
     retry_quarantine: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Take every item through the stages; yield a report per finished unit and phase.
-
-    ``reserved`` is what others of this run (its own servers) hold of the cluster.
-    A report has ``unit``, ``stages`` (measured ids and CPU seconds per stage) and ``last``: false
-    while later phases are still to come for the unit.
+    """Place the stages and take every item through them; see :func:`run_phase`.
 
     Raises:
         AdmissionError: the plan does not fit.
@@ -122,24 +118,40 @@ def execute(
         mode=mode,
         reserved=reserved,
     )
-    by_name = {one.stage.name: one for one in stages}
     done: list[StageRun] = []
-    for n, phase in enumerate(placement.phases, start=1):
-        pools = [(pool, [by_name[name] for name in pool.stages]) for pool in phase]
-        for report in _stream(run, done, pools, items, retry_quarantine):
-            raise_failure(f"unit {report['unit']}", report["failed"])
-            yield {**report, "last": n == len(placement.phases)}
-        done += [one for _, group in pools for one in group]
+    for phase in placement.phases:
+        inside = [one for one in stages if one.stage.name in {n for p in phase for n in p.stages}]
+        yield from run_phase(
+            run, phase, inside, items, before=done, retry_quarantine=retry_quarantine
+        )
+        done += inside
 
 
-def _stream(
+def run_phase(
     run: Path,
-    before: Sequence[StageRun],
-    pools: Sequence[tuple[Pool, list[StageRun]]],
-    items: list[dict[str, Any]],
-    retry_quarantine: bool,
+    pools: Sequence[Pool],
+    stages: Sequence[StageRun],
+    items: Sequence[dict[str, Any]],
+    *,
+    before: Sequence[StageRun] = (),
+    retry_quarantine: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """All pools at once: a unit goes from one to the next as they have room."""
+    """All pools at once: a unit goes from one to the next as they have room.
+
+    Args:
+        run: the run folder.
+        pools: of one phase of a placement.
+        stages: those of the pools.
+        items: units as plain data; each names its ids and the rows it begins with.
+        before: stages that all units have passed.
+        retry_quarantine: measure again what is in quarantine.
+
+    Yields:
+        A report per finished unit: ``unit`` and ``stages`` (measured ids and CPU seconds each).
+
+    Raises:
+        UnitFailedError: the machine or the run folder failed a unit to the last try.
+    """
     import ray
 
     context = ray.data.DataContext.get_current()
@@ -148,8 +160,10 @@ def _stream(
     folder, session = str(run.absolute()), uuid.uuid4().hex
     rows = [{"item": json.dumps(item), "report": "{}"} for item in items]
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    by_name = {one.stage.name: one for one in stages}
     passed = list(before)
-    for pool, group in pools:
+    for pool in pools:
+        group = [by_name[name] for name in pool.stages]
         dataset = dataset.map_batches(
             UnitRunner,
             fn_constructor_args=(folder, group, retry_quarantine, list(passed), session),
@@ -161,8 +175,10 @@ def _stream(
         )
         passed += group
     for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
-        for report in batch["report"]:
-            yield json.loads(report)
+        for told in batch["report"]:
+            report = json.loads(told)
+            raise_failure(f"unit {report['unit']}", report["failed"])
+            yield report
 
 
 def cluster() -> list[Node]:

@@ -21,6 +21,7 @@ from s2v.datapipe.engine.attempts import (
     Attempts,
 )
 from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, ModelFaultError, StoreError, failure
+from s2v.datapipe.engine.finite import refuse_not_finite
 from s2v.datapipe.engine.stage import Row, Stage, StageRun, Unit
 from s2v.datapipe.engine.unit_rows import UnitRows
 
@@ -124,6 +125,7 @@ class UnitRunner:
             unit = rows.unit(missing, stage.reads if missing else ())
             with run.naming_its_models():
                 made = _measured(stage, unit, attempts) if missing else {}
+            made = refuse_not_finite(unit, stage.name, made)
         except BaseException:
             attempts.end()
             raise

@@ -100,12 +100,12 @@ class StageStore:
 
     def commits(self, unit: str) -> list[Commit]:
         """The commits of one unit by generation."""
-        found = (self._load(self._path(unit, n)) for n in self._generations(unit))
+        found = (self._load(self._path(unit, n)) for n in self.generations(unit))
         return [commit for commit in found if commit is not None]
 
     def committed(self, unit: str) -> bool:
         """Whether there is any commit of the unit; one without ids counts."""
-        return bool(self._generations(unit))
+        return bool(self.generations(unit))
 
     def covered(self, unit: str, *, reopen_quarantine: bool = False) -> set[str]:
         """Ids of ``unit`` that need no work."""
@@ -123,7 +123,7 @@ class StageStore:
     ) -> None:
         """Write the parts of one generation, then its commit file."""
         # The highest and not their number: a user may have deleted an older one.
-        generation = max(self._generations(unit), default=-1) + 1
+        generation = max(self.generations(unit), default=-1) + 1
         parts = {}
         for name, rows in sorted(tables.items()):
             if not rows and name == "quarantine":
@@ -157,7 +157,17 @@ class StageStore:
 
     def tables(self, units: Iterable[str]) -> dict[str, pa.Table]:
         """Rows of the given units by table, in unit order, newest generation of every id."""
-        return merge(self._read(self.commits(unit)) for unit in sorted(units))
+        return self.tables_and_ids(units)[0]
+
+    def tables_and_ids(self, units: Iterable[str]) -> tuple[dict[str, pa.Table], set[str]]:
+        """The same, and all ids that were measured, those in quarantine among them."""
+        ids: set[str] = set()
+        parts = []
+        for unit in sorted(units):
+            commits = self.commits(unit)
+            ids.update(*(commit.ids for commit in commits))
+            parts.append(self._read(commits))
+        return merge(parts), ids
 
     def all_commits(self) -> Iterator[Commit]:
         """Every commit of the stage, of whatever unit, in order of unit and generation."""
@@ -167,7 +177,8 @@ class StageStore:
     def _path(self, unit: str, generation: int) -> Path:
         return self.folder / f"{unit}.{generation:03d}.json"
 
-    def _generations(self, unit: str) -> list[int]:
+    def generations(self, unit: str) -> list[int]:
+        """Numbers of the unit's commits, ascending."""
         if self._seen is None:
             return self.listing().get(unit, [])
         found = list(self._seen.get(unit, ()))

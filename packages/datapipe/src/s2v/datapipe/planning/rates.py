@@ -89,8 +89,8 @@ def of_run(folder: Path, conditions: str | None = None) -> Rates:
         ) from None
     stages, rows = {}, Counter[str]()
     for name, fingerprint in fingerprints.items():
-        store = StageStore(folder, name, fingerprint)
-        commits = store.all_commits()
+        store = StageStore.listed(folder, name, fingerprint)
+        commits = list(store.all_commits())
         stages[name] = _rate(store, commits, models.get(name))
         for commit in commits:
             rows.update({t: part["rows"] for t, part in commit.parts.items()})

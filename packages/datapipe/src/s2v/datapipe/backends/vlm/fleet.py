@@ -32,13 +32,19 @@ class ServerActor:
 
     def start(self) -> str:
         """Start the server and return its address; see :meth:`VllmServer.start`."""
+        self._server = self._server or VllmServer(self._settings, self._host())
+        return self._server.start()
+
+    def check(self) -> None:
+        """Refuse what cannot work; see :meth:`VllmServer.check`."""
+        VllmServer(self._settings, self._host()).check()
+
+    def _host(self) -> str:
         import ray.util
 
-        host = LOOPBACK
         if self._settings.address == "node":
-            host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's omission
-        self._server = self._server or VllmServer(self._settings, host)
-        return self._server.start()
+            return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray's omission
+        return LOOPBACK
 
     def pid(self) -> int:
         """Return the process whose descendants are the server's, or 0."""
@@ -48,6 +54,23 @@ class ServerActor:
         """End the server."""
         if self._server:
             self._server.stop()
+
+
+def check_serving(settings: VllmSettings, count: int = 1) -> None:
+    """See that servers can be started, long before they are: where one of them would be.
+
+    Raises:
+        ServerStartError, WeightsError: as of :func:`serving`.
+    """
+    import ray
+
+    _admit(ray.nodes(), settings, count)  # type: ignore[no-untyped-call]  # Ray's own omission
+    kind = ray.remote(ServerActor).options(num_cpus=settings.cpus, num_gpus=settings.gpus)
+    actor: Any = kind.remote(settings)
+    try:
+        _answer(ray, [actor.check.remote()], 120)
+    finally:
+        ray.kill(actor)
 
 
 @contextmanager
@@ -76,7 +99,7 @@ def serving(settings: VllmSettings, count: int = 1) -> Iterator[list[str]]:
     try:
         # One that is still waiting for its place was admitted against what others hold.
         limit = settings.start_timeout_s * PORT_ATTEMPTS + 60
-        yield _started(ray, [actor.start.remote() for actor in actors], limit)
+        yield [str(url) for url in _answer(ray, [one.start.remote() for one in actors], limit)]
         with suppress(ray.exceptions.RayError):
             ray.get([actor.stop.remote() for actor in actors], timeout=60)
     finally:
@@ -84,9 +107,9 @@ def serving(settings: VllmSettings, count: int = 1) -> Iterator[list[str]]:
             ray.kill(actor)
 
 
-def _started(ray: Any, starts: Sequence[Any], limit_s: float) -> list[str]:
+def _answer(ray: Any, asked: Sequence[Any], limit_s: float) -> list[Any]:
     try:
-        return [str(url) for url in ray.get(list(starts), timeout=limit_s)]
+        return list(ray.get(list(asked), timeout=limit_s))
     except ray.exceptions.GetTimeoutError:
         raise ServerStartError(
             f"no place for a vLLM server within {limit_s:.0f} s: other work holds the cluster's "

@@ -157,7 +157,7 @@ class VllmServer:
         if self._process and self._process.exit_code() is None:
             return self.base_url
         self.stop()
-        self._check()
+        self.check()
         for attempt in range(1, PORT_ATTEMPTS + 1):
             try:
                 self._start_on(_free_port(self.host))
@@ -172,6 +172,32 @@ class VllmServer:
                 self.stop()
                 raise
         raise AssertionError("the last attempt returns or raises")
+
+    def check(self) -> None:
+        """Refuse what cannot work before minutes of loading.
+
+        Raises:
+            WeightsError, ServerStartError: as of :meth:`start`.
+        """
+        model = Path(self.settings.model).expanduser()
+        if model.is_dir():
+            if not (model / "config.json").is_file():
+                raise WeightsError(f"{model}: holds no config.json, so it is no model for vLLM")
+        elif model.is_absolute() or self.settings.model.startswith((".", "~")):
+            raise WeightsError(f"{model}: no such folder; name a checkpoint's folder or a hub id")
+        if importlib.util.find_spec("vllm") is None:
+            raise ServerStartError(
+                "vLLM is not installed here: `make install EXTRAS=vllm` brings it (for GPUs), or "
+                "name a server that runs elsewhere"
+            )
+        variable = self.settings.api_key_env
+        if variable and not self._key():
+            raise ServerStartError(f"api_key_env: the variable {variable} is not set on this node")
+        if self.host != LOOPBACK and not variable:
+            raise ServerStartError(
+                f"a server on {self.host} would answer anybody in the network: put a key into a "
+                "variable on every node and name it in api_key_env"
+            )
 
     def stop(self) -> None:
         """End the server and everything it started; without one, do nothing."""
@@ -199,28 +225,6 @@ class VllmServer:
         if self._process:
             self._process.stop()
             self._process, self.base_url = None, ""
-
-    def _check(self) -> None:
-        """Refuse what cannot work before minutes of loading."""
-        model = Path(self.settings.model).expanduser()
-        if model.is_dir():
-            if not (model / "config.json").is_file():
-                raise WeightsError(f"{model}: holds no config.json, so it is no model for vLLM")
-        elif model.is_absolute() or self.settings.model.startswith((".", "~")):
-            raise WeightsError(f"{model}: no such folder; name a checkpoint's folder or a hub id")
-        if importlib.util.find_spec("vllm") is None:
-            raise ServerStartError(
-                "vLLM is not installed here: `make install EXTRAS=vllm` brings it (for GPUs), or "
-                "name a server that runs elsewhere"
-            )
-        variable = self.settings.api_key_env
-        if variable and not self._key():
-            raise ServerStartError(f"api_key_env: the variable {variable} is not set on this node")
-        if self.host != LOOPBACK and not variable:
-            raise ServerStartError(
-                f"a server on {self.host} would answer anybody in the network: put a key into a "
-                "variable on every node and name it in api_key_env"
-            )
 
     def _key(self) -> str:
         return os.environ.get(self.settings.api_key_env or "", "")
