@@ -226,7 +226,7 @@ class StageStore:
                 if stale:
                     column = "id" if name == "quarantine" else commit.key
                     keep = [value not in stale for value in table[column].to_pylist()]
-                    table = table.filter(pa.array(keep))
+                    table = table.filter(pa.array(keep, pa.bool_()))
                 found.setdefault(name, []).append(table)
         return {name: pa.concat_tables(tables) for name, tables in sorted(found.items())}
 
