@@ -86,6 +86,14 @@ test: lint assets ## lint, then all tests but the long proofs
 prove: assets ## the long proofs; their results go to docs/
 	@$(BIN)/python -m pytest -m prove --timeout=7200 $(ARGS)
 
+.PHONY: bench-data
+bench-data: assets ## beside PySceneDetect and Data-Juicer on the same work: docs/benchmarks.md
+	@$(BIN)/python tests/benchmarks/bench_data.py $(ARGS)
+
+.PHONY: reliability
+reliability: assets ## a corpus of damaged files through us and through them: docs/reliability.md
+	@$(BIN)/python tests/faults/reliability.py $(ARGS)
+
 .PHONY: lint
 lint: install ## ruff, mypy and the lock's check; changes nothing
 	@$(BIN)/ruff check
