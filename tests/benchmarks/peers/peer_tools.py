@@ -53,18 +53,9 @@ def scenedetect_split(peer: Peer, source: Path, folder: Path) -> Left:
         folder,
     )
     lines = _lines(done.stdout)
-    scenes = folder / f"{source.stem}-Scenes.csv"
-    declared: list[float] = []
-    if scenes.is_file():
-        with scenes.open(newline="") as handle:
-            rows = list(csv.reader(handle))
-        head = next((n for n, row in enumerate(rows) if row[:1] == ["Scene Number"]), None)
-        if head is not None:
-            at = rows[head].index("Length (seconds)")
-            declared = [float(row[at]) for row in rows[head + 1 :]]
     clips = [
-        (folder / f"{source.stem}-Scene-{number:03d}.mp4", length)
-        for number, length in enumerate(declared, 1)
+        (folder / f"{source.stem}-Scene-{number:03d}.mp4", float(row["Length (seconds)"]))
+        for number, row in enumerate(scene_list(folder / f"{source.stem}-Scenes.csv"), 1)
     ]
     refusal = None
     if done.returncode != 0:
@@ -76,30 +67,12 @@ def scenedetect_split(peer: Peer, source: Path, folder: Path) -> Left:
 def data_juicer(
     peer: Peer, sources: Sequence[Path], folder: Path, operator: str, options: dict[str, Any]
 ) -> dict[str, Left]:
-    """One recipe with one operator over all inputs, default executor; by input path.
+    """One recipe with one splitting operator over all inputs; by input path.
 
     What counts as its result is the exported data set: rows name their source and their clips.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    listing = folder / "in.jsonl"
-    row = {"text": "<__dj__video> <|__dj__eoc|>"}
-    listing.write_text(
-        "".join(json.dumps({"videos": [str(path)], **row}) + "\n" for path in sources)
-    )
-    recipe = {
-        "project_name": "same-work",
-        "dataset_path": str(listing),
-        "export_path": str(folder / "out.jsonl"),
-        "work_dir": str(folder),
-        "executor_type": "default",
-        "np": 1,
-        "process": [{operator: {"save_dir": str(folder / "clips"), **options}}],
-    }
-    (folder / "recipe.json").write_text(json.dumps(recipe))  # JSON is YAML
-    config = folder / "recipe.yaml"
-    (folder / "recipe.json").rename(config)
-    # Its own program, dj-process, imports a module that the wheel keeps under another name.
-    done = run(peer, [peer.python, "-m", "tools.process_data", "--config", str(config)], folder)
+    options = {"save_dir": str(folder / "clips"), **options}
+    done = run(peer, data_juicer_command(peer, sources, folder, operator, options), folder)
     lines = _lines(done.stdout)
     made: dict[str, list[tuple[Path, float | None]]] = {}
     export = folder / "out.jsonl"
@@ -116,6 +89,45 @@ def data_juicer(
         )
         for path in sources
     }
+
+
+def data_juicer_command(
+    peer: Peer, sources: Sequence[Path], folder: Path, operator: str, options: dict[str, Any]
+) -> list[str]:
+    """Write a recipe with one operator, for the default executor, and name the command for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listing, config = folder / "in.jsonl", folder / "recipe.yaml"
+    row = {"text": "<__dj__video> <|__dj__eoc|>"}
+    listing.write_text(
+        "".join(json.dumps({"videos": [str(path)], **row}) + "\n" for path in sources)
+    )
+    recipe = {
+        "project_name": "same-work",
+        "dataset_path": str(listing),
+        "export_path": str(folder / "out.jsonl"),
+        "work_dir": str(folder),
+        "executor_type": "default",
+        "np": 1,
+        "process": [{operator: options}],
+    }
+    config.write_text(json.dumps(recipe))  # JSON is YAML
+    # Its own program, dj-process, imports a module that the wheel keeps under another name.
+    return [peer.python, "-m", "tools.process_data", "--config", str(config)]
+
+
+def scene_cuts(listing: Path) -> list[int]:
+    """First frames (from 0) of all scenes but the first, of a list that PySceneDetect wrote."""
+    return [int(row["Start Frame"]) - 1 for row in scene_list(listing)[1:]]
+
+
+def scene_list(listing: Path) -> list[dict[str, str]]:
+    """Rows of PySceneDetect's list of scenes; none where there is no list."""
+    if not listing.is_file():
+        return []
+    with listing.open(newline="") as handle:
+        rows = list(csv.reader(handle))
+    head = next((n for n, row in enumerate(rows) if row[:1] == ["Scene Number"]), len(rows) - 1)
+    return [dict(zip(rows[head], row, strict=True)) for row in rows[head + 1 :]]
 
 
 def _lines(output: str) -> list[str]:
