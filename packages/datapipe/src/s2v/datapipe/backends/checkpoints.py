@@ -135,7 +135,7 @@ def state_dict(path: Path, what: str) -> dict[str, torch.Tensor]:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise  # the machine's fault, not the file's
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  a damaged file makes torch raise anything
         if type(error).__name__ == "UnpicklingError":  # it holds more than tensors
             raise WeightsError(
                 f"{path}: not a plain checkpoint of tensors ({_first_line(error)}); "
