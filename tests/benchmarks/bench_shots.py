@@ -224,7 +224,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        tools = {"PySceneDetect's command line": scenedetect, "**ours**": ours}
+        tools: dict[str, Callable[[Path], Found]] = {
+            "PySceneDetect's command line": scenedetect,
+            "**ours**": ours,
+        }
         if options.network:
             tools["ours and TransNetV2"] = with_network
         tables = {"finding": finding(tools, folder), "cost": cost(options.repetitions, folder)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from media_corpus import Corpus
-from test_shots_stage import X264, measure
+from shots_measure import X264, measure
 
 from s2v.datapipe.base import assets
 from s2v.datapipe.base.media.scan import scan

@@ -56,6 +56,7 @@ def media() -> None:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once."""
     return FILM.build(tmp_path_factory.mktemp("truth"))
 
 

@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from media_corpus import Corpus
+from shots_measure import LOOSE, X264, measure, unit_of
 
-from s2v.datapipe.base import records
 from s2v.datapipe.base.media.scan import scan
-from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.probe import probe_source
 from s2v.datapipe.measure.shots import ShotSettings, ShotStage, boundaries
-
-LOOSE = ShotSettings(min_seconds=0.5, trim_frames=0)
-X264 = ("-c:v", "libx264", "-preset", "veryfast", "-threads", "1", "-pix_fmt", "yuv420p", "-an")
-
-
-def unit_of(path: Path, windows: list[tuple[int, int]] | None = None, **source: Any) -> Unit:
-    probe = {"video_id": "v", **probe_source(str(path), "video")}
-    rows: dict[str, list[Row]] = {
-        "sources": [{"video_id": "v", "long_video_id": "v", "kind": "video", "path": str(path),
-                     "url": None, "sha256": None, "from_us": None, "to_us": None, **source}],
-        "probe": [probe],
-        "windows": [{"video_id": "v", "start_us": a, "end_us": b}
-                    for a, b in windows or [(0, probe["duration_us"])]],
-    }  # fmt: skip
-    return Unit("u", "video_id", ["v"], rows, Path("/nonexistent"))
-
-
-def measure(
-    path: Path,
-    settings: ShotSettings = LOOSE,
-    windows: list[tuple[int, int]] | None = None,
-    scorer: Any = None,
-    **source: Any,
-) -> tuple[list[Row], list[Row]]:
-    """Clips and spans; what they say of the time line is checked."""
-    unit = unit_of(path, windows, **source)
-    out = ShotStage(settings, scorer).run(unit)
-    assert unit.quarantine == []
-    for name, rows in out.items():
-        records.table(name, rows)
-    spans = out["spans"]
-    first, last = unit.tables["windows"][0]["start_us"], unit.tables["windows"][-1]["end_us"]
-    assert (spans[0]["start_us"], spans[-1]["end_us"]) == (first, last)
-    assert all(a["end_us"] == b["start_us"] for a, b in pairwise(spans))
-    assert [s["clip_id"] for s in spans if s["clip_id"]] == [c["clip_id"] for c in out["clips"]]
-    return out["clips"], spans
-
 
 ODD = ["whole.mp4", "ten.mp4", "odd.mp4", "wide.mp4", "full.mp4", "turned90.mp4", "web.webm",
        "mirrored90.mp4", "late.mkv", "edit.mp4", "uneven.mp4", "tv.ts", "old.avi"]  # fmt: skip
@@ -123,6 +83,20 @@ def test_a_slide_show_stands_still_though_no_two_frames_are_equal(
     assert clip["freeze"] > 0.8
     [lively], _ = measure(corpus["whole.mp4"])
     assert lively["freeze"] < 0.1
+
+
+def test_a_window_in_which_no_frame_begins_is_a_dropped_span(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    path = tmp_path / "gap.mp4"
+    corpus.ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=s=160x120:r=24:d=6",
+        "-vf", "select='lt(n,24)+gt(n,120)'", "-fps_mode", "vfr", *X264, path,
+    )  # fmt: skip
+    windows = [(0, 2_000_000), (2_000_000, 4_000_000), (4_000_000, 5_900_000)]
+    clips, spans = measure(path, windows=windows)
+    assert [s["reason"] for s in spans if s["start_us"] == 2_000_000] == ["no frame begins here"]
+    assert len(clips) == 2
 
 
 def test_a_pan_there_and_back_is_motion_though_nothing_moved_in_the_end(

@@ -65,14 +65,14 @@ class FrameScan:
             "black": round(float(np.mean(luma < BLACK_LUMA)), DIGITS),
         }
 
-    def _frozen(self, first: int, last: int) -> float | None:
+    def _frozen(self, first: int, last: int) -> float:
         """Share of the time in which the picture stands still.
 
         Frames that repeat the one before, and, where frames come unevenly, the time that one
         is shown beyond twice the usual. At an even rate it is the share of repeated frames.
         """
         if last - first < 2:
-            return None
+            return 1.0  # one frame for the whole clip
         shown = np.diff(np.asarray(self.pts_us[first:last], np.float64))
         usual = float(np.median(np.diff(self.pts_us)))
         repeats = np.asarray(self.change[first + 1 : last]) < FREEZE_DIFFERENCE

@@ -30,6 +30,8 @@ from s2v.datapipe.staging import local_path
 NETWORK_THRESHOLD: Final = 0.5
 """Probability of a transition; backends calibrate their scores to it."""
 
+NO_FRAMES: Final = "no frame begins here"
+
 LONGEST_CUT: Final = 2
 """Frames in a row over the threshold that still mean a hard cut."""
 
@@ -124,6 +126,8 @@ class ShotStage(Stage):
         clips, spans = [], []
         offset = scan.first
         inside = scan.pts_us[scan.first : scan.last]
+        if not inside:  # of a film that shows one frame for minutes
+            return [], [_span(source, (window["start_us"], window["end_us"]), None, NO_FRAMES)]
         edges = [window["start_us"], *inside[1:], window["end_us"]]
         cuts = scan.cuts
         gradual = [(span.first, span.last) for span in scan.gradual]
@@ -148,15 +152,7 @@ class ShotStage(Stage):
                 measured = scan.summary(piece.first + offset, piece.last + offset)
                 clips.append(_clip(clip, (start, end), piece, source, probe) | measured)
                 clips[-1]["content"] = _content(scan, piece, probe)
-            spans.append(
-                {
-                    "video_id": source["video_id"],
-                    "start_us": start,
-                    "end_us": end,
-                    "clip_id": clip,
-                    "reason": reason,
-                }
-            )
+            spans.append(_span(source, (start, end), clip, reason))
         return clips, spans
 
 
@@ -205,6 +201,16 @@ def _content(scan: FrameScan, piece: Piece, probe: Row) -> list[float] | None:
         float(math.floor(shares[2] * width)),
         float(math.floor(shares[3] * height)),
     ]
+
+
+def _span(source: Row, times: tuple[int, int], clip: str | None, reason: str | None) -> Row:
+    return {
+        "video_id": source["video_id"],
+        "start_us": times[0],
+        "end_us": times[1],
+        "clip_id": clip,
+        "reason": reason,
+    }
 
 
 def _clip(clip: str, span: tuple[int, int], piece: Piece, source: Row, probe: Row) -> Row:
