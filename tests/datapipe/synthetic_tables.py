@@ -86,9 +86,9 @@ class World:
                 "video_id": video_id,
                 "width": WIDTH,
                 "height": HEIGHT,
-                "fps": 8.0 if kind == "video" else None,
+                "fps": 24.0 if kind == "video" else None,
                 "duration_us": seconds * 1_000_000,
-                "declared_frames": seconds * 8 if kind == "video" else 1,
+                "declared_frames": seconds * 24 if kind == "video" else 1,
                 "codec": "h264",
                 "pix_fmt": "yuv420p",
                 "rotation": 0,
@@ -115,8 +115,8 @@ class World:
                 "kind": source["kind"],
                 "start_us": start_us,
                 "end_us": end_us,
-                "frames": 1 if image else int((end - start) * 8),
-                "fps": None if image else 8.0,
+                "frames": 1 if image else int((end - start) * 24),
+                "fps": None if image else 24.0,
                 "width": WIDTH,
                 "height": HEIGHT,
                 "motion": None if image else 0.2,
@@ -149,8 +149,31 @@ class World:
                     "saturation": 0.4,
                 }
             )
+        self.rows["overlays"].append(
+            {
+                "clip_id": clip,
+                "text_boxes": [],
+                "text_share": 0.0,
+                "subtitle_share": 0.0,
+                "watermark_share": None if image else 0.0,
+                "crop_kept": 1.0,
+            }
+        )
         self.rows["quality"].append(
-            {"clip_id": clip, "text_share": 0.0, "nsfw": 0.01, "aesthetic": None}
+            {
+                "clip_id": clip,
+                "text_share": 0.0,
+                "subtitle_share": 0.0,
+                "watermark_share": None if image else 0.0,
+                "blur": 120.0,
+                "blockiness": 0.1,
+                "exposure_low": 0.0,
+                "exposure_high": 0.0,
+                "saturation": 0.4,
+                "niqe": 9.0,
+                "nsfw": 0.01,
+                "aesthetic": None,
+            }
         )
         self.rows["people"].append(
             {

@@ -42,7 +42,8 @@ def test_a_gate_tightened_later_gives_what_it_would_have_given_from_the_start() 
 
 def test_a_clip_behind_a_gate_says_which_gate() -> None:
     tables = apply_gates(measured(("a", 0.0), ("b", 0.4)), GateSettings(max_black=0.1))
-    tables["probe"] = records.table("probe", [{"video_id": "v", "width": 640, "height": 360}])
+    facts = {"width": 640, "height": 360, "fps": 24.0, "bits_per_pixel": 0.1}
+    tables["probe"] = records.table("probe", [{"video_id": "v", **facts}])
     reasons = clip_reasons(tables, SelectSettings(), ExclusionIndex(()))
     assert reasons["b"] == "clip: not measured: gate black"
 

@@ -98,20 +98,20 @@ class QualityStage(Stage):
         }
 
     def _overlaid(self, images: Sequence[Image], found: Row) -> Row:
-        """Shares of text and of static marks inside the crop."""
+        """Shares of text, subtitles and static marks inside the crop."""
         crop = found["crop"]
         if crop is None:
-            return {name: found[name] for name in ("text_share", "watermark_share")}
-        text = self.text
-        if found["text_boxes"] is not None and not any(
-            overlap(crop, box) > 0 for box in found["text_boxes"]
-        ):
-            text = None  # none was found there at full size
-        left = overlay.find(images, text, None)
-        share = left.text_share()
-        if share is None and found["text_share"] is not None:
-            share = 0.0
-        return {"text_share": share, "watermark_share": left.mark_share()}
+            names = ("text_share", "subtitle_share", "watermark_share")
+            return {name: found[name] for name in names}
+        boxes = found["text_boxes"]
+        left = any(overlap(crop, box) > 0 for box in boxes or ())
+        seen = overlay.find(images, self.text if left else None, None)
+        none = None if boxes is None else 0.0  # of what was not there before the cut either
+        return {
+            "text_share": seen.text_share() if left else none,
+            "subtitle_share": seen.subtitle_share() if left else none,
+            "watermark_share": seen.mark_share(),
+        }
 
     def _nsfw(self, images: Sequence[Image]) -> float | None:
         if self.safety is None:

@@ -31,6 +31,7 @@ def clip_reasons(
     sources = by(read(tables, "sources"), "video_id")
     probes = by(read(tables, "probe"), "video_id")
     quality = by(read(tables, "quality"), "clip_id")
+    overlays = by(read(tables, "overlays"), "clip_id")
     captions = by(read(tables, "captions"), "clip_id")
     people = People(tables, settings.people)
     quarantined = {row["id"]: row["stage"] for row in read(tables, "quarantine")}
@@ -44,7 +45,9 @@ def clip_reasons(
             next(_source(probes.get(clip["video_id"]), clip, settings.source), None),
             quality.get(clip["clip_id"], {}).get("gate"),
             next(people.clip_fails(clip), None),
-            next(_scores(clip, quality.get(clip["clip_id"], {}), settings.clip), None),
+            next(_scan(clip, settings.clip), None),
+            next(_overlaid(clip, overlays.get(clip["clip_id"], {}), settings.clip), None),
+            next(_quality(clip, quality.get(clip["clip_id"], {}), settings.clip), None),
             None if clip["clip_id"] in captions else "not measured: caption",
         )
         reasons[clip["clip_id"]] = next((f"clip: {c}" for c in checks if c), None)
@@ -76,24 +79,56 @@ def _source(probe: Row | None, clip: Row, rules: SourceRules) -> Iterator[str]:
         yield from _bounds(probe, "bits_per_pixel", bits, None, low="source bit rate")
 
 
-def _scores(clip: Row, quality: Row, rules: ClipRules) -> Iterator[str]:
-    """Names of the rules failed, in order."""
+def _scan(clip: Row, rules: ClipRules) -> Iterator[str]:
+    """Names of the rules on the sequential scan failed, in order; photographs have none."""
+    if clip["kind"] == "image":
+        return
+    seconds = round((clip["end_us"] - clip["start_us"]) / 1e6, 3)  # stamps are rounded
+    if seconds < rules.min_seconds:
+        yield "too short"
+    if seconds > rules.max_seconds:
+        yield "too long"
+    yield from _bounds(clip, "black", None, rules.max_black, high="black")
+    yield from _bounds(clip, "freeze", None, rules.max_freeze, high="frozen")
+    yield from _bounds(
+        clip, "motion", rules.min_motion, rules.max_motion, low="static", high="too much motion"
+    )
+    yield from _bounds(clip, "motion_peak", None, rules.max_motion_peak, high="too much motion")
+    yield from _bounds(
+        clip, "luma", rules.min_luma, rules.max_luma, low="too dark", high="too bright"
+    )
+    yield from _bounds(clip, "luma_std", rules.min_contrast, None, low="no contrast")
+
+
+def _overlaid(clip: Row, overlay: Row, rules: ClipRules) -> Iterator[str]:
     if clip["kind"] != "image":
-        seconds = round((clip["end_us"] - clip["start_us"]) / 1e6, 3)  # stamps are rounded
-        if seconds < rules.min_seconds:
-            yield "too short"
-        if seconds > rules.max_seconds:
-            yield "too long"
-        yield from _bounds(clip, "black", None, rules.max_black, high="black")
-        yield from _bounds(clip, "freeze", None, rules.max_freeze, high="frozen")
-        yield from _bounds(
-            clip, "motion", rules.min_motion, rules.max_motion, low="static", high="too much motion"
-        )
-        yield from _bounds(
-            clip, "luma", rules.min_luma, rules.max_luma, low="too dark", high="too bright"
-        )
-        yield from _bounds(clip, "luma_std", rules.min_contrast, None, low="no contrast")
+        yield from _bounds(overlay, "crop_kept", rules.min_crop_kept, None, low="little left")
+
+
+def _quality(clip: Row, quality: Row, rules: ClipRules) -> Iterator[str]:
+    """Names of the rules on the sampled frames failed, in order.
+
+    What tells a film from its overlays, and exposure, is asked of videos only: on a photograph
+    nothing changes, and a product on white is no fault.
+    """
     yield from _bounds(quality, "text_share", None, rules.max_text_share, high="text")
+    if clip["kind"] != "image":
+        most = rules.max_subtitle_share
+        yield from _bounds(quality, "subtitle_share", None, most, high="subtitles")
+        most = rules.max_watermark_share
+        yield from _bounds(quality, "watermark_share", None, most, high="watermark")
+        yield from _bounds(quality, "blockiness", None, rules.max_blockiness, high="blocky")
+        most = rules.max_exposure_low
+        yield from _bounds(quality, "exposure_low", None, most, high="underexposed")
+        most = rules.max_exposure_high
+        yield from _bounds(quality, "exposure_high", None, most, high="overexposed")
+    yield from _bounds(quality, "blur", rules.min_blur, None, low="blurred")
+    yield from _bounds(
+        *(quality, "saturation", rules.min_saturation, rules.max_saturation),
+        low="colourless",
+        high="oversaturated",
+    )
+    yield from _bounds(quality, "niqe", None, rules.max_niqe, high="unnatural")
     yield from _bounds(quality, "nsfw", None, rules.max_nsfw, high="not safe for work")
     yield from _bounds(quality, "aesthetic", rules.min_aesthetic, None, low="aesthetic")
 

@@ -27,6 +27,7 @@ _PARENTS = (
     ("spans", "video_id", "sources"),
     ("clips", "video_id", "sources"),
     ("frames", "clip_id", "clips"),
+    ("overlays", "clip_id", "clips"),
     ("quality", "clip_id", "clips"),
     ("captions", "clip_id", "clips"),
     ("phrases", "clip_id", "clips"),
@@ -220,7 +221,7 @@ class _Checker:
         yield from _same_ids("subjects", self.of("phrases"), self.of("subjects"), "subject_id")
         yield from _same_ids("boxes", self.of("detections"), self.box_rows, "detection_id")
         yield from _same_ids("faces", self.of("faces"), self.face_rows, "frame_id", "face")
-        for table in ("frames", "quality", "captions"):
+        for table in ("frames", "overlays", "quality", "captions"):
             known = {row["clip_id"] for row in self.of(table)}
             for clip, reason in self.reason.items():
                 if reason is None and clip not in known:

@@ -1,8 +1,9 @@
 """Every threshold of the selection, with where it was published.
 
 Sources: P Phantom, PD Phantom-Data, O OpenS2V-5M, CI Concat-ID, OS2 Open-Sora 2.0, VXF
-VideoX-Fun, M MAGREF, V VACE; *ours* where all of them are silent. Bounds are half-open: a value
-passes when ``lower <= value < upper``. ``None`` switches a rule off.
+VideoX-Fun, SV Step-Video, HC HunyuanCustom, M MAGREF, V VACE; *ours* where all of them are
+silent (docs/quality.md says what the clip rules find and miss at these values). Bounds are
+half-open: a value passes when ``lower <= value < upper``. ``None`` switches a rule off.
 
 A threshold that is on needs its score: a row without one is dropped as ``not measured``,
 never passed.
@@ -27,8 +28,8 @@ class SourceRules(_Strict):
     """Rules on the file (OS2); a source that fails takes its clips along."""
 
     min_short_side: int | None = Field(default=None, ge=1, description="pixels; O keeps >= 480")
-    min_fps: float | None = Field(default=None, gt=0, description="videos; OS2 >= 16")
-    min_bits_per_pixel: float | None = Field(default=None, gt=0, description="videos; OS2 >= 0.02")
+    min_fps: float | None = Field(default=16.0, gt=0, description="videos; OS2")
+    min_bits_per_pixel: float | None = Field(default=0.02, gt=0, description="videos; OS2")
     max_aspect: float | None = Field(default=3.0, ge=1, description="long side / short side; OS2")
 
 
@@ -42,6 +43,9 @@ class ClipRules(_Strict):
         description="frame heights per second; ours (P names the filter, not the value)",
     )
     max_motion: float | None = Field(default=3.0, description="frame heights per second; ours")
+    max_motion_peak: float | None = Field(
+        default=None, description="95th percentile of the same; off: one jolt is no fault of a clip"
+    )
     min_luma: float | None = Field(default=0.06, description="mean, 0..1; ours")
     max_luma: float | None = Field(default=0.94, description="mean, 0..1; ours")
     min_contrast: float | None = Field(default=0.03, description="luma_std, 0..1; ours")
@@ -49,8 +53,38 @@ class ClipRules(_Strict):
     max_freeze: float | None = Field(
         default=0.95, description="share of frames; animation holds frames, so loose; ours"
     )
-    max_text_share: float | None = Field(
-        default=0.02, description="VXF 0.02; P drops subtitled clips"
+    max_text_share: float | None = Field(default=0.02, description="of the cropped frame; VXF 0.02")
+    max_subtitle_share: float | None = Field(
+        default=0.003, description="of the cropped frame; P drops subtitled clips; value ours"
+    )
+    max_watermark_share: float | None = Field(
+        default=0.003,
+        description="of the cropped frame, videos; SV and HC name the filter, value ours",
+    )
+    min_crop_kept: float | None = Field(
+        default=None, description="share of the frame inside the crop; a pillarboxed phone has 0.32"
+    )
+    min_blur: float | None = Field(
+        default=6.0,
+        description="variance of the Laplacian at 480 px; OS2 and SV name the filter, value ours",
+    )
+    max_blockiness: float | None = Field(
+        default=0.7, description="0 without blocks, videos; value ours"
+    )
+    max_exposure_low: float | None = Field(
+        default=0.7, description="share of crushed pixels, videos; ours"
+    )
+    max_exposure_high: float | None = Field(
+        default=0.6,
+        description="share of blown pixels, videos; products stand on white, so loose; ours",
+    )
+    min_saturation: float | None = Field(
+        default=None, description="0..1; SV names the filter; off, as black and white is no fault"
+    )
+    max_saturation: float | None = Field(default=None, description="0..1; SV names the filter")
+    max_niqe: float | None = Field(
+        default=None,
+        description="off: made for photographs, rendered film lies where faults do (10 to 18)",
     )
     max_nsfw: float | None = Field(
         default=0.8, description="0..1; open_nsfw's authors call scores above it unsafe"
