@@ -36,14 +36,14 @@ def load_once(run: Path, stages: Sequence[StageRun]) -> Iterator[str]:
     """
     import ray
 
+    # The process ends with its task, and gives back the GPU.
+    kind = ray.remote(max_calls=1, max_retries=0)(_load)
     waiting: dict[Any, list[StageRun]] = {}
     for need, group in _tasks(stages):
-        task = ray.remote(_load).options(
+        task = kind.options(
             num_cpus=need.cpus,
             num_gpus=need.gpus or None,
             memory=int(need.memory_gb * GIB) if need.memory_gb else None,
-            max_retries=0,
-            max_calls=1,  # its process ends with it, and gives back the GPU
         )
         waiting[task.remote(str(run), group)] = group
     while waiting:
