@@ -76,7 +76,7 @@ def with_network(path: Path) -> Found:
 
     from s2v.datapipe.backends.transnet import shots
     from s2v.datapipe.measure.scan import scan_window
-    from s2v.datapipe.measure.shots import ShotSettings, boundaries
+    from s2v.datapipe.measure.shots import ShotSettings, boundaries, not_flashes
     from s2v.datapipe.measure.timeline import unite
 
     net = shots({"device": "cpu"}, "roles.shots", {})
@@ -84,7 +84,7 @@ def with_network(path: Path) -> Found:
     found = scan_window(str(path), 0, 0, ShotSettings().model_dump(), net.frame_size)
     cuts, gradual = boundaries(net.score(np.asarray(found.small)))
     spans = [*((span.first, span.last) for span in found.gradual), *gradual]
-    united = unite(found.cuts, cuts)
+    united = unite(found.cuts, not_flashes(cuts, found.refused))
     return [c for c in united if not any(a <= c <= b for a, b in spans)], spans
 
 

@@ -12,7 +12,7 @@ from shots_measure import LOOSE, X264, measure, unit_of
 
 from s2v.datapipe.base.media.scan import scan
 from s2v.datapipe.measure.probe import probe_source
-from s2v.datapipe.measure.shots import ShotSettings, ShotStage, boundaries
+from s2v.datapipe.measure.shots import ShotSettings, ShotStage, boundaries, not_flashes
 
 ODD = ["whole.mp4", "ten.mp4", "odd.mp4", "wide.mp4", "full.mp4", "turned90.mp4", "web.webm",
        "mirrored90.mp4", "late.mkv", "edit.mp4", "uneven.mp4", "tv.ts", "old.avi"]  # fmt: skip
@@ -210,3 +210,8 @@ def test_runs_of_a_networks_scores_are_spans_and_single_frames_cuts() -> None:
     scores[40] = 0.5
     assert boundaries(scores) == ([11, 22], [(30, 36)])
     assert boundaries(np.zeros(0, np.float32)) == ([], [])
+
+
+def test_a_networks_word_on_a_flash_is_not_taken() -> None:
+    refused = {30: "flash", 60: "movement"}
+    assert not_flashes([27, 29, 32, 33, 60, 90], refused) == [27, 33, 60, 90]

@@ -37,6 +37,7 @@ class FrameScan:
     pts_us: list[int] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)  # hard ones: index of the new shot's first frame
     gradual: list[Gradual] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)  # index -> why a change is no cut
     luma: list[float] = field(default_factory=list)  # mean, 0..1
     spread: list[float] = field(default_factory=list)  # standard deviation, 0..1
     change: list[float] = field(default_factory=list)  # mean grey difference to the frame before
@@ -179,6 +180,7 @@ class _Pass:
         """What needs all frames."""
         found = self.found
         found.cuts = self._cuts.finish()
+        found.refused = self._cuts.refused
         if self._thumbs:
             found.gradual = find_gradual(
                 np.stack(self._thumbs), found.luma, found.spread, typical_fps(found.pts_us)

@@ -23,7 +23,7 @@ from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.measure.scan import FrameScan, scan_window
-from s2v.datapipe.measure.timeline import Bound, Lengths, Piece, cut_shots, unite
+from s2v.datapipe.measure.timeline import SAME_CUT, Bound, Lengths, Piece, cut_shots, unite
 from s2v.datapipe.roles import ShotScorer
 from s2v.datapipe.staging import local_path
 
@@ -69,7 +69,7 @@ class ShotStage(Stage):
     """Windows of sources to clips and dropped spans."""
 
     name: ClassVar[str] = "shots"
-    version = 2
+    version = 3
     reads = ("sources", "probe", "windows")
     writes = ("clips", "spans")
 
@@ -133,7 +133,8 @@ class ShotStage(Stage):
         gradual = [(span.first, span.last) for span in scan.gradual]
         if self.scorer is not None and scan.small is not None:
             seen_cuts, seen_gradual = boundaries(self.scorer.score(scan.small))
-            cuts, gradual = unite(cuts, seen_cuts), gradual + seen_gradual
+            cuts = unite(cuts, not_flashes(seen_cuts, scan.refused))
+            gradual = gradual + seen_gradual
         pieces = cut_shots(
             edges,
             [cut - offset for cut in cuts],
@@ -175,6 +176,12 @@ def boundaries(scores: npt.NDArray[np.float32]) -> tuple[list[int], list[tuple[i
         else:
             gradual.append((first, last))
     return cuts, gradual
+
+
+def not_flashes(cuts: list[int], refused: Mapping[int, str]) -> list[int]:
+    """A network's cuts, less those at a flash: networks are misled by them (docs/shots.md)."""
+    flashes = [index for index, why in refused.items() if why == "flash"]
+    return [cut for cut in cuts if all(abs(cut - flash) > SAME_CUT for flash in flashes)]
 
 
 def _ends(source: Row, probe: Row, window: Row) -> tuple[Bound, Bound]:
