@@ -1,6 +1,6 @@
 """What the shot stage finds and what it costs, beside PySceneDetect's own command line.
 
-    python tests/benchmarks/bench_shots.py [--network] [--write] [--repetitions 5]
+    python tests/benchmarks/bench_shots.py [--network] [--write] [--only cost]
 
 Finding: on the films of tests/datapipe/shots_truth.py, whose every transition is known. Cost: CPU
 seconds on a stretch of *Big Buck Bunny*, all entries by turns in processes of their own, so that a
@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--network", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--only", choices=("finding", "cost"))
     parser.add_argument("--folder", type=Path, help="keeps the films between runs")
     options = parser.parse_args()
     began = time.monotonic()
@@ -230,7 +231,11 @@ def main() -> None:
         }
         if options.network:
             tools["ours and TransNetV2"] = with_network
-        tables = {"finding": finding(tools, folder), "cost": cost(options.repetitions, folder)}
+        tables = {}
+        if options.only != "cost":
+            tables["finding"] = finding(tools, folder)
+        if options.only != "finding":
+            tables["cost"] = cost(options.repetitions, folder)
     for name, table in tables.items():
         print(f"\n{table}")
         if options.write:
