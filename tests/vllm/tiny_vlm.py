@@ -41,7 +41,8 @@ def build_tiny_vlm(folder: Path) -> Path:
     """Write configuration, tokenizer and weights (1 MB) into a new folder and return it."""
     folder.mkdir(parents=True)
     ids = _write_tokenizer(folder)
-    _write_weights(folder, _model_config(ids))
+    foreign = [ids[letter] for letter in ids if letter not in SPECIAL and _is_foreign(letter)]
+    _write_weights(folder, _model_config(ids), foreign)
     end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
     _write(
         folder / "generation_config.json",
@@ -66,7 +67,7 @@ def _write_tokenizer(folder: Path) -> dict[str, int]:
     from transformers import PreTrainedTokenizerFast
 
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    mute = {byte_level.pre_tokenize_str(chr(n))[0][0] for n in (*range(32), 127) if n != ord("\n")}
+    mute = {_spelled(chr(n)) for n in (*range(32), 127) if n != ord("\n")}
     letters = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - mute)
     tokenizer = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = byte_level
@@ -80,7 +81,20 @@ def _write_tokenizer(folder: Path) -> dict[str, int]:
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    return {name: vocabulary[name] for name in SPECIAL}
+    return vocabulary
+
+
+def _is_foreign(letter: str) -> bool:
+    """Whether a byte, as the tokenizer spells it, begins or goes on in another script."""
+    return letter not in {_spelled(chr(n)) for n in range(128)}
+
+
+def _spelled(character: str) -> str:
+    from tokenizers import pre_tokenizers
+
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    spelled: str = byte_level.pre_tokenize_str(character)[0][0]
+    return spelled
 
 
 def _model_config(ids: dict[str, int]) -> dict[str, Any]:
@@ -119,7 +133,7 @@ def _model_config(ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _write_weights(folder: Path, config: dict[str, Any]) -> None:
+def _write_weights(folder: Path, config: dict[str, Any], foreign: list[int]) -> None:
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
@@ -130,6 +144,9 @@ def _write_weights(folder: Path, config: dict[str, Any]) -> None:
         for _, weight in sorted(model.named_parameters()):
             if weight.ndim > 1:  # norms stay at one and biases at zero
                 weight.normal_(0, 2 / weight[0].numel() ** 0.5, generator=generator)
+        # Bytes of other letters than ASCII's never win: put together at random they are mostly
+        # characters that nobody assigned, which no sound caption holds.
+        model.lm_head.weight[foreign] = 0.0
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
 
