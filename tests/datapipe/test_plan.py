@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,13 +15,14 @@ from hypothesis import strategies as st
 from s2v.datapipe import pipeline
 from s2v.datapipe.backends import registry
 from s2v.datapipe.base.assets import asset
-from s2v.datapipe.base.settings import SettingsError, load
+from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.cli import main
 from s2v.datapipe.config import Settings
-from s2v.datapipe.engine.pools import AdmissionError, Node
-from s2v.datapipe.planning.estimate import Sizes, estimate
+from s2v.datapipe.engine.pools import Need, Node
+from s2v.datapipe.planning.estimate import Estimate, StageEstimate, estimate
 from s2v.datapipe.planning.plan import nodes_of
-from s2v.datapipe.planning.rates import of_run, shipped
+from s2v.datapipe.planning.rates import Cost, Rates, StageRate, of_run, shipped
+from s2v.datapipe.planning.sizes import Done, Sizes
 from s2v.datapipe.serving import make_roles
 
 SETTINGS = Settings()
@@ -26,48 +30,178 @@ ROLES = make_roles(SETTINGS)
 RUNS = pipeline.plan(SETTINGS, ROLES)
 MODELS = pipeline.stage_models(ROLES)
 
+#: Of every stage 100 clips, a quarter of them photographs; gates let 40 through to the models.
+BEHIND_GATES = ("caption", "phrases", "detect", "check", "segment", "faces", "embed")
+RATES = Rates(
+    conditions="made up",
+    source_seconds=150.0,
+    clips=100,
+    images=25,
+    stages={
+        name: StageRate(
+            model=MODELS.get(name),
+            ids=40 if name in BEHIND_GATES else 100,
+            cpu_seconds=36.0,
+            wall_seconds=72.0,
+            bytes=1000,
+            of_videos=Cost(75, 30.0, 60.0),
+            of_images=Cost(25, 6.0, 12.0),
+        )
+        for name in RUNS
+    },
+    rows={"frames": 250, "captions": 40, "masks": 80, "embeddings": 60, "clips": 100},
+    frame_bytes=10_000,
+    clip_bytes=5_000,
+    clips_encoded=10,
+    shard_bytes=5_000,
+)
 
-def planned(tmp_path: Path, hours: float, nodes: list[Node] | None = None, **changed: str | None):  # type: ignore[no-untyped-def]  # a long type that says nothing here
-    sizes = Sizes(videos=100, images=0, seconds=hours * 3600, known=50, unreadable=0)
-    models = {**MODELS, **changed}
-    return estimate(tmp_path, RUNS, models, sizes, shipped(), nodes or [Node(16)], unit_clips=64)
+
+def planned(
+    hours: float, *, images: int = 0, nodes: tuple[Node, ...] = (Node(16),), **changed: Any
+) -> Estimate:
+    sizes = Sizes(videos=100, images=images, seconds=hours * 3600, known=50, unreadable=0)
+    given: dict[str, Any] = {"runs": RUNS, "models": MODELS, "rates": RATES, **changed}
+    return estimate(sizes=sizes, nodes=nodes, unit_clips=64, **given)
+
+
+def row(made: Estimate, stage: str) -> StageEstimate:
+    return next(one for one in made.stages if one.stage == stage)
 
 
 @given(st.floats(1, 1e6))
 def test_twice_the_film_is_planned_to_take_twice_the_hours_and_bytes(hours: float) -> None:
-    once, twice = planned(Path("/nowhere"), hours), planned(Path("/nowhere"), 2 * hours)
+    once, twice = planned(hours), planned(2 * hours)
     assert twice.hours == pytest.approx(2 * once.hours, rel=0.02)
     assert twice.bytes["frames"] == pytest.approx(2 * once.bytes["frames"], rel=0.02)
-    calls = {row.stage: row.calls for row in once.stages}
-    for row in twice.stages:
-        if calls[row.stage]:
-            assert row.calls == pytest.approx(2 * calls[row.stage], rel=0.05, abs=2)
+    calls = {one.stage: one.calls for one in once.stages}
+    for one in twice.stages:
+        if calls[one.stage]:
+            assert one.calls == pytest.approx(2 * calls[one.stage], rel=0.05, abs=2)
 
 
-def test_the_shipped_rates_are_of_the_models_that_the_demo_uses(tmp_path: Path) -> None:
-    made = planned(tmp_path, 1)
-    assert not [row.stage for row in made.stages if row.why]
+def test_what_gates_stop_is_neither_called_for_nor_paid_for() -> None:
+    made = planned(1.0)
+    assert made.clips == 1800, "75 clips of 150 s of video"
+    assert row(made, "frames").to_do == 1800
+    assert row(made, "caption").to_do == row(made, "caption").calls == 720
+    assert row(made, "detect").calls == 1800, "2.5 frames of 40 %"
+    for stage in ("frames", "caption"):
+        assert row(made, stage).cpu_hours == pytest.approx(1800 / 100 * 36 / 3600)
+
+
+def test_a_photograph_costs_what_photographs_cost_and_gives_one_clip() -> None:
+    none, many = planned(1.0), planned(1.0, images=1000)
+    assert many.clips - none.clips == 1000
+    extra = row(many, "shots").cpu_hours - row(none, "shots").cpu_hours
+    assert extra == pytest.approx(1000 * 6 / 25 / 3600)
+
+
+def test_what_is_done_is_not_planned_again() -> None:
+    measured = dict.fromkeys(RUNS, 1800) | dict.fromkeys(BEHIND_GATES, 300)
+    done = Done(
+        {**measured, "probe": 100, "shots": 100}, 1800, 0, 100, dict.fromkeys(RUNS, 1800), {}
+    )
+    made = planned(1.0, done=done)
+    assert [one.to_do for one in made.stages] == [0] * len(made.stages)
+    assert made.hours == 0
+    assert sum(made.bytes.values()) == 0
+    half = Done(done.measured, 1800, 0, 100, dict.fromkeys(RUNS, 900), {})
+    caption = row(planned(1.0, done=half), "caption")
+    assert caption.to_do == 300, "a third of the half that is left, as of the half that is done"
+
+
+def test_a_stage_that_waits_for_a_gpu_or_a_server_takes_its_wall_time() -> None:
+    one, asking = Need(actors=1), Need(actors=1, served=True)
+    alone, served = ({**RUNS, "caption": replace(RUNS["caption"], need=n)} for n in (one, asking))
+    gpu = {**RUNS, "detect": replace(RUNS["detect"], need=Need(gpus=1, actors=1))}
+    waited = planned(10, nodes=(Node(64, 8),), runs=served).hours
+    assert waited > 18_000 / 100 * 72 / 3600
+    assert waited != planned(10, nodes=(Node(64, 8),), runs=alone).hours
+    detect = row(made := planned(10, nodes=(Node(64, 8),), runs=gpu), "detect")
+    assert detect.gpu_hours == pytest.approx(18_000 / 100 * 72 / 3600)
+    assert made.hours > detect.gpu_hours, "one actor has all of it to do"
+
+
+def test_servers_of_the_runs_own_are_counted_in_gpu_hours_and_kept_from_the_actors() -> None:
+    made = planned(10, nodes=(Node(8, 2),), reserved=[Need(cpus=1, gpus=1)] * 2)
+    assert made.servers is not None
+    assert made.servers.gpu_hours == pytest.approx(
+        2 * (made.hours - sum(row(made, n).cpu_hours for n in ("probe", "shots")) / 8)
+    )
+    assert made.placement.phases[0][0].actors == 6
+
+
+def test_a_model_that_was_never_timed_gets_its_calls_counted_and_no_invented_hours() -> None:
+    made = planned(1, models={**MODELS, "caption": "some-vlm"})
+    caption = row(made, "caption")
+    assert caption.calls == 720
+    assert caption.cpu_hours is caption.gpu_hours is caption.bytes is None
+    assert made.hours is None
+    assert made.as_dict()["wall_hours"] is None
+
+
+def test_the_shipped_rates_are_of_the_models_that_the_demo_uses() -> None:
+    made = planned(1, rates=shipped())
+    assert not [one.stage for one in made.stages if one.why]
     assert made.hours is not None
     assert made.clips > 100
 
 
-def test_a_model_that_was_never_timed_gets_its_calls_counted_and_no_invented_hours(
-    tmp_path: Path,
+def test_a_plan_is_refused_before_the_sources_are_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = planned(tmp_path, 1, caption="some-vlm")
-    caption = next(row for row in made.stages if row.stage == "caption")
-    assert caption.calls == made.clips
-    assert caption.cpu_hours is None
-    assert "--rates" in caption.why
-    assert made.hours is None
+    config = tmp_path / "my.toml"
+    sources = '[[sources]]\nfolder = "/no/such/folder"\n'
+    for text, said in (
+        ("[roles.detector]\ngpus = 2\n", r"stage detect: .*2 GPU.*1 machine .*1 GPUs"),
+        ('[roles.detector]\ngpus = 0.5\n[engine]\nmode = "stream"\ncpus = 2\n', "does not fit"),
+        ("[engine]\nactors = 99\n", r"engine\.actors = 99"),
+        (
+            '[roles.captioner]\nbackend = "vlm"\n[serve]\nmodel = "m"\ncount = 2\n',
+            r"\[serve\]: 2 servers .* holds 1",
+        ),
+    ):
+        config.write_text(sources + text, encoding="utf-8")
+        assert main(["plan", "--config", str(config), "--cluster", "2cpu,1gpu"]) == 1
+        line = capsys.readouterr().err
+        assert re.search(said, line), line
+        assert line.count("\n") == 1
 
 
-def test_a_plan_for_gpus_that_are_not_there_is_refused_with_the_numbers(tmp_path: Path) -> None:
-    settings = load(Settings, None, ["roles.detector.gpus=2"])
-    runs = pipeline.plan(settings, ROLES)
-    sizes = Sizes(10, 0, 3600.0, 10, 0)
-    with pytest.raises(AdmissionError, match=r"detect: .*2 GPU"):
-        estimate(tmp_path, runs, MODELS, sizes, shipped(), [Node(64, 1)], unit_clips=64)
+def test_production_is_planned_on_a_machine_without_its_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "my.toml"
+    config.write_text(
+        f'folder = "{tmp_path}/run"\n[[sources]]\npath = "{asset("man-clip")}"\n'
+        f'[roles.detector]\nbackend = "grounding_dino"\nweights = "{tmp_path}/gdino"\ngpus = 1\n'
+    )
+    words = ["plan", "--config", str(config), "--cluster", "8cpu,1gpu", "--quiet"]
+    assert main([*words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    detect = next(one for one in said["stages"] if one["stage"] == "detect")
+    assert detect["model_calls"] is not None
+    assert detect["gpu_hours"] is None
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "roles.detector" in out
+    assert f"{tmp_path}/gdino: no such folder" in out.replace("\n", "")
+
+
+def test_keys_of_a_plan_in_json_stay_as_they_are() -> None:
+    made = planned(1, reserved=[Need(cpus=1)]).as_dict()
+    assert sorted(made) == [
+        "bytes", "clips", "phases", "rates_of", "servers", "sources", "stages", "wall_hours",
+    ]  # fmt: skip
+    assert sorted(made["sources"]) == ["hours", "images", "lengths_known", "unreadable", "videos"]
+    assert sorted(made["stages"][0]) == [
+        "bytes", "cpu_hours", "done", "gpu_hours", "ids", "missing", "model", "model_calls",
+        "stage", "to_do",
+    ]  # fmt: skip
+    assert sorted(made["phases"][0][0]) == ["actors", "cpus", "gpus", "memory_gb", "stages"]
+    assert sorted(made["servers"]) == ["count", "cpus", "gpu_hours", "gpus"]
+    assert sorted(made["bytes"]) == ["clips_and_shards", "frames", "tables"]
 
 
 def test_a_cluster_to_be_is_read_as_it_is_written() -> None:

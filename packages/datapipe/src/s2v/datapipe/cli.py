@@ -185,14 +185,17 @@ def _select(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from s2v.datapipe.planning.plan import plan_run, print_plan
-    from s2v.datapipe.serving import make_roles
+    from s2v.datapipe.planning.plan import plan_run
+    from s2v.datapipe.planning.show import print_plan
+    from s2v.datapipe.serving import roles_or_why_not
 
     settings = _settings(args)
-    made = plan_run(settings, make_roles(settings), rates=args.rates, cluster=args.cluster)
+    quiet = args.quiet or args.json
+    roles = roles_or_why_not(settings)
+    made = plan_run(settings, roles, rates=args.rates, cluster=args.cluster, quiet=quiet)
     if args.json:
         return _show(made.as_dict(), True)
-    print_plan(made, settings.folder)
+    print_plan(made, settings.folder, vars(roles))
     return 0
 
 

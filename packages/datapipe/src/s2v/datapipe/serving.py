@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from s2v.datapipe.backends import registry
+from s2v.datapipe.base.assets import AssetError
 from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.execute import start_ray
 from s2v.datapipe.engine.pools import Need
-from s2v.datapipe.roles import Roles
+from s2v.datapipe.roles import Roles, WeightsError
 
 #: Stands for servers that are not up yet: a model's id does not depend on its address.
 NOT_UP = ("http://127.0.0.1:9",)
@@ -32,11 +34,46 @@ def make_roles(settings: Settings, urls: Sequence[str] = NOT_UP) -> Roles:
     Raises:
         SettingsError, WeightsError, AssetMissing: one clear line each.
     """
+    return registry.fill(settings.roles.profile, _chosen(settings, urls))
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Stands for a model whose weights are not on this machine; it can be planned with."""
+
+    model_id: str
+    why: str
+
+    def load(self) -> None:
+        """Say again why it is not there."""
+        raise WeightsError(self.why)
+
+
+def roles_or_why_not(settings: Settings) -> Roles:
+    """Fill the roles as :func:`make_roles` does; weights that are not here leave :class:`Absent`.
+
+    Raises:
+        SettingsError: the configuration is wrong, whatever lies on disk.
+    """
+    chosen = _chosen(settings, NOT_UP)
+    filled: dict[str, Any] = {}
+    for role, name in _backends(settings).items():
+        try:
+            alone = {role: (name, chosen[role][1])}
+            filled[role] = getattr(registry.fill("embedded", alone), role)
+        except (WeightsError, AssetError) as error:
+            filled[role] = Absent(f"{name}, not on this machine", str(error))
+    return Roles(**filled)
+
+
+def _chosen(
+    settings: Settings, urls: Sequence[str]
+) -> dict[str, tuple[str | None, dict[str, Any]]]:
     chosen = settings.roles.chosen()
     for role in own(settings):
         backend, options = chosen[role]
         chosen[role] = (backend, _served(settings, role, options, urls))
-    return registry.fill(settings.roles.profile, chosen)
+    return chosen
 
 
 def own(settings: Settings) -> frozenset[str]:

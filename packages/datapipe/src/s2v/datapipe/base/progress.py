@@ -53,6 +53,8 @@ class Pace:
         if not self._steps or not self.spent():
             return ""
         rate = self._steps / self.spent()
+        if rate >= 100:
+            return f"{rate:,.0f}/s"
         if rate >= 1:
             return f"{rate:.3g}/s"
         return f"{rate * 60:.3g}/min" if rate * 60 >= 1 else f"{rate * 3600:.3g}/h"

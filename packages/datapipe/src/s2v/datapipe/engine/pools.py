@@ -148,7 +148,7 @@ def place(
     cpus = sum(node.cpus for node in nodes)
     if cpus < 1:
         raise AdmissionError(
-            f"the cluster's {len(nodes)} machines offer {cpus:g} CPUs{beside}; at least 1 is needed"
+            f"the cluster ({machines(nodes)}) offers {cpus:g} CPUs{beside}; at least 1 is needed"
         )
     for names, need in groups:
         _check_fits_somewhere(names, need, nodes, beside)
@@ -178,8 +178,8 @@ def _check_fits_somewhere(
     best = max(nodes, key=lambda node: (node.gpus, node.cpus))
     memory = "" if best.memory_gb == math.inf else f", {best.memory_gb:.0f} GiB"
     raise AdmissionError(
-        f"stage {'+'.join(names)}: one actor asks for {need}, and no machine of the {len(nodes)} "
-        f"offers that{beside} (the largest: {best.cpus:g} CPUs, {best.gpus:g} GPUs{memory}); "
+        f"stage {'+'.join(names)}: one actor asks for {need}, and none of the cluster's "
+        f"{machines(nodes)} offers that{beside} (the largest: {best.cpus:g} CPUs, {best.gpus:g} GPUs{memory}); "
         "lower what its role asks for (cpus, gpus, memory_gb), or add a machine"
     )
 
@@ -258,8 +258,8 @@ def without(nodes: Sequence[Node], taken: Sequence[Need]) -> list[Node]:
         node = left[n]
         if not node.holds(need):
             raise AdmissionError(
-                f"[serve]: {len(taken)} servers ask for {need} each, and the {len(nodes)} machines "
-                f"hold {placed} of them; lower serve.count, serve.cpus or serve.gpus, or add a "
+                f"[serve]: {len(taken)} servers ask for {need} each, and the cluster "
+                f"({machines(nodes)}) holds {placed} of them; lower serve.count, serve.cpus or serve.gpus, or add a "
                 "machine"
             )
         left[n] = Node(
@@ -268,6 +268,11 @@ def without(nodes: Sequence[Node], taken: Sequence[Need]) -> list[Node]:
             node.memory_gb - (need.memory_gb or 0),
         )
     return left
+
+
+def machines(nodes: Sequence[Node]) -> str:
+    """How many there are, in words."""
+    return f"{len(nodes)} machine{'s' if len(nodes) != 1 else ''}"
 
 
 def nodes_of_cluster(described: Sequence[Mapping[str, object]]) -> list[Node]:

@@ -1,58 +1,36 @@
 """What a run will take: model calls, CPU and GPU hours, storage, and whether the cluster fits.
 
 Nothing is measured but the length of a sample of the sources. Every figure is a rate of an
-earlier run times the size of this one; a model that no rate was measured with gets its calls
-counted and its hours left open, never guessed.
+earlier run times the size of what is still to be done; a model that no rate was measured with
+gets its calls counted and its hours left open, never guessed.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from s2v.datapipe import pipeline
-from s2v.datapipe.base.media.errors import MediaError
-from s2v.datapipe.base.media.sandbox import run_isolated
-from s2v.datapipe.engine.pools import Node, Placement, place
-from s2v.datapipe.engine.stage import Row, StageRun
-from s2v.datapipe.engine.store import StageStore
-from s2v.datapipe.measure.probe import TIMEOUT_S, probe_source
+from s2v.datapipe.engine.pools import Need, Node, Placement, place, without
+from s2v.datapipe.engine.stage import StageRun
 from s2v.datapipe.planning.rates import Rates, StageRate
-from s2v.datapipe.staging import local_path
+from s2v.datapipe.planning.sizes import Done, Sizes
 
-#: Stage -> what its model is called for: a table's rows per clip, times so many.
+#: Stage -> what its model is called for: rows of a table, times so many. Tables that a gate
+#: stands in front of count by themselves; frames are those of the clips that the stage admits.
 CALLS = {
-    "caption": ("clips", 1),
-    "phrases": ("captions", 1),
     "overlay": ("frames", 1),
     "quality": ("frames", 1),
+    "caption": ("clips", 1),
+    "phrases": ("captions", 1),
     "detect": ("frames", 1),
     "check": ("masks", 1),
     "segment": ("masks", 1),
     "faces": ("frames", 1),
     "embed": ("embeddings", 2),  # the subject and what surrounds it
 }
-PROBED = 50  # sources whose length is looked up; the rest is taken to be like them
 HOUR = 3600.0
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much there is to do."""
-
-    videos: int
-    images: int
-    seconds: float  # of all videos
-    known: int  # videos whose length was looked up or measured before
-    unreadable: int  # of those looked up
-
-    @property
-    def hours(self) -> float:
-        """Hours of video."""
-        return self.seconds / HOUR
 
 
 @dataclass(frozen=True)
@@ -61,36 +39,52 @@ class StageEstimate:
 
     stage: str
     model: str | None
-    ids: int  # sources or clips, in all
-    done: int  # of those committed before
-    calls: int | None  # of its model, in all
-    cpu_hours: float | None  # still to come
+    ids: int  # sources or admitted clips, in all
+    done: int  # of those measured before
+    calls: int | None  # of its model, still to come
+    cpu_hours: float | None
     gpu_hours: float | None
+    wall_hours: float | None  # of one actor
     bytes: int | None
     why: str = ""  # why a figure is missing
+
+    @property
+    def to_do(self) -> int:
+        """How many are still to be measured."""
+        return self.ids - self.done
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The run's own servers; they are up while clips are measured."""
+
+    count: int
+    need: Need
+    gpu_hours: float | None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run's cost before it starts."""
+    """A run's cost before it starts, or before it goes on."""
 
     sizes: Sizes
     clips: int
     stages: tuple[StageEstimate, ...]
     placement: Placement
+    servers: Servers | None
     hours: float | None  # of wall clock, on the cluster planned for
-    bytes: Mapping[str, int]
+    bytes: Mapping[str, int]  # still to be written
     rates: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """For ``--json``; keys stay as they are from version to version."""
         return {
             "sources": {
                 "videos": self.sizes.videos,
                 "images": self.sizes.images,
                 "hours": round(self.sizes.hours, 3),
-                "lengths known": self.sizes.known,
-                "unreadable of those": self.sizes.unreadable,
+                "lengths_known": self.sizes.known,
+                "unreadable": self.sizes.unreadable,
             },
             "clips": self.clips,
             "stages": [
@@ -99,151 +93,224 @@ class Estimate:
                     "model": s.model,
                     "ids": s.ids,
                     "done": s.done,
-                    "model calls": s.calls,
-                    "CPU hours": _round(s.cpu_hours),
-                    "GPU hours": _round(s.gpu_hours),
+                    "to_do": s.to_do,
+                    "model_calls": s.calls,
+                    "cpu_hours": _round(s.cpu_hours),
+                    "gpu_hours": _round(s.gpu_hours),
                     "bytes": s.bytes,
                     "missing": s.why or None,
                 }
                 for s in self.stages
             ],
-            "placement": self.placement.describe(),
-            "wall hours": _round(self.hours),
+            "phases": [
+                [
+                    {
+                        "stages": list(pool.stages),
+                        "actors": pool.actors,
+                        "cpus": pool.need.cpus,
+                        "gpus": pool.need.gpus,
+                        "memory_gb": pool.need.memory_gb,
+                    }
+                    for pool in phase
+                ]
+                for phase in self.placement.phases
+            ],
+            "servers": self.servers
+            and {
+                "count": self.servers.count,
+                "cpus": self.servers.need.cpus,
+                "gpus": self.servers.need.gpus,
+                "gpu_hours": _round(self.servers.gpu_hours),
+            },
+            "wall_hours": _round(self.hours),
             "bytes": dict(self.bytes),
-            "rates of": self.rates,
+            "rates_of": self.rates,
         }
 
 
-def measure_sizes(sources: Sequence[Row], probed: Mapping[str, Row]) -> Sizes:
-    """Lengths of the videos: measured before, else of a sample spread over the list."""
-    videos = [row for row in sources if row["kind"] == "video" and not row["duplicate_of"]]
-    lengths = [
-        probed[r["video_id"]]["duration_us"] / 1e6 for r in videos if r["video_id"] in probed
-    ]
-    rest = [row for row in videos if row["video_id"] not in probed]
-    step = max(1, -(-len(rest) // PROBED))
-    unreadable = 0
-    for row in rest[::step]:
-        try:
-            lengths.append(_probe(row)["duration_us"] / 1e6)
-        except MediaError:
-            unreadable += 1
-            lengths.append(0.0)
-    mean = sum(lengths) / len(lengths) if lengths else 0.0
-    return Sizes(
-        videos=len(videos),
-        images=sum(row["kind"] == "image" for row in sources),
-        seconds=mean * len(videos),
-        known=len(lengths),
-        unreadable=unreadable,
-    )
+def admit(
+    runs: Mapping[str, StageRun],
+    nodes: Sequence[Node],
+    *,
+    reserved: Sequence[Need] = (),
+    **placing: Any,
+) -> None:
+    """Refuse what the cluster cannot schedule, before the sources are looked at.
 
-
-def _probe(source: Row) -> Row:
-    return run_isolated(probe_source, (local_path(source), "video"), timeout_s=TIMEOUT_S)  # type: ignore[no-any-return]  # the worker's answer
+    Raises:
+        AdmissionError: with the numbers.
+    """
+    for names in (pipeline.BY_SOURCE, pipeline.BY_WINDOW):
+        place([(n, runs[n].need) for n in names], nodes, 1, **placing)
+    by_clips = [(n, runs[n].need) for n in pipeline.BY_CLIPS]
+    place(by_clips, nodes, 1, reserved=reserved, **placing)
 
 
 def estimate(
-    folder: Path,
     runs: Mapping[str, StageRun],
     models: Mapping[str, str | None],
     sizes: Sizes,
     rates: Rates,
     nodes: Sequence[Node],
     *,
+    done: Done = Done.NOTHING,
     unit_clips: int,
+    reserved: Sequence[Need] = (),
     **placing: Any,
 ) -> Estimate:
     """Multiply rates by sizes, and place the stages on the cluster.
 
     Args:
-        folder: the run folder, for what is done already.
         runs: stages with fingerprints and needs.
         models: stage -> id of its models.
         sizes: how much there is.
         rates: of an earlier run.
         nodes: the cluster planned for.
+        done: what the run folder holds already.
         unit_clips: clips per unit.
+        reserved: what each of the run's own servers is booked with.
         placing: ``wanted`` and ``mode`` of :func:`s2v.datapipe.engine.pools.place`.
 
     Raises:
         AdmissionError: the cluster cannot schedule it.
     """
-    clips = round(rates.clips * sizes.seconds / rates.source_seconds) if rates.source_seconds else 0
-    clips += sizes.images
-    rows = []
-    for name, run in runs.items():
-        ids = clips if name in pipeline.BY_CLIPS else sizes.videos + sizes.images
-        done = _done(folder, name, run.fingerprint)
-        rows.append(_stage(name, run, models.get(name), ids, done, clips, sizes, rates))
-    units = max(1, clips // max(unit_clips, 1))
-    placement = place(
-        [(n, r.need) for n, r in runs.items() if n in pipeline.BY_CLIPS], nodes, units, **placing
+    left_seconds = sizes.seconds * done.share_of_videos_left(sizes)
+    clips = done.clips + round(rates.clips_per_second * left_seconds)
+    clips += max(0, sizes.images - done.images)
+    rows = tuple(
+        _by_clips(run, models.get(name), clips, done, rates)
+        if name in pipeline.BY_CLIPS
+        else _by_source(run, models.get(name), sizes, done, rates)
+        for name, run in runs.items()
     )
-    storage = {
-        "frames": round(rates.frame_bytes / max(rates.clips, 1) * clips),
-        "tables": sum(row.bytes or 0 for row in rows),
-        "clips and shards": round(
-            (rates.clip_bytes + rates.shard_bytes) / max(rates.clips, 1) * clips
-        ),
-    }
+    units = max(1, clips // max(unit_clips, 1))
+    by_clips = [(n, r.need) for n, r in runs.items() if n in pipeline.BY_CLIPS]
+    placement = place(by_clips, nodes, units, reserved=reserved, **placing)
+    before, measuring = _wall(rows, placement, nodes, reserved)
+    new = max(0, clips - done.decided("frames"))
     return Estimate(
-        sizes, clips, tuple(rows), placement, _wall(rows, placement, nodes), storage,
+        sizes,
+        clips,
+        rows,
+        placement,
+        _servers(reserved, measuring),
+        None if before is None or measuring is None else before + measuring,
+        {
+            "frames": round(rates.frame_bytes / max(rates.clips, 1) * new),
+            "tables": sum(row.bytes or 0 for row in rows),
+            "clips_and_shards": round(
+                (rates.clip_bytes + rates.shard_bytes) / max(rates.clips, 1) * new
+            ),
+        },
         rates.conditions,
+    )
+
+
+def _by_source(
+    run: StageRun, model: str | None, sizes: Sizes, done: Done, rates: Rates
+) -> StageEstimate:
+    """Probe and shots: videos cost by their length, photographs by their number."""
+    name = run.stage.name
+    total = sizes.videos + sizes.images
+    ready = min(done.ids(name), total)
+    left = 1 - ready / total if total else 0.0
+    rate = rates.stages.get(name)
+    if (why := _no_rate(rate, model)) or rate is None:
+        return StageEstimate(name, model, total, ready, None, None, None, None, None, why)
+    seconds, images = sizes.seconds * left, sizes.images * left
+    cpu = rate.of_videos.cpu_seconds / max(rates.source_seconds, 1e-9) * seconds
+    cpu += rate.of_images.cpu_seconds / max(rate.of_images.ids, 1) * images
+    wall = rate.of_videos.wall_seconds / max(rates.source_seconds, 1e-9) * seconds
+    wall += rate.of_images.wall_seconds / max(rate.of_images.ids, 1) * images
+    return StageEstimate(
+        name, model, total, ready, None,
+        cpu_hours=cpu / HOUR,
+        gpu_hours=wall / HOUR * run.need.gpus,
+        wall_hours=wall / HOUR,
+        bytes=round(rate.bytes / max(rate.ids, 1) * total * left),
     )  # fmt: skip
 
 
-def _stage(
-    name: str, run: StageRun, model: str | None, ids: int, done: int, clips: int, sizes: Sizes,
-    rates: Rates,
-) -> StageEstimate:  # fmt: skip
+def _by_clips(
+    run: StageRun, model: str | None, clips: int, done: Done, rates: Rates
+) -> StageEstimate:
+    """Stages after shots: by the number of clips, of which gates admit a share."""
+    name = run.stage.name
+    decided = min(done.decided(name), clips)
+    left = clips - decided
+    admitted = rates.admitted(name)
+    share = done.ids(name) / decided if decided else admitted
+    ready = min(done.ids(name), clips)
+    ids = ready + round(share * left)
     calls = None
     if model and name in CALLS:
-        table, factor = CALLS[name]
-        calls = round(rates.per_clip(table) * factor * clips)
+        table, times = CALLS[name]
+        per_clip = share if table == "clips" else rates.per_clip(table)
+        per_clip *= share if table == "frames" else 1
+        calls = round(per_clip * times * left)
     rate = rates.stages.get(name)
-    why = _no_rate(rate, model)
-    if rate is None or why:
-        return StageEstimate(name, model, ids, done, calls, None, None, None, why)
-    if name in pipeline.BY_CLIPS:
-        share = clips / max(rate.ids, 1)
-    else:  # by the length of the videos: a film takes longer than a clip
-        share = sizes.seconds / max(rates.source_seconds, 1e-9)
-    left = max(0.0, 1 - done / ids) if ids else 0.0
-    gpu = rate.wall_seconds * share * left / HOUR * run.need.gpus if run.need.gpus else 0.0
+    if (why := _no_rate(rate, model)) or rate is None:
+        return StageEstimate(name, model, ids, ready, calls, None, None, None, None, why)
+    # A rate is of the clips of its run; another share of admitted clips costs accordingly.
+    scale = left / max(rates.clips, 1) * (share / admitted if admitted else 1.0)
+    wall = rate.wall_seconds * scale / HOUR
     return StageEstimate(
-        name, model, ids, done, calls,
-        cpu_hours=rate.cpu_seconds * share * left / HOUR,
-        gpu_hours=gpu,
-        bytes=round(rate.bytes * share),
+        name, model, ids, ready, calls,
+        cpu_hours=rate.cpu_seconds * scale / HOUR,
+        gpu_hours=wall * run.need.gpus,
+        wall_hours=wall,
+        bytes=round(rate.bytes * scale),
     )  # fmt: skip
 
 
 def _no_rate(rate: StageRate | None, model: str | None) -> str:
     if rate is None or not rate.ids:
-        return "no rate was measured; run some clips, then plan --rates FOLDER"
+        return "no rate was measured"
     if rate.model != model:
-        return "the rate is of another model; run some clips, then plan --rates FOLDER"
+        return "the rate is of another model"
     return ""
 
 
-def _done(folder: Path, stage: str, fingerprint: str) -> int:
-    commits = StageStore(folder, stage, fingerprint).all_commits()
-    return len(set(itertools.chain.from_iterable(c.ids for c in commits)))
-
-
 def _wall(
-    rows: Sequence[StageEstimate], placement: Placement, nodes: Sequence[Node]
-) -> float | None:
-    """Hours: of a phase its slowest pool, and of the stages before clips all CPUs."""
-    hours = {row.stage: max(row.cpu_hours or 0.0, row.gpu_hours or 0.0) for row in rows}
-    if any(row.why for row in rows):
-        return None
+    rows: Sequence[StageEstimate],
+    placement: Placement,
+    nodes: Sequence[Node],
+    reserved: Sequence[Need],
+) -> tuple[float | None, float | None]:
+    """Hours of the stages before clips on all CPUs, and of the phases: each its slowest pool."""
+    by_stage = {row.stage: row for row in rows}
+    before = [row for row in rows if row.stage not in pipeline.BY_CLIPS]
     cpus = sum(node.cpus for node in nodes)
-    total = sum(hours[row.stage] / cpus for row in rows if row.stage not in pipeline.BY_CLIPS)
+    left = sum(node.cpus for node in without(nodes, reserved))
+    first = None if any(row.why for row in before) else sum(_cpu(row) for row in before) / cpus
+    measuring = 0.0
     for phase in placement.phases:
-        total += max(sum(hours[s] for s in pool.stages) / pool.actors for pool in phase)
-    return total
+        inside = [by_stage[name] for pool in phase for name in pool.stages]
+        if any(row.why for row in inside):
+            return first, None
+        slowest = max(
+            sum(_actor_hours(by_stage[name], pool.need) for name in pool.stages) / pool.actors
+            for pool in phase
+        )
+        measuring += max(slowest, sum(_cpu(row) for row in inside) / left)
+    return first, measuring
+
+
+def _cpu(row: StageEstimate) -> float:
+    return row.cpu_hours or 0.0
+
+
+def _actor_hours(row: StageEstimate, need: Need) -> float:
+    """What one actor is busy or waiting for: a GPU and a server are waited for."""
+    waits = need.gpus or need.served
+    return max(_cpu(row), row.wall_hours or 0.0) if waits else _cpu(row)
+
+
+def _servers(reserved: Sequence[Need], hours: float | None) -> Servers | None:
+    if not reserved:
+        return None
+    gpus = sum(need.gpus for need in reserved)
+    return Servers(len(reserved), reserved[0], None if hours is None else hours * gpus)
 
 
 def _round(value: float | None) -> float | None:
