@@ -11,6 +11,7 @@ the least and the most, also where we lose.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import bench_data_tasks as tasks
 from bench_data_harness import Cost, Entry, by_turns, ours, ours_in_a_group
-from bench_data_media import Film, film, joins
+from bench_data_media import FPS, Film, film, joins
 from generated import machine, replace_generated
 from peer_environments import peer
 
@@ -56,12 +57,12 @@ class Bench:
 
     def detecting(self) -> str:
         """B1."""
+        columns = "F1 at ±2 frames | missed | false | CPU-s per video-minute"
         lines = []
         for title, one in (("joins", self.joins), ("film", self.film)):
             entries = self._run(f"detecting, {title}", tasks.detecting(one, self.detect))
             lines += [f"**{title}**: {_about(one)}; {len(one.cuts)} cuts ({one.truth}).", ""]
-            lines += _table(entries, "F1 at ±2 frames | missed | false | CPU-s per video-minute",
-                            lambda e, one=one: _cuts(e, one))  # fmt: skip
+            lines += _table(entries, columns, functools.partial(_cuts, one))
             lines.append("")
         return "\n".join(lines)
 
@@ -84,7 +85,7 @@ class Bench:
         for entry in entries:
             entry.work = counted(entry)
         self._run("cutting", entries)
-        clips = -(-one.frames // (tasks.CUT_SECONDS * tasks.FPS))
+        clips = -(-one.frames // (tasks.CUT_SECONDS * FPS))
         about = f"{_about(one)}, into {clips} clips of {tasks.CUT_SECONDS} s ({one.frames} frames)."
         shown = _table(entries, "clips with the right frames | frames",
                        lambda e: f"{found[e.name][0]} of {clips} | {found[e.name][1]}")  # fmt: skip
@@ -181,7 +182,7 @@ def _about(one: Film) -> str:
     return f"`{one.path.name}`, {one.frames} frames of 1280x720"
 
 
-def _cuts(entry: Entry, one: Film) -> str:
+def _cuts(one: Film, entry: Entry) -> str:
     score, missed, false = tasks.f1(entry.result["cuts"], one.cuts)
     return f"{score:.3f} | {missed} | {false} | {entry.median('cpu_s') / one.minutes:.2f}"
 

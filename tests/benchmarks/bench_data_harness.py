@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from measure_command import PR_SET_CHILD_SUBREAPER, Group
+
 HERE = Path(__file__).parent
+ORPHANS_S = 30  # how long to wait for them
 OURS = HERE / "bench_data_ours.py"
 
 
@@ -50,7 +56,7 @@ class Entry:
 
     def median(self, what: str) -> float:
         """Median of ``wall_s``, ``cpu_s`` or ``rss_mb``."""
-        return statistics.median(getattr(cost, what) for cost in self.costs)
+        return float(statistics.median(getattr(cost, what) for cost in self.costs))
 
     def spread(self, what: str) -> str:
         """Least and most."""
@@ -81,26 +87,64 @@ def by_turns(entries: Sequence[Entry], repetitions: int, folder: Path) -> None:
 def measured(
     command: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> tuple[Cost, str]:
-    """Run a command; its cost, and its standard output.
+    """Run a command and whatever it leaves behind to its end; its cost, and its output.
+
+    Process time is the kernel's count for a control group of its own, where one can be made:
+    some tools work in processes that nobody waits for. Elsewhere this process adopts those.
 
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
+    _adopt_orphans()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    group = Group()
+    mine = _own_cpu()
     began = time.monotonic()
-    with subprocess.Popen(
-        list(command), env=env, cwd=cwd, text=True, errors="replace",
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as process:  # fmt: skip
-        output = process.stdout.read() if process.stdout else ""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            list(command), env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+        )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.monotonic() - began
+        wall = time.monotonic() - began
+        largest = _wait_for_orphans(used.ru_maxrss)
+        said.seek(0)
+        output = said.read().decode(errors="replace")
+    counted = group.cpu_seconds()
+    group.leave()
     if process.returncode:
-        raise RuntimeError(
-            f"{' '.join(command)[:200]}: exit {process.returncode}: {output[-2000:]}"
-        )
-    cost = Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
-    return cost, output
+        shown = " ".join(command)[:200]
+        raise RuntimeError(f"{shown}: exit {process.returncode}: {output[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    reaped = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cpu = reaped if counted is None else counted - (_own_cpu() - mine)
+    return Cost(wall, cpu, largest / 1024), output
+
+
+def _own_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what children leave behind, so that it can be waited for."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _wait_for_orphans(largest: int) -> int:
+    """Wait for all that is left; the largest resident set of any process, kB."""
+    deadline = time.monotonic() + ORPHANS_S
+    while time.monotonic() < deadline:
+        try:
+            pid, _, used = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+        largest = max(largest, used.ru_maxrss)
+        if pid == 0:
+            time.sleep(0.02)
+    return largest
 
 
 def ours(*arguments: str) -> Cost:

@@ -87,16 +87,16 @@ def decoding(path: str) -> dict[str, Any]:
     found = measures()
     edges = [0, *(found.pts_us[n] for n in found.cuts), found.pts_us[-1]]
     shares = FrameSettings().positions
-    wanted = [int(a + (b - a) * s) for a, b in itertools.pairwise(edges) for s in shares]
+    wanted = [[int(a + (b - a) * s) for s in shares] for a, b in itertools.pairwise(edges)]
 
     def sampled() -> int:
-        return len(frames_at(path, wanted))
+        return sum(len(frames_at(path, times)) for times in wanted)  # as stage `frames`, by clip
 
     frames = plain()
     works = {"plain": plain, "scan": scan, "measures": measures, "sampled": sampled}
     return {
         "frames": frames,
-        "sampled frames": len(wanted),
+        "sampled frames": sum(map(len, wanted)),
         **{name: _cpu(work) for name, work in works.items()},
     }
 

@@ -82,7 +82,7 @@ def shard_clips(run: Path, into: Path) -> list[Clip]:
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
     if file is None:
-        raise ValueError(f"{tar.name}: {member.name} is no file")
+        raise ValueError(f"{tar.name!r}: {member.name} is no file")
     return file.read()
 
 

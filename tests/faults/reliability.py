@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -121,8 +121,8 @@ def _share(found: Mapping[str, Judgement], what: str) -> str:
     return f"{sum(getattr(one, what) for one in found.values())} of {len(found)}"
 
 
-def _clips(found: Sequence[Judgement] | Mapping[str, Judgement] | object) -> str:
-    clips = [clip for one in found for clip in one.clips]  # type: ignore[attr-defined]
+def _clips(found: Iterable[Judgement]) -> str:
+    clips = [clip for one in found for clip in one.clips]
     return f"{sum(clip.sound for clip in clips)} of {len(clips)}"
 
 
