@@ -54,6 +54,25 @@ def clip_reasons(
     return reasons
 
 
+def rules_failed(
+    clip: Row, probe: Row | None, overlay: Row, quality: Row, settings: SelectSettings
+) -> list[str]:
+    """All rules on scores that a clip fails, not just the first.
+
+    Args:
+        clip: row of table ``clips``.
+        probe: row of table ``probe`` of its file.
+        overlay, quality: its rows of these tables; empty where there are none.
+        settings: thresholds.
+    """
+    return [
+        *_source(probe, clip, settings.source),
+        *_scan(clip, settings.clip),
+        *_overlaid(clip, overlay, settings.clip),
+        *_quality(clip, quality, settings.clip),
+    ]
+
+
 def _quarantine(clip: Row, quarantined: dict[str, str]) -> str | None:
     for key in ("video_id", "clip_id"):
         if clip[key] in quarantined:

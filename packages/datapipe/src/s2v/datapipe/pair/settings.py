@@ -69,7 +69,7 @@ class ClipRules(_Strict):
         description="variance of the Laplacian at 480 px; OS2 and SV name the filter, value ours",
     )
     max_blockiness: float | None = Field(
-        default=0.7, description="0 without blocks, videos; value ours"
+        default=0.5, description="0 without blocks, videos; value ours"
     )
     max_exposure_low: float | None = Field(
         default=0.7, description="share of crushed pixels, videos; ours"
