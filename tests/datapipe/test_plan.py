@@ -19,6 +19,7 @@ from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.cli import main
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.pools import Need, Node
+from s2v.datapipe.planning import doctor
 from s2v.datapipe.planning.estimate import Estimate, StageEstimate, estimate
 from s2v.datapipe.planning.plan import nodes_of
 from s2v.datapipe.planning.rates import Cost, Rates, StageRate, of_run, shipped
@@ -254,3 +255,36 @@ def test_the_doctor_fails_with_the_way_out_when_a_model_cannot_be_made(
     assert "nothing" in findings["models"]["found"]
     assert findings["decoder limits"]["state"] == "ok"
     assert findings["ffmpeg and decoders"]["state"] == "ok"
+
+
+@pytest.mark.ray
+def test_the_doctor_starts_a_real_ray_and_gives_it_back() -> None:
+    import ray
+
+    found = doctor._ray()
+    assert found.state == "ok", found.found
+    assert not ray.is_initialized()
+
+
+def test_the_doctor_names_every_model_that_is_missing_and_what_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "my.toml"
+    config.write_text(
+        f'folder = "{tmp_path}"\n[roles.detector]\nbackend = "grounding_dino"\ngpus = 8\n'
+        f'weights = "{tmp_path}/gdino"\n[roles.faces]\nbackend = "insightface"\n'
+        f'weights = "{tmp_path}/faces"\n[roles.captioner]\nbackend = "vlm"\n[serve]\n'
+        f'model = "{tmp_path}/vlm"\n'
+    )
+    assert main(["doctor", "--config", str(config), "--no-ray", "--json"]) == 1
+    findings = {f["check"]: f for f in json.loads(capsys.readouterr().out)}
+    for check, words in (
+        ("role detector", f"{tmp_path}/gdino: no such folder"),
+        ("role faces", f"{tmp_path}/faces: no such folder"),
+        ("servers of the run", f"{tmp_path}/vlm: no such folder"),
+        ("pools", "1 GPU"),
+    ):
+        assert findings[check]["state"] == "failed"
+        assert words in findings[check]["found"]
+    assert findings["role captioner"]["state"] == "ok"
+    assert findings["role embedder"]["state"] == "ok"

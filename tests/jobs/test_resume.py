@@ -124,6 +124,7 @@ def test_a_run_with_nothing_usable_fails_with_the_first_reason(tmp_path: Path) -
     run = start(path, tmp_path / "run")
     _, err = run.communicate(timeout=120)
     assert run.returncode == 1
+    assert len(err.splitlines()) == 1, err
     assert "none of the 1 sources can be used" in err
     assert "not_media" in err
     assert not (tmp_path / "run" / "run.json").exists()

@@ -200,20 +200,19 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from s2v.datapipe.planning.doctor import examine
-    from s2v.datapipe.serving import make_roles
+    from s2v.datapipe.planning.doctor import examine, print_finding
 
-    settings = _settings(args)
     findings = []
-    for found in examine(Path(settings.folder), lambda: make_roles(settings), ray=not args.no_ray):
+    for found in examine(_settings(args), ray=not args.no_ray):
         findings.append(found)
         if not args.json:
-            print(f"{found.state:<8} {found.check}: {found.found}", flush=True)
-            if found.way_out:
-                print(f"{'':8} -> {found.way_out}", flush=True)
+            print_finding(found)
+    failed = sum(found.state == "failed" for found in findings)
     if args.json:
         _show([vars(found) for found in findings], True)
-    return int(any(found.state == "failed" for found in findings))
+    else:
+        print(f"{failed} of {len(findings)} checks failed" if failed else "ready to run")
+    return int(failed > 0)
 
 
 def _stats(args: argparse.Namespace) -> int:

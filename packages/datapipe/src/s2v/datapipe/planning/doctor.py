@@ -12,16 +12,29 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from s2v.datapipe import pipeline
+from s2v.datapipe.backends.vlm.serve import VllmServer, VllmSettings
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.base.media.sandbox import close_workers, run_isolated
-from s2v.datapipe.roles import ClipView, Image, Phrase, Roles
+from s2v.datapipe.base.settings import SettingsError
+from s2v.datapipe.config import Settings
+from s2v.datapipe.engine.pools import AdmissionError, machines
+from s2v.datapipe.engine.stage import StageRun
+from s2v.datapipe.planning.estimate import admit
+from s2v.datapipe.planning.plan import nodes_of
+from s2v.datapipe.roles import ClipView, Image, Phrase, RoleUnavailableError, WeightsError
+from s2v.datapipe.serving import own, reserved, roles_or_why_not
 
 State = Literal["ok", "warning", "failed"]
 SMALL_DISK, SMALL_MEMORY = 20e9, 8e9  # bytes under which a run is likely to end early
@@ -37,19 +50,18 @@ class Finding:
     way_out: str = ""
 
 
-def examine(folder: Path, roles: Callable[[], Roles], *, ray: bool = True) -> Iterable[Finding]:
+def examine(settings: Settings, *, ray: bool = True) -> Iterable[Finding]:
     """Look at everything, one finding after the other as they come.
 
     Args:
-        folder: the run folder that will be written to.
-        roles: makes the models of the configuration, not loaded.
+        settings: the configuration; its models are loaded and asked, its run folder written to.
         ray: start a local Ray too.
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("python", _python),
         ("cores and memory", _machine),
         ("GPU", _gpu),
-        ("run folder", lambda: _folder(folder)),
+        ("run folder", lambda: _folder(Path(settings.folder))),
         ("ffmpeg and decoders", _media),
         ("decoder limits", _limits),
     ]
@@ -57,13 +69,15 @@ def examine(folder: Path, roles: Callable[[], Roles], *, ray: bool = True) -> It
         checks.append(("ray", _ray))
     for name, check in checks:
         yield _guarded(name, check)
-    yield from _models(roles)
+    yield from _models(settings, ray=ray)
     close_workers()
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
     try:
         return check()
+    except (WeightsError, RoleUnavailableError, AdmissionError, SettingsError) as error:
+        return Finding(name, "failed", str(error))  # they name the way out themselves
     except Exception as error:  # noqa: BLE001  whatever a check meets is its finding
         return Finding(name, "failed", f"{type(error).__name__}: {error}")
 
@@ -154,44 +168,91 @@ def _ray() -> Finding:
     began = time.monotonic()
     start_ray(None)
     nodes = cluster()
-    ray.get(ray.remote(num_cpus=0.1)(os.getpid).remote())
+    ray.get(ray.remote(num_cpus=0.1)(_answer).remote())
     stop_ray()
     cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
     spent = time.monotonic() - began
     return Finding(
         "ray",
         "ok",
-        f"{len(nodes)} machines, {cpus:g} CPUs, {gpus:g} GPUs; answered in {spent:.0f} s",
+        f"{machines(nodes)}, {cpus:g} CPUs, {gpus:g} GPUs; answered in {spent:.0f} s",
     )
 
 
-def _models(roles: Callable[[], Roles]) -> Iterable[Finding]:
+def _answer() -> int:
+    return os.getpid()
+
+
+def _models(settings: Settings, *, ray: bool) -> Iterable[Finding]:
     try:
-        filled = roles()
+        filled = roles_or_why_not(settings)
+        runs = pipeline.plan(settings, filled)
     except Exception as error:  # noqa: BLE001  a configuration can name anything
-        yield Finding(
-            "models", "failed", str(error), "mend the section [roles], or fetch the assets"
-        )
+        yield Finding("models", "failed", str(error), "mend the section [roles]")
         return
+    yield _guarded("pools", lambda: _pools(settings, runs, ray=ray))
+    served = own(settings)
+    if settings.serve is not None and served:
+        yield _guarded("servers of the run", lambda: _server(settings.serve))
     for name, model in sorted(vars(filled).items()):
         if model is None:
             yield Finding(f"role {name}", "ok", "none; its column stays null")
-            continue
-        yield _guarded(f"role {name}", lambda n=name, m=model: _model(n, m))  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
+        elif name in served:
+            yield Finding(f"role {name}", "ok", "asks the run's own server, which is not up yet")
+        else:
+            yield _guarded(f"role {name}", lambda n=name, m=model: _model(n, m))  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
+
+
+def _pools(settings: Settings, runs: Mapping[str, StageRun], *, ray: bool) -> Finding:
+    here = ray or not os.environ.get("RAY_ADDRESS")
+    if not here:
+        return Finding("pools", "warning", "not looked at", "leave --no-ray out")
+    admit(
+        *(runs, nodes_of(None, settings)),
+        reserved=reserved(settings), wanted=settings.engine.actors, mode=settings.engine.mode,
+    )  # fmt: skip
+    return Finding("pools", "ok", "every stage finds its place here")
+
+
+def _server(settings: VllmSettings | None) -> Finding:
+    if settings is None:
+        return Finding("servers of the run", "ok", "none")
+    VllmServer(settings).check()
+    return Finding("servers of the run", "ok", f"vLLM can be started for {settings.name}")
 
 
 def _model(name: str, model: object) -> Finding:
     began = time.monotonic()
-    model.load()  # type: ignore[attr-defined]  # every role has it
-    loaded = time.monotonic()
-    said = _ASK[name](model)
-    asked = time.monotonic()
+    with _libraries_silent():
+        model.load()  # type: ignore[attr-defined]  # every role has it
+        loaded = time.monotonic()
+        said = _ASK[name](model)
+        asked = time.monotonic()
     return Finding(
         f"role {name}",
         "ok",
-        f"{model.model_id[:60]}: loaded in {loaded - began:.1f} s, {said} "  # type: ignore[attr-defined]  # likewise
+        f"{_short(model.model_id)}: loaded in {loaded - began:.1f} s, {said} "  # type: ignore[attr-defined]  # likewise
         f"in {asked - loaded:.2f} s",
     )
+
+
+def _short(model_id: str) -> str:
+    return model_id if len(model_id) <= 40 else f"{model_id[:39]}…"
+
+
+@contextmanager
+def _libraries_silent() -> Iterator[None]:
+    """Keep what native libraries write while they load off the terminal."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _picture() -> Image:
@@ -219,3 +280,19 @@ _ASK: dict[str, Callable[..., str]] = {
     "aesthetics": lambda m: f"scored {m.score([_picture()])[0]:.2f}",
     "shots": lambda m: f"scored {len(m.score(np.zeros((60, *m.frame_size, 3), np.uint8)))} frames",
 }
+
+
+def print_finding(found: Finding) -> None:
+    """One finding on a terminal, wrapped to its width."""
+    width = max(40, shutil.get_terminal_size().columns)
+    style = {"ok": "green", "warning": "bold yellow", "failed": "bold red"}[found.state]
+    console = Console(highlight=False, width=width)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=7, style=style)
+    grid.add_column(width=20, no_wrap=True)
+    grid.add_column(overflow="fold")
+    words = Text(found.found)
+    if found.way_out:
+        words.append(f"\n-> {found.way_out}")
+    grid.add_row(found.state, found.check, words)
+    console.print(grid)
