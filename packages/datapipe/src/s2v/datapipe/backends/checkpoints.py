@@ -138,8 +138,7 @@ def state_dict(path: Path, what: str) -> dict[str, torch.Tensor]:
     except Exception as error:  # noqa: BLE001  a damaged file makes torch raise anything
         if type(error).__name__ == "UnpicklingError":  # it holds more than tensors
             raise WeightsError(
-                f"{path}: not a plain checkpoint of tensors ({_first_line(error)}); "
-                f"expected {what}"
+                f"{path}: not a plain checkpoint of tensors ({_first_line(error)}); expected {what}"
             ) from None
         raise WeightsError(
             f"{path}: cut short or no checkpoint ({_first_line(error)}); expected {what}; "
