@@ -179,8 +179,8 @@ def _check_fits_somewhere(
     memory = "" if best.memory_gb == math.inf else f", {best.memory_gb:.0f} GiB"
     raise AdmissionError(
         f"stage {'+'.join(names)}: one actor asks for {need}, and none of the cluster's "
-        f"{machines(nodes)} offers that{beside} (the largest: {best.cpus:g} CPUs, {best.gpus:g} GPUs{memory}); "
-        "lower what its role asks for (cpus, gpus, memory_gb), or add a machine"
+        f"{machines(nodes)} offers that{beside} (the largest: {best.cpus:g} CPUs, "
+        f"{best.gpus:g} GPUs{memory}); lower what its role asks for (cpus, gpus, memory_gb), or add a machine"
     )
 
 
@@ -259,8 +259,8 @@ def without(nodes: Sequence[Node], taken: Sequence[Need]) -> list[Node]:
         if not node.holds(need):
             raise AdmissionError(
                 f"[serve]: {len(taken)} servers ask for {need} each, and the cluster "
-                f"({machines(nodes)}) holds {placed} of them; lower serve.count, serve.cpus or serve.gpus, or add a "
-                "machine"
+                f"({machines(nodes)}) holds {placed} of them; lower serve.count, serve.cpus or "
+                "serve.gpus, or add a machine"
             )
         left[n] = Node(
             node.cpus - need.cpus,
