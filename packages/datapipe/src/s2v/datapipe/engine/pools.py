@@ -180,7 +180,8 @@ def _check_fits_somewhere(
     raise AdmissionError(
         f"stage {'+'.join(names)}: one actor asks for {need}, and none of the cluster's "
         f"{machines(nodes)} offers that{beside} (the largest: {best.cpus:g} CPUs, "
-        f"{best.gpus:g} GPUs{memory}); lower what its role asks for (cpus, gpus, memory_gb), or add a machine"
+        f"{best.gpus:g} GPUs{memory}); lower what its role asks for (cpus, gpus, memory_gb), or "
+        "add a machine"
     )
 
 
