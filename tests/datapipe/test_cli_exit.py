@@ -81,9 +81,7 @@ def test_a_stage_that_loses_all_it_is_given_stops_the_run_whatever_gates_stopped
     """Of a hundred clips gates let four through, and the model fails on all of them."""
     ids = {"frames": {f"c{n}" for n in range(100)}, "detect": {"c1", "c2", "c3", "c4"}}
     run = budgeted(tmp_path, quarantine_budget=0.5)
-    with pytest.raises(
-        QuarantineBudgetError, match=r"detect: 4 of 4 .*ValueError: 4.*c1: no"
-    ):
+    with pytest.raises(QuarantineBudgetError, match=r"detect: 4 of 4 .*ValueError: 4.*c1: no"):
         run._check_budget(ids, refused("detect", sorted(ids["detect"])))
     run._check_budget(ids, refused("detect", ["c1", "c2"]))
     with pytest.raises(QuarantineBudgetError, match="3 of 4"):
