@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,19 +96,18 @@ def measured(
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
-    _adopt_orphans()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    group = Group()
-    mine = _own_cpu()
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as said:
+    with _adopting() as orphans, tempfile.TemporaryFile() as said:
+        group = Group()
+        mine = _own_cpu()
+        began = time.monotonic()
         process = subprocess.Popen(
             list(command), env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=said
         )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         wall = time.monotonic() - began
-        largest = _wait_for_orphans(used.ru_maxrss)
+        largest = orphans(used.ru_maxrss)
         said.seek(0)
         output = said.read().decode(errors="replace")
     counted = group.cpu_seconds()
@@ -126,25 +126,40 @@ def _own_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _adopt_orphans() -> None:
-    """Become the parent of what children leave behind, so that it can be waited for."""
+@contextmanager
+def _adopting() -> Iterator[Callable[[int], int]]:
+    """Be the parent of what children leave behind; gives a function that waits for all of it.
+
+    It takes and returns the largest resident set of any process, kB. Children that were there
+    before are none of its business.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    others = _children()
 
-
-def _wait_for_orphans(largest: int) -> int:
-    """Wait for all that is left; the largest resident set of any process, kB."""
-    deadline = time.monotonic() + ORPHANS_S
-    while time.monotonic() < deadline:
-        try:
-            pid, _, used = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            break
-        largest = max(largest, used.ru_maxrss)
-        if pid == 0:
+    def wait(largest: int) -> int:
+        deadline = time.monotonic() + ORPHANS_S
+        while time.monotonic() < deadline and (left := _children() - others):
+            for pid in left:
+                with suppress(ChildProcessError):
+                    _, _, used = os.wait4(pid, os.WNOHANG)
+                    largest = max(largest, used.ru_maxrss)
             time.sleep(0.02)
-    return largest
+        return largest
+
+    try:
+        yield wait
+    finally:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread that ended just now
+            found |= {int(pid) for pid in task.read_text().split()}
+    return found
 
 
 def ours(*arguments: str) -> Cost:

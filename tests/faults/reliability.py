@@ -49,7 +49,9 @@ def peers(files: Sequence[Path], folder: Path) -> dict[str, Outcomes]:
         ("Data-Juicer, by duration", duration, {**SPLIT, **EXACT, "batch_size": 1}),
         ("Data-Juicer, by duration, default batch", duration, {**SPLIT, **EXACT}),
     ):
-        left = peer_tools.data_juicer(juicer, files, folder / title, operator, options)
+        left = peer_tools.data_juicer(
+            juicer, files, folder / f"data-juicer-{len(by_tool)}", operator, options
+        )
         by_tool[title] = {Path(path).name: found for path, found in left.items()}
     return {
         title: {

@@ -70,13 +70,18 @@ def data_juicer(
     """One recipe with one splitting operator over all inputs; by input path.
 
     What counts as its result is the exported data set: rows name their source and their clips.
+
+    Raises:
+        RuntimeError: it did not get as far as an export, which tells nothing of the inputs.
     """
     options = {"save_dir": str(folder / "clips"), **options}
     done = run(peer, data_juicer_command(peer, sources, folder, operator, options), folder)
     lines = _lines(done.stdout)
     made: dict[str, list[tuple[Path, float | None]]] = {}
     export = folder / "out.jsonl"
-    for line in export.read_text().splitlines() if export.is_file() else []:
+    if not export.is_file():
+        raise RuntimeError(f"Data-Juicer, {operator}: exit {done.returncode}: {lines[-5:]}")
+    for line in export.read_text().splitlines():
         found = json.loads(line)
         for clip, origin in zip(found["videos"], found["__dj__source_file__"], strict=False):
             made.setdefault(origin, []).append((Path(clip), None))
