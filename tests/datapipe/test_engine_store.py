@@ -80,18 +80,19 @@ def test_two_writers_of_one_generation_never_spoil_each_others_parts(tmp_path: P
     """A machine that was given up too early may still be at work on a unit."""
     early, late = (StageStore(tmp_path, "caption", "f", seen={}) for _ in range(2))
     told = iter(["of the one", "of the other"])
-    write = atomic.write_json
+    write = atomic.write_bytes
 
-    def meanwhile(path: Path, value: object) -> None:
-        if (said := next(told, None)) is not None:  # before the commit, the other writes all of its
+    def meanwhile(path: Path, data: bytes, **options: bool) -> None:
+        # Before the commit, the other writes all of its own.
+        if path.suffix == ".json" and (said := next(told, None)) is not None:
             commit(late, said)
-        write(path, value)
+        write(path, data, **options)
 
     def commit(store: StageStore, caption: str) -> None:
         store.commit("u", "clip_id", ["a"], {"captions": [{"clip_id": "a", "caption": caption}]}, 0)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(atomic, "write_json", meanwhile)
+        patched.setattr(atomic, "write_bytes", meanwhile)
         commit(early, "of the early")
     store = StageStore(tmp_path, "caption", "f")
     assert store.rows("u")["captions"][0]["caption"] == "of the early"

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +15,26 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sync_folder: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it over ``path`` on success.
 
-    The temporary name carries the process id, so that two writers of the same file do not
-    tread on each other; the last rename wins with whole content.
+    The temporary name is nobody else's, also when two machines write the same file; the last
+    rename wins with whole content.
+
+    Args:
+        path: the file to be.
+        sync_folder: also make the name durable. A file that is followed at once by another of
+            its folder may leave that to the last one: file systems keep renames in order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-        _fsync_folder(path.parent)
+        if sync_folder:
+            _fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,9 +53,9 @@ def sweep(folder: Path, older_than_s: float = 3600.0) -> int:
     return swept
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` atomically."""
-    with replacing(path) as temporary:
+def write_bytes(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
+    """Write ``data`` atomically; see :func:`replacing`."""
+    with replacing(path, sync_folder=sync_folder) as temporary:
         temporary.write_bytes(data)
 
 
