@@ -11,6 +11,8 @@ from damage_corpus import FPS, Member
 
 FRAME_S = 1 / FPS
 ASPECT_TOLERANCE = 0.02
+LENGTH_TOLERANCE_S = 0.25  # a picture of a film of uneven spacing may be shown that long
+GONE = "no such file"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Judgement:
 def decode(clip: Clip) -> Decoded:
     """Decode a clip from start to end, as any reader would, and compare with what is declared."""
     if not clip.path.is_file():
-        return Decoded(0, 0.0, 1.0, "no such file")
+        return Decoded(0, 0.0, 1.0, GONE)
     frames, times, aspect, header, step = 0, [], 1.0, clip.frames, FRAME_S
     wrong = None
     try:
@@ -114,7 +116,7 @@ def _shortfall(clip: Clip, frames: int, seconds: float, header: int | None) -> s
         return "no pictures"
     if header is not None and abs(frames - header) > 1:
         return f"{frames} of {header} frames"
-    if clip.seconds is not None and abs(seconds - clip.seconds) > 2 * FRAME_S:
+    if clip.seconds is not None and abs(seconds - clip.seconds) > LENGTH_TOLERANCE_S:
         return f"{seconds:.2f} of {clip.seconds:.2f} s"
     return None
 
@@ -150,10 +152,17 @@ def _is_damage(reason: str) -> bool:
 
 def _complete(member: Member, outcome: Outcome, clips: list[Decoded]) -> bool:
     """Whether all pictures came out, upright and in their proportions, or were left out openly."""
-    whole = member.seconds
-    got = sum(clip.seconds for clip in clips) + outcome.dropped_s
     straight = all(abs(clip.aspect / member.aspect - 1) < ASPECT_TOLERANCE for clip in clips)
-    return straight and abs(got - whole) <= FRAME_S * (2 + len(clips))
+    return straight and not _lost_s(member, outcome, clips)
+
+
+def _lost_s(member: Member, outcome: Outcome, clips: list[Decoded]) -> float:
+    """Seconds of a whole film that are in no clip and in no stated drop; 0 within a tolerance.
+
+    More is no loss: some hold the first picture while only sound is there.
+    """
+    lost = member.seconds - sum(clip.seconds for clip in clips) - outcome.dropped_s
+    return lost if lost > FRAME_S * (2 + len(clips)) else 0.0
 
 
 def _words(member: Member, outcome: Outcome, clips: list[Decoded]) -> str:
@@ -161,11 +170,14 @@ def _words(member: Member, outcome: Outcome, clips: list[Decoded]) -> str:
     if outcome.refusal is not None:
         said.append(f"refused: {outcome.kind}" if outcome.kind else "refused")
     if clips:
-        good = sum(clip.sound for clip in clips)
+        gone = sum(clip.wrong == GONE for clip in clips)
+        broken = sum(not clip.sound for clip in clips) - gone
         frames = sum(clip.frames for clip in clips)
         said.append(f"{_some(len(clips), 'clip')}, {_some(frames, 'frame')}")
-        if good < len(clips):
-            said.append(f"{len(clips) - good} broken")
+        said += [f"{broken} broken"] * bool(broken)
+        said += [f"{gone} listed but not there"] * bool(gone)
+        lost = _lost_s(member, outcome, clips) if member.verdict == "whole" else 0.0
+        said += [f"{lost:.1f} s missing"] * bool(lost)
         if member.verdict == "whole" and not all(
             abs(clip.aspect / member.aspect - 1) < ASPECT_TOLERANCE for clip in clips
         ):
