@@ -53,7 +53,7 @@ class Curated:
             "folder": str(self.folder),
             "sources": tables["sources"].num_rows,
             "clips": tables["clips"].num_rows,
-            "subjects": sum(r["reason"] is None for r in self.selection.subjects.to_pylist()),
+            "subjects": self.selection.subjects["reason"].null_count,
             "quarantined": tables["quarantine"].num_rows,
             "samples": dict(sorted(Counter(r["pair_type"] for r in samples).items())),
             "scenarios": dict(sorted(Counter(r["scenario"] for r in samples).items())),

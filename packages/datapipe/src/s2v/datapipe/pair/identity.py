@@ -128,7 +128,8 @@ def _link(candidates: Candidates, n: int) -> Link:
 def _faces(subjects: list[Row], settings: SelectSettings) -> list[Link]:
     """Verified faces wherever they are, accepted as pair or not."""
     links: list[Link] = []
-    embedders = sorted({row["face_embedder"] for row in subjects if row["face_embedding"]})
+    seen = [row for row in subjects if row["face_embedding"] is not None]
+    embedders = sorted({row["face_embedder"] for row in seen})
     for embedder in embedders:
         at = [
             n

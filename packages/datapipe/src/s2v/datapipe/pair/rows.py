@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from s2v.datapipe.base import records
@@ -41,6 +43,9 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
 def read(tables: Tables, name: str) -> list[Row]:
     """Rows of a table sorted by its key; a table that was not measured has none.
 
+    Embeddings are views of the table's own memory, float32 ``[d]``: as Python's numbers they
+    would take twenty times that.
+
     Raises:
         ValueError: the table lacks a column of the contract.
     """
@@ -52,8 +57,22 @@ def read(tables: Tables, name: str) -> list[Row]:
             f"table {name!r} lacks columns {missing}; it was measured by another version: "
             "delete its measure parts and run again"
         )
-    rows: list[Row] = table.select(records.TABLES[name].names).to_pylist()
+    schema = records.TABLES[name]
+    plain = [field.name for field in schema if field.type != records.EMBEDDING]
+    rows: list[Row] = table.select(plain).to_pylist()
+    for field in schema:
+        if field.type == records.EMBEDDING:
+            for row, vector in zip(rows, _vectors(table[field.name]), strict=True):
+                row[field.name] = vector
     return sorted(rows, key=lambda row: tuple(row[k] for k in KEYS[name]))
+
+
+def _vectors(column: pa.ChunkedArray) -> Iterator[npt.NDArray[np.float32] | None]:
+    for chunk in column.chunks:
+        values = chunk.values.to_numpy(zero_copy_only=False)
+        edges = chunk.offsets.to_numpy()
+        for n, there in enumerate(chunk.is_valid().to_pylist()):
+            yield values[edges[n] : edges[n + 1]] if there else None
 
 
 def by(rows: Iterable[Row], column: str) -> dict[Any, Row]:

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from s2v.datapipe.base import records
 from s2v.datapipe.pair.detections import Detections
 from s2v.datapipe.pair.exclusions import ExclusionIndex
@@ -204,7 +206,7 @@ class _Joiner:
         if embedding is None or embedding["subject"] is None:
             yield "not measured"
             return
-        norm = math.sqrt(sum(x * x for x in embedding["subject"]))
+        norm = float(np.linalg.norm(np.asarray(embedding["subject"], np.float64)))
         if not 0.99 < norm < 1.01:
             raise ValueError(
                 f"embedding of {row['detection_id']!r} has length {norm:.4f}; embeddings must "
