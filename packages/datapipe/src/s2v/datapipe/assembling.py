@@ -98,5 +98,6 @@ def apply_gates(tables: dict[str, pa.Table], gates: GateSettings) -> dict[str, p
     for name in GATED:
         if name in tables and len(stopped):
             behind = pc.is_in(tables[name]["clip_id"], value_set=stopped)
-            out[name] = tables[name].filter(pc.invert(behind))
+            if pc.any(behind).as_py():  # a copy of all masks and vectors is not made for nothing
+                out[name] = tables[name].filter(pc.invert(behind))
     return out
