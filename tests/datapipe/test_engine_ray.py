@@ -104,7 +104,7 @@ def test_stages_in_pools_of_their_own_see_the_rows_of_those_before_them(
         StageRun(AfterStage(), "f", served),
     ]
     reports = list(execute(tmp_path, runs, units(3), mode=mode))  # type: ignore[arg-type]
-    last = [r for r in reports if r["last"]]
+    last = [r for r in reports if "after" in r["stages"]]
     assert sorted(r["unit"] for r in last) == ["u0", "u1", "u2"]
     store = StageStore(tmp_path, "after", "f")
     rows = {r["clip_id"]: r["caption"] for n in range(3) for r in store.rows(f"u{n}")["captions"]}
