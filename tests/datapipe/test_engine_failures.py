@@ -145,7 +145,7 @@ def test_a_row_that_kills_its_process_is_found_and_costs_no_other(tmp_path: Path
 
 def test_deaths_of_an_earlier_run_put_nothing_into_quarantine(tmp_path: Path) -> None:
     store = StageStore(tmp_path, "length", "f")
-    note = Attempts(store.folder / ".u.attempts", "yesterday")
+    note = Attempts(store.folder / ".u.attempts.tmp", "yesterday")
     for what in ("+whole", "+whole", "a", "a"):
         Attempts(note.path, "yesterday").begin(what)
     assert Attempts(note.path, "yesterday").deaths["a"] == 2

@@ -54,6 +54,7 @@ def cut_clips(
     Raises:
         UnitFailedError: the machine failed a clip (disk full, unreadable mount).
     """
+    folder = folder.absolute()  # actors on other machines stand in other folders
     jobs = []
     for clip in sorted(clips, key=lambda row: str(row["clip_id"])):
         if clip["kind"] == "video":

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,14 +44,29 @@ def sweep(folder: Path, older_than_s: float = 3600.0) -> int:
     """Remove what writers that were killed left behind; say how many files.
 
     A living writer's file is young: nothing here takes an hour from its last byte to its name.
+    Young is judged by the clock of the storage, which need not be this machine's.
     """
     swept = 0
-    for path in folder.rglob(".*.tmp"):
-        with contextlib.suppress(OSError):  # gone meanwhile, or not ours to remove
-            if path.is_file() and time.time() - path.stat().st_mtime > older_than_s:
-                path.unlink()
-                swept += 1
+    now = _storage_clock(folder)
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if not (name.startswith(".") and name.endswith(".tmp")):
+                continue
+            path = Path(place, name)
+            with contextlib.suppress(OSError):  # gone meanwhile, or not ours to remove
+                if now - path.lstat().st_mtime > older_than_s:
+                    path.unlink()
+                    swept += 1
     return swept
+
+
+def _storage_clock(folder: Path) -> float:
+    """What time it is where the folder lies; without leave to write there, here."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.", suffix=".tmp") as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def write_bytes(path: Path, data: bytes, *, sync_folder: bool = True) -> None:

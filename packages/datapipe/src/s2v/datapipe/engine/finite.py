@@ -43,6 +43,8 @@ def _finite(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype.kind != "f" or bool(np.isfinite(value).all())
     if isinstance(value, list | tuple):
+        if len(value) > 16 and type(value[0]) is float:  # a vector
+            return bool(np.isfinite(np.asarray(value, np.float64)).all())
         return all(map(_finite, value))
     return not isinstance(value, np.floating) or bool(np.isfinite(value))
 

@@ -117,7 +117,7 @@ class UnitRunner:
     def _run(self, run: StageRun, rows: UnitRows, missing: list[str]) -> float:
         stage, began = run.stage, cpu_seconds()
         store = rows.store(run)
-        attempts = Attempts(store.folder / f".{rows.name}.attempts", self.session)
+        attempts = Attempts(store.folder / f".{rows.name}.attempts.tmp", self.session)
         try:
             if stage.name not in self._ready and missing:
                 self._load(run, attempts)
