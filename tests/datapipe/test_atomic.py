@@ -54,8 +54,13 @@ def test_two_writers_of_one_file_never_share_a_temporary_name(tmp_path: Path) ->
 
 def test_a_writer_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = aged(tmp_path / "a.json", 0)
-    with pytest.raises(ZeroDivisionError), atomic.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with atomic.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert path.read_text() == "x"
     assert list(tmp_path.iterdir()) == [path]
