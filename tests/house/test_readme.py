@@ -128,7 +128,10 @@ def test_the_configuration_it_shows_is_one_the_program_takes(readme: str, tmp_pa
 
     shown = blocks(readme, "toml")
     assert shown
+    loaded = []
     for number, text in enumerate(shown):
         file = tmp_path / f"{number}.toml"
         file.write_text(text)
-        assert load(Settings, file).sources
+        loaded.append(load(Settings, file))
+    assert loaded[0].sources
+    assert any(one.roles.profile == "production" for one in loaded)
