@@ -81,7 +81,7 @@ class Done:
         measured: ids that each stage measured.
         clips: that shots found.
         images: of those, photographs.
-        sources: whose shots were found.
+        sources: whose shots were found, and those that gave none: unreadable.
         behind: stage -> clips of the units that it committed, with those that a gate stopped.
         probes: rows of table ``probe`` by source.
     """
@@ -125,24 +125,27 @@ def look_at(folder: Path, runs: Mapping[str, StageRun], sources: Sequence[Row]) 
     stores = {n: StageStore.listed(folder, n, run.fingerprint) for n, run in runs.items()}
     measured, behind, in_unit = {}, {}, {}
     clips = images = 0
-    cut: set[str] = set()
+    settled: set[str] = set()  # sources of which no clip is still to come
     for name, store in stores.items():
         by_unit: dict[str, set[str]] = {}
         for commit in store.all_commits():
             by_unit.setdefault(commit.unit, set()).update(commit.ids)
             if name == "shots" and kinds.keys() & commit.ids:
                 clips += commit.parts["clips"]["rows"]
+            if name == "probe":
+                settled |= commit.quarantined & kinds.keys()
         ids = set().union(*by_unit.values())
         if name not in pipeline.BY_CLIPS:
             ids &= kinds.keys()
-        measured[name] = len(ids)
         if name == "shots":
-            cut = ids
+            settled |= ids
+            ids = settled
+        measured[name] = len(ids)
         if name == pipeline.BY_CLIPS[0]:  # no gate stands in front of it
             in_unit = {unit: len(of_unit) for unit, of_unit in by_unit.items()}
         behind[name] = sum(in_unit.get(unit, 0) for unit in by_unit)
-    images = sum(kinds[one] == "image" for one in cut)
-    return Done(measured, clips, images, len(cut), behind, _probes(stores["probe"]))
+    images = sum(kinds[one] == "image" for one in settled)
+    return Done(measured, clips, images, len(settled), behind, _probes(stores["probe"]))
 
 
 def _probes(store: StageStore) -> dict[str, Row]:
