@@ -156,6 +156,7 @@ class World:
                 "text_share": 0.0,
                 "subtitle_share": 0.0,
                 "watermark_share": None if image else 0.0,
+                "crop": None,
                 "crop_kept": 1.0,
             }
         )
