@@ -12,6 +12,7 @@ from s2v.datapipe.base import records
 from s2v.datapipe.cli import guarded, main
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.stage import Row
+from s2v.datapipe.engine.store import StageStore, StoreError
 from s2v.datapipe.measuring import Item, Measuring, NothingUsableError, QuarantineBudgetError
 from s2v.datapipe.serving import make_roles
 
@@ -109,3 +110,14 @@ def test_files_that_are_not_there_stop_the_run_with_a_hint_at_the_mount(tmp_path
         run._check_missing(items, refused("probe", ["v1", "v2"], "missing"))
     run._check_missing(items, refused("probe", ["v1"], "missing"))
     run._check_missing(items, refused("probe", ["v1", "v2", "v3"], "corrupt"))
+
+
+def test_units_whose_commits_lie_on_another_machine_are_missed_at_once(tmp_path: Path) -> None:
+    """Without shared storage actors commit to disks of their own, and all looks done."""
+    store = StageStore(tmp_path, "probe", "f")
+    store.commit("u0", "video_id", ["v0"], {"probe": [{"video_id": "v0"}]}, 0)
+    items = [Item(f"u{n}", "video_id", [f"v{n}"], {}) for n in range(2)]
+    listed = StageStore.listed(tmp_path, "probe", "f")
+    measuring._all_seen(listed, items[:1])
+    with pytest.raises(StoreError, match=r"1 of 2 units have no commit here \(first: u1\).*share"):
+        measuring._all_seen(listed, items)
