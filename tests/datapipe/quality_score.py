@@ -10,8 +10,8 @@ import quality_cases
 from quality_cases import FAMILIES, REPORT, TUNING, Base, Fault
 from quality_run import Line
 
+from s2v.datapipe.base.media.boxes import area, overlap
 from s2v.datapipe.engine.stage import Row
-from s2v.datapipe.measure.overlay_crop import area, overlap
 from s2v.datapipe.pair.clips import rules_failed
 from s2v.datapipe.pair.settings import SelectSettings
 

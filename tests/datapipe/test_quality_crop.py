@@ -6,14 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2v.datapipe.base.media.boxes import area, overlap
 from s2v.datapipe.measure.overlay_crop import (
     MAX_OBSTACLES,
-    area,
     choose,
     free_of,
     inside_even,
     moved,
-    overlap,
 )
 
 WIDTH, HEIGHT = 24, 18

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from s2v.datapipe.backends.weights import existing_file
+from s2v.datapipe.backends.weights import cause, existing_file
 from s2v.datapipe.roles import WeightsError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def model_folder(weights: str, revision: str, download: bool, what: str) -> Path
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         if download:
             raise WeightsError(
-                f"{weights}: cannot be downloaded ({_first_line(error)}); run `{fetch}` where "
+                f"{weights}: cannot be downloaded ({cause(error)}); run `{fetch}` where "
                 "there is a network, or give the folder of the model"
             ) from None
         raise WeightsError(
@@ -138,11 +138,10 @@ def state_dict(path: Path, what: str) -> dict[str, torch.Tensor]:
     except Exception as error:  # noqa: BLE001  a damaged file makes torch raise anything
         if type(error).__name__ == "UnpicklingError":  # it holds more than tensors
             raise WeightsError(
-                f"{path}: not a plain checkpoint of tensors ({_first_line(error)}); expected {what}"
+                f"{path}: not a plain checkpoint of tensors ({cause(error)}); expected {what}"
             ) from None
         raise WeightsError(
-            f"{path}: cut short or no checkpoint ({_first_line(error)}); expected {what}; "
-            "fetch it again"
+            f"{path}: cut short or no checkpoint ({cause(error)}); expected {what}; fetch it again"
         ) from None
     for key in ("model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
@@ -177,12 +176,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not readable as JSON ({_first_line(error)})") from None
+        raise WeightsError(f"{path}: not readable as JSON ({cause(error)})") from None
     if not isinstance(found, dict):
         raise WeightsError(f"{path}: not a JSON object")
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.backends import checkpoints, torch_nets
-from s2v.datapipe.backends.weights import digest, existing_file
+from s2v.datapipe.backends.weights import cause, digest, existing_file
 from s2v.datapipe.base.embedded.net import one_torch_thread, require, unit
 from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.roles import Image, Vectors, WeightsError
@@ -151,7 +151,7 @@ class Tower:
                 AssertionError,
             ) as error:
                 raise WeightsError(
-                    f"open_clip cannot build {self.options.model!r}: {_line(error)}; text towers "
+                    f"open_clip cannot build {self.options.model!r}: {cause(error)}; text towers "
                     "of the Hugging Face hub need their configuration in the hub's local cache"
                 ) from error
             self._fill(open_clip, net, state)
@@ -232,7 +232,7 @@ class Tower:
         except Exception as error:  # noqa: BLE001  other names lead its conversions anywhere
             raise WeightsError(
                 f"{self._weights}: the weights of another model than {self.options.model}: "
-                f"{_line(error)}"
+                f"{cause(error)}"
             ) from None
 
 
@@ -318,7 +318,3 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         root.setLevel(before)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

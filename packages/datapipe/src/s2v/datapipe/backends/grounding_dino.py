@@ -22,7 +22,7 @@ from s2v.datapipe.backends.checkpoints import (
 )
 from s2v.datapipe.backends.grounding import SEPARATORS, Floats, GroundingOptions, TokenGrounder
 from s2v.datapipe.backends.torch_nets import computing, device
-from s2v.datapipe.backends.weights import digest, existing_folder
+from s2v.datapipe.backends.weights import cause, digest, existing_folder
 from s2v.datapipe.base.settings import parse
 from s2v.datapipe.roles import Image, WeightsError
 
@@ -114,7 +114,7 @@ class GroundingDino(TokenGrounder):
             )
         except Exception as error:
             raise WeightsError(
-                f"{folder}: not loadable ({_line(error)}); expected {_WHAT}; fetch it again"
+                f"{folder}: not loadable ({cause(error)}); expected {_WHAT}; fetch it again"
             ) from error
         net, info = loaded
         shapes = sorted(str(told[0]) for told in info["mismatched_keys"])
@@ -223,7 +223,3 @@ def positions(ids: torch.Tensor) -> torch.Tensor:
     found = places - before - 1
     found[:, 0] = found[:, -1] = 0
     return found
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from s2v.datapipe.backends.weights import digest, existing_file
+from s2v.datapipe.backends.weights import cause, digest, existing_file
 from s2v.datapipe.base.embedded.net import check_image, one_cv_thread, require, unit
 from s2v.datapipe.base.media.boxes import area
 from s2v.datapipe.base.settings import parse
@@ -137,7 +137,7 @@ class InsightFace:
             )
         except Exception as error:  # onnxruntime has a class per status
             raise WeightsError(
-                f"{self.folder}: insightface cannot load it: {_line(error)}; expected {_EXPECTED}"
+                f"{self.folder}: insightface cannot load it: {cause(error)}; expected {_EXPECTED}"
             ) from error
         if "recognition" not in app.models or not getattr(app.det_model, "use_kps", True):
             raise WeightsError(
@@ -244,8 +244,3 @@ def _providers(device: str) -> list[str]:
     if cuda and device != "cpu":
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:200]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from s2v.datapipe.backends.weights import digest, existing_file
+from s2v.datapipe.backends.weights import cause, digest, existing_file
 from s2v.datapipe.base.settings import parse
 from s2v.datapipe.roles import WeightsError
 
@@ -74,7 +74,7 @@ class TransNetShots:
             raise  # the machine's, not the file's
         except Exception as error:
             raise WeightsError(
-                f"{self._net.path}: no state dict of TransNetV2 ({_first_line(error)}); fetch it "
+                f"{self._net.path}: no state dict of TransNetV2 ({cause(error)}); fetch it "
                 "again, or leave out roles.shots.weights for the packaged one"
             ) from error
         self._net.to(self._options.device)
@@ -89,8 +89,3 @@ def calibrated(scores: npt.NDArray[np.float32], threshold: float) -> npt.NDArray
     low = scores * (0.5 / threshold)
     high = 0.5 + (scores - threshold) * (0.5 / (1 - threshold))
     return np.asarray(np.where(scores <= threshold, low, high), np.float32)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

@@ -59,6 +59,11 @@ def existing_folder(path: str | os.PathLike[str], files: Iterable[str], what: st
     return found
 
 
+def cause(error: BaseException) -> str:
+    """What a library's error says, on one short line; its name where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def digest(paths: Iterable[Path]) -> str:
     """16 hex digits over the sha256 of the files, in order of their names.
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from s2v.datapipe.base.media.boxes import area, iou
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.measure import overlay_borders, overlay_crop
 from s2v.datapipe.measure.frame_stage import Frames
@@ -105,7 +106,7 @@ class OverlayStage(Stage):
         if self.settings.crop and not still:
             crop = self._crop((width, height), content, found)
             crop = overlay_borders.without_bars(images, crop) if crop is not None else None
-        kept = 1.0 if crop is None else overlay_crop.area(crop) / (width * height)
+        kept = 1.0 if crop is None else area(crop) / (width * height)
         return {
             "content": content,
             "text_boxes": None if found.text is None else [_rounded(b) for b in found.boxes()],
@@ -229,13 +230,8 @@ def _stays(
 ) -> bool:
     """Whether a line of text has the same place on all frames, and the same letters."""
     return stillness.stays(_times(box, 1 / factor), frame) and all(
-        any(_iou(box, other) >= _SAME_PLACE for other in boxes) for boxes in found
+        any(iou(box, other) >= _SAME_PLACE for other in boxes) for boxes in found
     )
-
-
-def _iou(a: Box, b: Box) -> float:
-    shared = overlay_crop.overlap(a, b)
-    return shared / max(overlay_crop.area(a) + overlay_crop.area(b) - shared, 1e-9)
 
 
 def _times(box: Box, factor: float) -> Box:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise, product
 from typing import Final
 
+from s2v.datapipe.base.media.boxes import area, overlap
+
 Box = tuple[float, float, float, float]
 Crop = tuple[int, int, int, int]
 
@@ -31,16 +33,6 @@ def inside_even(box: Sequence[float], width: int, height: int) -> Crop | None:
     x1 = 2 * math.floor(min(box[2], width) / 2)
     y1 = 2 * math.floor(min(box[3], height) / 2)
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-
-
-def area(box: Sequence[float]) -> float:
-    """Pixels; 0 for an empty box."""
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
-
-
-def overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Pixels that two boxes share."""
-    return area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
 
 
 def grown(box: Sequence[float], by: float) -> Box:

@@ -14,7 +14,8 @@ from typing import Final
 import cv2
 import numpy as np
 
-from s2v.datapipe.measure.overlay_crop import Box, area
+from s2v.datapipe.base.media.boxes import area
+from s2v.datapipe.measure.overlay_crop import Box
 from s2v.datapipe.roles import Image, TextRegions
 
 SIDE: Final = 640  # of the longer side; smaller lines than that shows are credits far away

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.base.embedded.niqe import Niqe
+from s2v.datapipe.base.media.boxes import overlap
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.measure import overlay, technical
 from s2v.datapipe.measure.frame_stage import Frames
-from s2v.datapipe.measure.overlay_crop import overlap
 from s2v.datapipe.measure.overlay_text import shrunk
 from s2v.datapipe.roles import AestheticScorer, Image, SafetyScorer, TextRegions
 

@@ -6,7 +6,8 @@ captioner and the detector share one set of proposals, as they ask for the same 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +23,9 @@ from s2v.datapipe.backends.embedded.small import (
     YuNetSFace,
 )
 from s2v.datapipe.base.settings import parse
+from s2v.datapipe.roles import Model
+
+M = TypeVar("M", bound=Model)
 
 
 class NoOptions(BaseModel):
@@ -31,54 +35,29 @@ class NoOptions(BaseModel):
 
 
 def _proposer(shared: dict[str, Any]) -> Proposer:
-    proposer: Proposer = shared.setdefault("proposer", None) or Proposer()
-    shared["proposer"] = proposer
+    if "proposer" not in shared:
+        shared["proposer"] = Proposer()
+    proposer: Proposer = shared["proposer"]
     return proposer
 
 
-def captioner(options: dict[str, Any], where: str, shared: dict[str, Any]) -> FactsCaptioner:
-    """The measured-facts captioner."""
-    parse(NoOptions, options, where)
-    return FactsCaptioner(_proposer(shared))
+def _factory(
+    make: Callable[[dict[str, Any]], M],
+) -> Callable[[dict[str, Any], str, dict[str, Any]], M]:
+    """A factory of the registry that refuses options."""
+
+    def factory(options: dict[str, Any], where: str, shared: dict[str, Any]) -> M:
+        parse(NoOptions, options, where)
+        return make(shared)
+
+    return factory
 
 
-def phrases(options: dict[str, Any], where: str, shared: dict[str, Any]) -> ChunkPhrases:
-    """spaCy's noun chunks."""
-    parse(NoOptions, options, where)
-    return ChunkPhrases()
-
-
-def detector(options: dict[str, Any], where: str, shared: dict[str, Any]) -> ProposalDetector:
-    """SSD and salient proposals."""
-    parse(NoOptions, options, where)
-    return ProposalDetector(_proposer(shared))
-
-
-def segmenter(options: dict[str, Any], where: str, shared: dict[str, Any]) -> BoxSegmenter:
-    """U2-Net-p on the box."""
-    parse(NoOptions, options, where)
-    return BoxSegmenter()
-
-
-def faces(options: dict[str, Any], where: str, shared: dict[str, Any]) -> YuNetSFace:
-    """YuNet and SFace."""
-    parse(NoOptions, options, where)
-    return YuNetSFace()
-
-
-def embedder(options: dict[str, Any], where: str, shared: dict[str, Any]) -> AppearanceEmbedder:
-    """MobileNetV2 and colours."""
-    parse(NoOptions, options, where)
-    return AppearanceEmbedder()
-
-
-def text_regions(options: dict[str, Any], where: str, shared: dict[str, Any]) -> TextFinder:
-    """RapidOCR's detector."""
-    parse(NoOptions, options, where)
-    return TextFinder()
-
-
-def safety(options: dict[str, Any], where: str, shared: dict[str, Any]) -> Safety:
-    """OpenNSFW."""
-    parse(NoOptions, options, where)
-    return Safety()
+captioner = _factory(lambda shared: FactsCaptioner(_proposer(shared)))
+phrases = _factory(lambda shared: ChunkPhrases())
+detector = _factory(lambda shared: ProposalDetector(_proposer(shared)))
+segmenter = _factory(lambda shared: BoxSegmenter())
+faces = _factory(lambda shared: YuNetSFace())
+embedder = _factory(lambda shared: AppearanceEmbedder())
+text_regions = _factory(lambda shared: TextFinder())
+safety = _factory(lambda shared: Safety())

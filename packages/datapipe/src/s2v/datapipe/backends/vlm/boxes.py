@@ -17,6 +17,7 @@ from pydantic import Field
 from s2v.datapipe.backends.vlm import options, prompting
 from s2v.datapipe.backends.vlm.asking import Asker, Strict, parsed
 from s2v.datapipe.backends.vlm.pictures import jpeg_url, to_grid
+from s2v.datapipe.backends.vlm.role import ServedRole
 from s2v.datapipe.backends.vlm.text import WrongAnswerError, shown
 from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.roles import Box, Grounding, Image, Phrase
@@ -49,11 +50,13 @@ class _Answer(Strict):
     boxes: list[_Boxed] = Field(max_length=MAX_BOXES)
 
 
-class VlmDetector:
+class VlmDetector(ServedRole):
     """One request per frame, for all phrases at once.
 
     A language model gives no confidence, so every score is 1.
     """
+
+    reading = "boxes-1"
 
     def __init__(self, settings: BoxOptions, where: str) -> None:
         self._settings = settings
@@ -70,21 +73,7 @@ class VlmDetector:
             raise SettingsError(
                 f"{where}.prompt: the schema of {settings.prompt} has no boxes with a label"
             ) from None
-        self._asker = Asker(settings, prompt, where, asked)
-
-    @property
-    def model_id(self) -> str:
-        """The model, the prompt (it stands in no column) and the version of the reading."""
-        return f"{self._asker.model_id}+{self._asker.prompt_id}+boxes-1"
-
-    @property
-    def concurrency(self) -> int:
-        """Clips in flight per actor; the frames of one clip go one after another."""
-        return self._settings.concurrency
-
-    def load(self) -> None:
-        """See that the servers serve the model."""
-        self._asker.client.load()
+        super().__init__(Asker(settings, prompt, where, asked))
 
     def ground(self, images: Sequence[Image], phrases: Sequence[Phrase]) -> list[list[Grounding]]:
         """Ground the phrases on every image.

@@ -10,6 +10,7 @@ from pydantic import Field
 from s2v.datapipe.backends.vlm import options, prompting
 from s2v.datapipe.backends.vlm.asking import Asker, Strict, parsed
 from s2v.datapipe.backends.vlm.pictures import jpeg_url, shrink
+from s2v.datapipe.backends.vlm.role import ServedRole
 from s2v.datapipe.backends.vlm.text import WrongAnswerError, plain
 from s2v.datapipe.roles import Caption, ClipView
 
@@ -30,7 +31,7 @@ class _Answer(Strict):
     caption: str
 
 
-class VlmCaptioner:
+class VlmCaptioner(ServedRole):
     """One request per clip, with all of its sampled frames in order of time."""
 
     def __init__(self, settings: CaptionOptions, where: str) -> None:
@@ -38,26 +39,7 @@ class VlmCaptioner:
         pictures = {"side": settings.image_side, "quality": settings.jpeg_quality}
         prompt = prompting.load(_SLOT, settings.prompt, where)
         shape = {**pictures, "chars": settings.max_chars}
-        self._asker = Asker(settings, prompt, where, shape)
-
-    @property
-    def model_id(self) -> str:
-        """Server family, name and revision."""
-        return self._asker.model_id
-
-    @property
-    def prompt_sha256(self) -> str:
-        """Over prompt, schema, sampling and pictures."""
-        return self._asker.prompt_sha256
-
-    @property
-    def concurrency(self) -> int:
-        """Requests in flight per actor."""
-        return self._settings.concurrency
-
-    def load(self) -> None:
-        """See that the servers serve the model."""
-        self._asker.client.load()
+        super().__init__(Asker(settings, prompt, where, shape))
 
     def caption(self, view: ClipView) -> Caption:
         """Caption one clip.

@@ -12,6 +12,7 @@ from pydantic import Field
 from s2v.datapipe.backends.vlm import options, prompting
 from s2v.datapipe.backends.vlm.asking import Asker, Strict, parsed
 from s2v.datapipe.backends.vlm.pictures import jpeg_url, shrink
+from s2v.datapipe.backends.vlm.role import ServedRole
 from s2v.datapipe.roles import Box, Check, Image, Phrase
 
 _SLOT: Final = prompting.Slot("check", frozenset({"phrase"}))
@@ -31,33 +32,14 @@ class _Answer(Strict):
     match: int = Field(ge=0, le=10)
 
 
-class VlmChecker:
+class VlmChecker(ServedRole):
     """One request per box: the frame with the box drawn, and what lies inside."""
 
     def __init__(self, settings: CheckOptions, where: str) -> None:
         self._settings = settings
         prompt = prompting.load(_SLOT, settings.prompt, where)
         pictures = {"side": settings.image_side, "quality": settings.jpeg_quality}
-        self._asker = Asker(settings, prompt, where, pictures)
-
-    @property
-    def model_id(self) -> str:
-        """Server family, name and revision."""
-        return self._asker.model_id
-
-    @property
-    def prompt_sha256(self) -> str:
-        """Over prompt, schema, sampling and pictures."""
-        return self._asker.prompt_sha256
-
-    @property
-    def concurrency(self) -> int:
-        """Clips in flight per actor; the boxes of one clip go one after another."""
-        return self._settings.concurrency
-
-    def load(self) -> None:
-        """See that the servers serve the model."""
-        self._asker.client.load()
+        super().__init__(Asker(settings, prompt, where, pictures))
 
     def check(self, image: Image, box: Box, phrase: Phrase) -> Check:
         """Is the subject whole, specific, and what the phrase says?

@@ -12,6 +12,7 @@ from pydantic import Field
 from s2v.datapipe.backends.nouns import BANK_OF_CLASS, refusal
 from s2v.datapipe.backends.vlm import options, prompting
 from s2v.datapipe.backends.vlm.asking import Asker, Strict, parsed
+from s2v.datapipe.backends.vlm.role import ServedRole
 from s2v.datapipe.backends.vlm.text import WrongAnswerError, plain, shown
 from s2v.datapipe.roles import Phrase
 
@@ -44,27 +45,14 @@ class _Answer(Strict):
     subjects: list[Subject] = Field(max_length=MAX_SUBJECTS)
 
 
-class VlmPhrases:
+class VlmPhrases(ServedRole):
     """One request per caption, without pictures: what the caption does not say is no phrase."""
 
+    reading = "spans-1"
+
     def __init__(self, settings: PhraseOptions, where: str) -> None:
-        self._settings = settings
         prompt = prompting.load(_SLOT, settings.prompt, where)
-        self._asker = Asker(settings, prompt, where, {})
-
-    @property
-    def model_id(self) -> str:
-        """The model and the prompt, as table ``phrases`` has no column for it; and the rules."""
-        return f"{self._asker.model_id}+{self._asker.prompt_id}+spans-1"
-
-    @property
-    def concurrency(self) -> int:
-        """Requests in flight per actor."""
-        return self._settings.concurrency
-
-    def load(self) -> None:
-        """See that the servers serve the model."""
-        self._asker.client.load()
+        super().__init__(Asker(settings, prompt, where, {}))
 
     def phrases(self, caption: str) -> list[Phrase]:
         """The caption's subjects in its order; those that can be none carry a reason.

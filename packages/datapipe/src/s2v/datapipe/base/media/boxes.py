@@ -28,9 +28,14 @@ def clip(box: Box, width: int, height: int) -> tuple[float, float, float, float]
     return x0, y0, max(x0, x1), max(y0, y1)
 
 
+def overlap(a: Box, b: Box) -> float:
+    """Square pixels that two boxes share."""
+    return area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+
+
 def iou(a: Box, b: Box) -> float:
     """Intersection over union; 0 where both are empty."""
-    inner = area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+    inner = overlap(a, b)
     union = area(a) + area(b) - inner
     return inner / union if union > 0 else 0.0
 
