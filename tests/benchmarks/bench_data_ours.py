@@ -67,7 +67,7 @@ def decoding(path: str) -> dict[str, Any]:
 
     from s2v.datapipe.base.media.decode import frames_at
     from s2v.datapipe.base.media.scan import Scan
-    from s2v.datapipe.measure.frames import FrameSettings
+    from s2v.datapipe.measure.sampling import FrameSettings
     from s2v.datapipe.measure.scan import scan_window
     from s2v.datapipe.measure.shots import ShotSettings
 

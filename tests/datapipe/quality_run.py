@@ -11,10 +11,11 @@ import pyarrow as pa
 from s2v.datapipe.base import records
 from s2v.datapipe.base.atomic import sha256_file
 from s2v.datapipe.engine.stage import Row, Stage, Unit
-from s2v.datapipe.measure.frames import FrameSettings, FrameStage
+from s2v.datapipe.measure.frames import FrameStage
 from s2v.datapipe.measure.overlay import OverlaySettings, OverlayStage
 from s2v.datapipe.measure.probe import ProbeStage
 from s2v.datapipe.measure.quality import QualitySettings, QualityStage
+from s2v.datapipe.measure.sampling import FrameSettings
 from s2v.datapipe.measure.shots import ShotSettings, ShotStage
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from engine_stages import DiesWhenLoadedStage, FaultyStage, LengthStage, clip, item
+from PIL import Image
 
 from s2v.datapipe import cutting
 from s2v.datapipe.base.media import sandbox
@@ -21,7 +22,8 @@ from s2v.datapipe.engine.execute import UnitFailedError
 from s2v.datapipe.engine.runner import StageRun, UnitRunner
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.engine.store import StageStore, StoreError
-from s2v.datapipe.measure.frames import FrameSettings, FrameStage
+from s2v.datapipe.measure.frames import FrameStage
+from s2v.datapipe.measure.sampling import FrameSettings
 from s2v.datapipe.roles import RoleUnavailableError, WeightsError
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/part")
@@ -63,8 +65,12 @@ def test_a_file_where_the_frames_belong_is_named_with_the_way_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "frames").write_text("not a folder")
-    film = {**clip("a"), "start_us": 0, "end_us": 1_000_000}
-    report = report_of(tmp_path, FrameStage(FrameSettings()), [film], [])
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (64, 48)).save(photo)
+    times = {"start_us": 0, "end_us": 0}
+    still = {**clip("a"), **times, "video_id": "v", "kind": "image"}
+    sources = [{"video_id": "v", "path": str(photo)}]
+    report = report_of(tmp_path, FrameStage(FrameSettings()), [still], sources)
     line = said_by(report["failed"], capsys)
     assert f"{tmp_path}/frames" in line
     assert "unit u" in line

@@ -13,7 +13,8 @@ from s2v.datapipe.engine.runner import StageRun, UnitRunner
 from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.engine.store import StageStore, StoreError
 from s2v.datapipe.measure.frame_stage import Frames
-from s2v.datapipe.measure.frames import FrameReader, FrameSettings, FrameStage, first_of_each
+from s2v.datapipe.measure.frames import FrameReader, FrameStage, first_of_each
+from s2v.datapipe.measure.sampling import FrameSettings
 from s2v.datapipe.write.errors import WriteError
 from s2v.datapipe.write.frames import FrameStore
 
@@ -107,5 +108,5 @@ def test_a_clip_of_two_frames_shows_at_its_middle_what_a_viewer_sees_there(
 
 
 def test_two_frames_of_one_millisecond_never_share_an_id() -> None:
-    found = [(0.05, 1_000, b"a"), (0.5, 1_900, b"b"), (0.95, 2_000, b"c")]
-    assert [pts for _, pts, _ in first_of_each(found)] == [1_000, 2_000]
+    found = {0.05: 1_000, 0.5: 1_900, 0.95: 2_000}
+    assert first_of_each(found) == [(0.05, 1_000), (0.95, 2_000)]

@@ -47,7 +47,7 @@ def test_draft_frames_show_what_exact_ones_show(corpus: Corpus, name: str) -> No
 def test_a_broken_download_gives_no_clip_and_a_reason(corpus: Corpus, name: str) -> None:
     unit = unit_of(corpus[name])
     out = ShotStage(LOOSE).run(unit)
-    assert out == {"clips": [], "spans": []}
+    assert out == {"clips": [], "spans": [], "stills": []}
     [row] = unit.quarantine
     assert row["error"] in {"truncated", "corrupt"}
 

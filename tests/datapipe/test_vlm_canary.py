@@ -27,8 +27,9 @@ from s2v.datapipe.engine.runner import UnitRunner
 from s2v.datapipe.engine.stage import Row, StageRun, Unit
 from s2v.datapipe.engine.store import StageStore
 from s2v.datapipe.measure.caption import CaptionStage
-from s2v.datapipe.measure.frames import FrameSettings, FrameStage
+from s2v.datapipe.measure.frames import FrameStage
 from s2v.datapipe.measure.gates import GateSettings
+from s2v.datapipe.measure.sampling import FrameSettings
 from s2v.datapipe.roles import Caption, ClipView
 
 UNITS, CLIPS, FRAMES, FPS = 4, 12, 4, 8

@@ -64,6 +64,9 @@ def withdraw(tables: dict[str, pa.Table], sources: list[Row]) -> dict[str, pa.Ta
         **tables,
         "clips": records.table("clips", clips),
         "spans": records.table("spans", spans),
+        "stills": records.table(
+            "stills", [row for row in rows(tables, "stills") if row["video_id"] not in bad]
+        ),
     }
 
 

@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.backends.vlm.serve import VllmSettings
 from s2v.datapipe.engine.pools import Mode, Need
-from s2v.datapipe.measure.frames import FrameSettings
 from s2v.datapipe.measure.gates import GateSettings
 from s2v.datapipe.measure.overlay import OverlaySettings
 from s2v.datapipe.measure.quality import QualitySettings
+from s2v.datapipe.measure.sampling import FrameSettings
 from s2v.datapipe.measure.segment import SegmentSettings
 from s2v.datapipe.measure.shots import ShotSettings
 from s2v.datapipe.pair.settings import SelectSettings

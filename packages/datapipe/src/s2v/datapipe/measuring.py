@@ -30,6 +30,7 @@ from s2v.datapipe.engine.stage import Row, StageRun
 from s2v.datapipe.engine.store import StageStore, StoreError, merge
 from s2v.datapipe.engine.unit_rows import UnitRows
 from s2v.datapipe.engine.units import slices, unit_name
+from s2v.datapipe.pair.rows import group
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
 from s2v.datapipe.sources import identity_of
@@ -131,7 +132,9 @@ class Measuring:
             raise NothingUsableError(_why_nothing(sources, parts[-1]))
 
         clips = {row["clip_id"]: row for row in _rows(parts[-1], "clips")}
-        parts.append(self._group("clips", pipeline.BY_CLIPS, self._slices(clips, sources, content)))
+        stills = group(_rows(parts[-1], "stills"), "clip_id")
+        items = self._slices(clips, stills, sources, content)
+        parts.append(self._group("clips", pipeline.BY_CLIPS, items))
         tables = merge(parts)
         for name in records.TABLES:
             if name not in {"subjects", "pairs", "samples"}:
@@ -159,7 +162,11 @@ class Measuring:
         return items
 
     def _slices(
-        self, clips: dict[str, Row], sources: list[Row], content: dict[str, str]
+        self,
+        clips: dict[str, Row],
+        stills: dict[str, list[Row]],
+        sources: list[Row],
+        content: dict[str, str],
     ) -> list[Item]:
         made_of = {clip: content[row["video_id"]] for clip, row in clips.items()}
         by_id = {row["video_id"]: row for row in sources}
@@ -167,7 +174,8 @@ class Measuring:
         for name, members in slices(made_of, self.settings.engine.unit_clips):
             rows = [clips[i] for i in members]
             used = sorted({row["video_id"] for row in rows})
-            tables = {"clips": rows, "sources": [by_id[v] for v in used]}
+            kept = [still for clip in members for still in stills.get(clip, [])]
+            tables = {"clips": rows, "stills": kept, "sources": [by_id[v] for v in used]}
             items.append(Item(name, "clip_id", members, tables))
         return items
 

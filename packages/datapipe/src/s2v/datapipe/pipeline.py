@@ -62,7 +62,7 @@ def stages(settings: Settings, roles: Roles) -> list[Stage]:
     gates = settings.gates
     return [
         ProbeStage(),
-        ShotStage(settings.shots, roles.shots),
+        ShotStage(settings.shots, roles.shots, settings.frames),
         FrameStage(settings.frames),
         OverlayStage(settings.overlay, roles.text_regions, settings.shots.scan_short_side),
         QualityStage(settings.quality, roles.text_regions, roles.safety, roles.aesthetics),

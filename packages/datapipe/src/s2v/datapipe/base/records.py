@@ -107,8 +107,6 @@ STILLS: Final = _s(
     ("clip_id", STRING),
     ("position", FLOAT),  # share of the clip that it stands for
     ("pts_us", INT),  # the kept frame nearest to that moment
-    ("width", INT),
-    ("height", INT),
     ("tar", STRING),  # path below the run folder
     ("offset", INT),
     ("size", INT),

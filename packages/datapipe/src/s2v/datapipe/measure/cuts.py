@@ -55,7 +55,7 @@ class CutDetector:
 
     Attributes:
         scores: per frame, the mean HSV difference to the frame before, 0..255; 0 for the first.
-        cuts: indices of the first frames of new shots.
+        cuts: indices of the first frames of new shots; those found so far are final.
         refused: index -> ``flash``, ``movement`` or ``burst``, candidates that were no cut.
     """
 
@@ -67,6 +67,7 @@ class CutDetector:
         self.refused: dict[int, str] = {}
         self._ring: deque[Look] = deque(maxlen=_RING)
         self._open: deque[int] = deque()  # candidates that wait for the frames after them
+        self._last = -BURST  # the newest verified candidate
 
     def __call__(self, pts_us: int, hsv: Plane, grey: Plane) -> float:
         """One more frame.
@@ -98,7 +99,6 @@ class CutDetector:
                 self._open.append(index)
         while self._open:
             self._verify(self._open.popleft())
-        self.cuts = self._without_bursts()
         return self.cuts
 
     def is_candidate(self, index: int) -> bool:
@@ -107,18 +107,14 @@ class CutDetector:
             self.scores, index, self.adaptive_threshold
         )
 
-    def _without_bursts(self) -> list[int]:
-        """The verified candidates, less those that follow another and do not stand out."""
-        kept: list[int] = []
-        last = -BURST
-        for index in self.cuts:
-            stands_out = is_adaptive_cut(self.scores, index, self.adaptive_threshold)
-            if index - last >= BURST or stands_out:
-                kept.append(index)
-            else:
-                self.refused[index] = "burst"
-            last = index
-        return kept
+    def _accept(self, index: int) -> None:
+        """A verified candidate is a cut, unless it follows another and does not stand out."""
+        stands_out = is_adaptive_cut(self.scores, index, self.adaptive_threshold)
+        if index - self._last >= BURST or stands_out:
+            self.cuts.append(index)
+        else:
+            self.refused[index] = "burst"
+        self._last = index
 
     def _is_due(self, index: int, now_us: int) -> bool:
         first = self._ring[0].number
@@ -130,7 +126,7 @@ class CutDetector:
         first = self._ring[0].number
         place = index - first
         if place <= 0:
-            self.cuts.append(index)
+            self._accept(index)
             return
         looks = list(self._ring)
         if self._is_flash(looks, place):
@@ -138,7 +134,7 @@ class CutDetector:
         elif is_movement(looks[place - 1].grey, looks[place].grey):
             self.refused[index] = "movement"
         else:
-            self.cuts.append(index)
+            self._accept(index)
 
     def _is_flash(self, looks: list[Look], place: int) -> bool:
         """Whether a frame shortly before the change looks like one shortly after it."""

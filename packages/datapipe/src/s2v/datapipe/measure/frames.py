@@ -1,23 +1,20 @@
 """Sampled frames: at 5, 50 and 95 % of the clip (Phantom, supplement 4), stored once.
 
-All later stages read these JPEG files, references are cut from them, and no video is
-decoded again for a pair.
+Most were kept by the scan of stage ``shots``; the film is opened again only for the others. All
+later stages read these JPEG files, references are cut from them, and no video is decoded again
+for a pair.
 """
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.base import ids
-from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.base.media.decode import frames_at
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.images import encode_jpeg, load_image
@@ -25,6 +22,7 @@ from s2v.datapipe.base.media.phash import perceptual_hashes
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.engine.stage import Row, Stage, Unit
+from s2v.datapipe.measure.sampling import FrameSettings, FrameTar, frame_tar, made_by, moments
 from s2v.datapipe.measure.technical import saturation, sharpness
 from s2v.datapipe.roles import Image
 from s2v.datapipe.staging import local_path
@@ -32,24 +30,12 @@ from s2v.datapipe.staging import local_path
 TIMEOUT_S = 120.0
 
 
-class FrameSettings(BaseModel):
-    """Which frames of a clip are looked at."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    positions: tuple[float, ...] = Field(
-        default=(0.05, 0.5, 0.95), description="shares of the clip (Phantom, Phantom-Data)"
-    )
-    jpeg_quality: int = Field(default=95, ge=50, le=100)
-    max_side: int = Field(default=2560, description="longer photographs are scaled down to this")
-
-
 class FrameStage(Stage):
     """Clips to stored frames with their hash, sharpness and saturation."""
 
     name: ClassVar[str] = "frames"
-    version = 3
-    reads = ("clips", "sources")
+    version = 4
+    reads = ("clips", "stills", "sources")
     writes = ("frames",)
 
     def __init__(self, settings: FrameSettings) -> None:
@@ -60,85 +46,100 @@ class FrameStage(Stage):
         return self.settings.model_dump()
 
     def run(self, unit: Unit) -> dict[str, list[Row]]:
-        """Decode the sampled frames of each clip and append them to the unit's tar."""
+        """Take the scan's stills, decode what they lack, and append that to the unit's tar."""
         sources = {row["video_id"]: row for row in unit.tables["sources"]}
-        name = self._tar_name(unit)
+        stills = unit.by_id("stills")
+        times = {row["clip_id"]: f"{row['start_us']}-{row['end_us']}" for row in unit.rows("clips")}
+        made_of = [f"{clip} {times.get(clip, '')}" for clip in unit.ids]
+        reader = FrameReader(unit.run)
         rows: list[Row] = []
-        with replacing(unit.run / name) as path, tarfile.open(path, "w") as tar:
+        with frame_tar("frames", self, unit, made_of) as tar:
             for clip in unit.rows("clips"):
                 with unit.guard(clip["clip_id"], self.name):
                     source = sources[clip["video_id"]]
-                    for position, pts_us, jpeg in self._frames(clip, local_path(source)):
-                        rows.append(self._store(tar, name, clip, position, pts_us, jpeg))
+                    kept = {row["position"]: row for row in stills[clip["clip_id"]]}
+                    rows += self._clip(clip, source, kept, tar, reader)
         return {"frames": rows}
 
-    def _tar_name(self, unit: Unit) -> str:
-        """A name of its own for every content, so that no older commit's tar is overwritten."""
-        times = {row["clip_id"]: f"{row['start_us']}-{row['end_us']}" for row in unit.rows("clips")}
-        clips = [f"{clip} {times.get(clip, '')}" for clip in unit.ids]
-        digest = ids.stable_hash([str(self.version), str(self.identity()), *clips], 12)
-        return f"frames/{unit.name}-{digest}.tar"
+    def _clip(
+        self, clip: Row, source: Row, kept: dict[float, Row], tar: FrameTar, reader: FrameReader
+    ) -> list[Row]:
+        """Rows of one clip, each position from its still or else from the film."""
+        decoded = {
+            position: (pts, jpeg) for position, pts, jpeg in self._decode(clip, source, kept)
+        }
+        known = {position: row["pts_us"] for position, row in kept.items()}
+        known |= {position: pts for position, (pts, _) in decoded.items()}
+        rows = []
+        for position, pts_us in first_of_each(known):
+            frame = ids.frame_id(clip["clip_id"], pts_us)
+            if position in decoded:
+                jpeg = decoded[position][1]
+                where = tar.add(frame, jpeg)
+            else:
+                where = {name: kept[position][name] for name in ("tar", "offset", "size")}
+                jpeg = reader.jpeg({"frame_id": frame, **where})
+            rows.append(_row(clip, position, pts_us, jpeg) | where)
+        return rows
 
-    def _frames(self, clip: Row, path: str) -> list[tuple[float, int, bytes]]:
+    def _decode(
+        self, clip: Row, source: Row, kept: Mapping[float, Row]
+    ) -> list[tuple[float, int, bytes]]:
+        """``(position, time, JPEG)`` of the positions that no still serves."""
+        quality = self.settings.jpeg_quality
         if clip["kind"] == "image":
             jpeg = run_isolated(
                 _still_jpeg,
-                (path, self.settings.max_side, self.settings.jpeg_quality),
+                (local_path(source), self.settings.max_side, quality),
                 timeout_s=TIMEOUT_S,
             )
             return [(0.5, 0, jpeg)]
-        span = clip["end_us"] - clip["start_us"]
-        wanted = [clip["start_us"] + int(span * share) for share in self.settings.positions]
+        wanted = moments(clip["start_us"], clip["end_us"], self.settings.positions)
+        left = [(position, time) for position, time in wanted if position not in kept]
+        if not left:
+            return []
         found = run_isolated(
-            _clip_jpegs, (path, wanted, self.settings.jpeg_quality), timeout_s=TIMEOUT_S
+            _clip_jpegs,
+            (local_path(source), [time for _, time in left], quality),
+            timeout_s=TIMEOUT_S,
         )
-        return first_of_each(
-            (p, pts, jpeg) for p, (pts, jpeg) in zip(self.settings.positions, found, strict=True)
-        )
-
-    def _store(
-        self, tar: tarfile.TarFile, name: str, clip: Row, position: float, pts_us: int, jpeg: bytes
-    ) -> Row:
-        rgb = load_image(jpeg)
-        # A copy with bars around it is a copy: hashes are of the picture inside them.
-        phash, mirrored = perceptual_hashes(_inside(rgb, clip.get("content")))
-        frame = ids.frame_id(clip["clip_id"], pts_us)
-        info = tarfile.TarInfo(f"{frame}.jpg")
-        info.size = len(jpeg)
-        offset = tar.offset + tarfile.BLOCKSIZE
-        tar.addfile(info, io.BytesIO(jpeg))
-        return {
-            "frame_id": frame,
-            "clip_id": clip["clip_id"],
-            "position": position,
-            "pts_us": pts_us,
-            "width": rgb.shape[1],
-            "height": rgb.shape[0],
-            "tar": name,
-            "offset": offset,
-            "size": len(jpeg),
-            "phash": phash,
-            "phash_mirror": mirrored,
-            "blur": sharpness(rgb),
-            "saturation": saturation(rgb),
-        }
+        return [(p, pts, jpeg) for (p, _), (pts, jpeg) in zip(left, found, strict=True)]
 
 
-def first_of_each(found: Iterable[tuple[float, int, bytes]]) -> list[tuple[float, int, bytes]]:
+def _row(clip: Row, position: float, pts_us: int, jpeg: bytes) -> Row:
+    rgb = load_image(jpeg)
+    # A copy with bars around it is a copy: hashes are of the picture inside them.
+    phash, mirrored = perceptual_hashes(_inside(rgb, clip.get("content")))
+    return {
+        "frame_id": ids.frame_id(clip["clip_id"], pts_us),
+        "clip_id": clip["clip_id"],
+        "position": position,
+        "pts_us": pts_us,
+        "width": rgb.shape[1],
+        "height": rgb.shape[0],
+        "phash": phash,
+        "phash_mirror": mirrored,
+        "blur": sharpness(rgb),
+        "saturation": saturation(rgb),
+    }
+
+
+def first_of_each(times_us: Mapping[float, int]) -> list[tuple[float, int]]:
     """Drop positions that show a frame already taken.
 
     In a slow or stuttering film one frame is on the screen at several positions; taken
     twice it would pass for two views of a subject.
 
     Args:
-        found: ``(position, pts_us, jpeg)`` in order of position.
+        times_us: position -> time of the frame shown there.
 
     Returns:
-        The first of every millisecond, which is what a ``frame_id`` tells apart.
+        ``(position, time)`` by position: the first of every millisecond, which is what a
+        ``frame_id`` tells apart.
     """
-    kept: dict[int, tuple[float, int, bytes]] = {}
-    for position, pts_us, jpeg in found:
-        kept.setdefault(pts_us // 1000, (position, pts_us, jpeg))
+    kept: dict[int, tuple[float, int]] = {}
+    for position, time in sorted(times_us.items()):
+        kept.setdefault(time // 1000, (position, time))
     return list(kept.values())
 
 
@@ -238,4 +239,5 @@ class FrameReader:
 
     def _advice(self, row: Row) -> str:
         unit = Path(row["tar"]).stem.rpartition("-")[0] or "*"
-        return f"delete {self.run / 'measure'}/frames-*/{unit}.* to make it again"
+        stage = made_by(row["tar"])
+        return f"delete {self.run / 'measure'}/{stage}-*/{unit}.* to make it again"

@@ -239,3 +239,10 @@ def _is_blink(thumbs: npt.NDArray[np.uint8], first: int, last: int, fps: float) 
     before, after = thumbs[first - 1].astype(np.float32), thumbs[last].astype(np.float32)
     blank = thumbs[(first + last) // 2].astype(np.float32)
     return float(np.abs(before - after).mean()) < 0.3 * float(np.abs(before - blank).mean())
+
+
+def typical_fps(pts_us: list[int]) -> float:
+    """Rate of the median spacing of frames; the nominal one where there are too few to tell."""
+    if len(pts_us) < 3:
+        return NOMINAL_FPS
+    return 1e6 / max(float(np.median(np.diff(pts_us))), 1.0)

@@ -18,7 +18,10 @@ from s2v.datapipe.base.media.scan import Scan
 from s2v.datapipe.measure.borders import PER_SECOND as BORDERS_PER_SECOND
 from s2v.datapipe.measure.borders import Profiles
 from s2v.datapipe.measure.cuts import CutDetector, difference
-from s2v.datapipe.measure.gradual import Gradual, find_gradual
+from s2v.datapipe.measure.gradual import Gradual, find_gradual, typical_fps
+from s2v.datapipe.measure.sampling import FrameSettings
+from s2v.datapipe.measure.stills import StillTaker
+from s2v.datapipe.measure.timeline import Lengths
 
 FLOW_PER_SECOND: Final = 4  # frame pairs per second of source whose optical flow is measured
 FREEZE_DIFFERENCE: Final = 0.5  # mean absolute grey difference (of 255) under which a frame repeats
@@ -43,6 +46,7 @@ class FrameScan:
     change: list[float] = field(default_factory=list)  # mean grey difference to the frame before
     flow: dict[int, float] = field(default_factory=dict)  # share of frame height per second
     damaged: list[tuple[int, int]] = field(default_factory=list)  # us; patched by the decoder
+    stills: dict[int, bytes] = field(default_factory=dict)  # time -> JPEG at full size
     borders: Profiles = field(default_factory=Profiles)
     small: npt.NDArray[np.uint8] | None = None  # [T, h, w, 3] where a network asked for them
     first: int = 0  # index of the first frame inside the window; those before are context
@@ -89,6 +93,7 @@ def scan_window(
     settings: dict[str, Any],
     small_size: tuple[int, int] | None = None,
     limits_us: tuple[int, int | None] = (0, None),
+    sampling: dict[str, Any] | None = None,
 ) -> FrameScan:
     """Decode ``[start_us, end_us)`` once at a small size; find cuts and measure frames.
 
@@ -98,6 +103,7 @@ def scan_window(
         settings: of ``ShotSettings``.
         small_size: height and width of frames to return for a network, or None.
         limits_us: of the part of the file that may be used; context is not taken beyond.
+        sampling: of ``FrameSettings``: the clips' sampled frames are kept as stills. None: none.
 
     Raises:
         MediaError: ``truncated`` when fewer frames decode than the container declares.
@@ -107,14 +113,31 @@ def scan_window(
     to_us = end_us + LEAD_US if end_us else None
     if limits_us[1] is not None and to_us is not None:
         to_us = min(to_us, limits_us[1])
-    frames = Scan(Path(path), from_us, to_us, short_side=settings["scan_short_side"], draft=True)
-    watch = _Pass(settings, start_us, end_us, small_size)
+    taker = _still_taker((start_us, end_us), settings, sampling)
+    frames = Scan(
+        Path(path),
+        from_us,
+        to_us,
+        short_side=settings["scan_short_side"],
+        draft=True,
+        keep=None if taker is None else taker.held,
+    )
+    watch = _Pass(settings, start_us, end_us, small_size, taker)
     for pts_us, rgb in frames:
         watch.see(pts_us, rgb)
     found = watch.finish()
     if frames.report is not None:
         found.damaged = list(frames.report.damaged)
     return found
+
+
+def _still_taker(
+    window: tuple[int, int], settings: dict[str, Any], sampling: dict[str, Any] | None
+) -> StillTaker | None:
+    if sampling is None:
+        return None
+    lengths = Lengths.of(settings["trim_frames"], settings["min_seconds"], settings["max_seconds"])
+    return StillTaker(window, lengths, FrameSettings(**sampling))
 
 
 class _Pass:
@@ -126,11 +149,13 @@ class _Pass:
         start_us: int,
         end_us: int,
         small_size: tuple[int, int] | None,
+        taker: StillTaker | None = None,
     ) -> None:
         self.found = FrameScan()
         self._cuts = CutDetector(settings["content_threshold"], settings["adaptive_threshold"])
         self._gradual = settings["gradual"]
         self._window = (start_us, end_us)
+        self._taker = taker
         self._small_size = small_size
         self._small: list[npt.NDArray[np.uint8]] = []
         self._thumbs: list[npt.NDArray[np.uint8]] = []
@@ -169,6 +194,8 @@ class _Pass:
             size = (self._small_size[1], self._small_size[0])
             shrunk = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
             self._small.append(np.asarray(shrunk, np.uint8))
+        if self._taker is not None:
+            self._taker.see(found, self._cuts.cuts, self._thumbs)
 
     def _amplitude(self, before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> float:
         """Mean length of the optical flow, in frame heights."""
@@ -181,6 +208,8 @@ class _Pass:
         found = self.found
         found.cuts = self._cuts.finish()
         found.refused = self._cuts.refused
+        if self._taker is not None:
+            found.stills = self._taker.finish(found, found.cuts, self._thumbs)
         if self._thumbs:
             found.gradual = find_gradual(
                 np.stack(self._thumbs), found.luma, found.spread, typical_fps(found.pts_us)
@@ -197,13 +226,6 @@ class _Pass:
         found.first = int(np.searchsorted(times, start))
         found.last = int(np.searchsorted(times, end)) if end else len(times)
         return found
-
-
-def typical_fps(pts_us: list[int]) -> float:
-    """Rate of the median spacing of frames; 25 where there are too few to tell."""
-    if len(pts_us) < 3:
-        return 25.0
-    return 1e6 / max(float(np.median(np.diff(pts_us))), 1.0)
 
 
 def _thumb(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

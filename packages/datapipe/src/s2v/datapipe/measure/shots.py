@@ -22,6 +22,7 @@ from s2v.datapipe.base import ids
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.stage import Row, Stage, Unit
+from s2v.datapipe.measure.sampling import FrameSettings, frame_tar, taken
 from s2v.datapipe.measure.scan import FrameScan, scan_window
 from s2v.datapipe.measure.timeline import SAME_CUT, Bound, Lengths, Piece, cut_shots, unite
 from s2v.datapipe.roles import ShotScorer
@@ -60,27 +61,33 @@ class ShotSettings(BaseModel):
     @property
     def lengths(self) -> Lengths:
         """As the time line wants them."""
-        return Lengths(
-            self.trim_frames, round(self.min_seconds * 1e6), round(self.max_seconds * 1e6)
-        )
+        return Lengths.of(self.trim_frames, self.min_seconds, self.max_seconds)
 
 
 class ShotStage(Stage):
     """Windows of sources to clips and dropped spans."""
 
     name: ClassVar[str] = "shots"
-    version = 3
+    version = 4
     reads = ("sources", "probe", "windows")
-    writes = ("clips", "spans")
+    writes = ("clips", "spans", "stills")
 
-    def __init__(self, settings: ShotSettings, scorer: ShotScorer | None = None) -> None:
+    def __init__(
+        self,
+        settings: ShotSettings,
+        scorer: ShotScorer | None = None,
+        sampling: FrameSettings | None = None,
+    ) -> None:
         self.settings = settings
         self.scorer = scorer
+        self.sampling = sampling
 
     def identity(self) -> Mapping[str, Any]:
-        """The settings, less the time limit, and the network."""
+        """The settings, less the time limit, the network, and which stills are kept."""
         network = None if self.scorer is None else self.scorer.model_id
-        return {**self.settings.model_dump(exclude={"timeout_per_second"}), "network": network}
+        kept = None if self.sampling is None else self.sampling.model_dump(exclude={"max_side"})
+        own = self.settings.model_dump(exclude={"timeout_per_second"})
+        return {**own, "network": network, "stills": kept}
 
     def setup(self) -> None:
         """Load the network, if there is one."""
@@ -88,11 +95,12 @@ class ShotStage(Stage):
             self.scorer.load()
 
     def run(self, unit: Unit) -> dict[str, list[Row]]:
-        """Clips and spans of each window; a truncated source gives neither."""
+        """Clips, spans and stills of each window; a truncated source gives none."""
         clips: list[Row] = []
         spans: list[Row] = []
         sources = {row["video_id"]: row for row in unit.rows("sources")}
         probes = {row["video_id"]: row for row in unit.rows("probe")}
+        kept: list[tuple[Row, dict[int, bytes]]] = []
         for window in unit.rows("windows"):
             video = window["video_id"]
             source, probe = sources[video], probes[video]
@@ -104,16 +112,44 @@ class ShotStage(Stage):
                 new_clips, new_spans = self._cut(found, source, probe, window)
                 clips += new_clips
                 spans += new_spans
-        return {"clips": clips, "spans": spans}
+                kept += [(clip, found.stills) for clip in new_clips]
+        return {"clips": clips, "spans": spans, "stills": self._store(unit, kept)}
+
+    def _store(self, unit: Unit, kept: list[tuple[Row, dict[int, bytes]]]) -> list[Row]:
+        """Write the stills of clips; only those that serve a sampled position of a clip."""
+        if self.sampling is None or not kept:
+            return []
+        made_of = [clip["clip_id"] for clip, _ in kept]
+        rows = []
+        with frame_tar("stills", self, unit, made_of) as tar:
+            for clip, stills in kept:
+                span = (clip["start_us"], clip["end_us"])
+                served = taken(sorted(stills), *span, self.sampling.positions)
+                where = {
+                    pts_us: tar.add(ids.frame_id(clip["clip_id"], pts_us), stills[pts_us])
+                    for pts_us in sorted(set(served.values()))
+                }
+                rows += [
+                    {
+                        "video_id": clip["video_id"],
+                        "clip_id": clip["clip_id"],
+                        "position": position,
+                        "pts_us": pts_us,
+                        **where[pts_us],
+                    }
+                    for position, pts_us in sorted(served.items())
+                ]
+        return rows
 
     def _scan(self, source: Row, window: Row) -> FrameScan:
         path, start, end = local_path(source), window["start_us"], window["end_us"]
         size = None if self.scorer is None else self.scorer.frame_size
         limits = (source.get("from_us") or 0, source.get("to_us"))
+        sampling = None if self.sampling is None else self.sampling.model_dump()
         seconds = (end - start) / 1e6
         found: FrameScan = run_isolated(
             scan_window,
-            (path, start, end, self.settings.model_dump(), size, limits),
+            (path, start, end, self.settings.model_dump(), size, limits, sampling),
             timeout_s=60 + seconds * self.settings.timeout_per_second,
         )
         if not found.pts_us:

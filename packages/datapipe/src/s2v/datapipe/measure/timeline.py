@@ -53,6 +53,11 @@ class Lengths:
     min_us: int
     max_us: int
 
+    @classmethod
+    def of(cls, trim_frames: int, min_seconds: float, max_seconds: float) -> Lengths:
+        """From seconds."""
+        return cls(trim_frames, round(min_seconds * 1e6), round(max_seconds * 1e6))
+
 
 @dataclass(frozen=True)
 class _Shot:

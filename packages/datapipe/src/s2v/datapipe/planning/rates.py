@@ -145,7 +145,7 @@ def of_run(folder: Path, conditions: str | None = None) -> Rates:
         images=sum(kind == "image" for kind in clips.values()),
         stages=stages,
         rows={name: n for name in sorted(records.TABLES) if (n := _count(folder, name))},
-        frame_bytes=_bytes(folder / "frames", "*.tar"),
+        frame_bytes=sum(_bytes(folder / name, "*.tar") for name in ("frames", "stills")),
         clip_bytes=_bytes(folder / "clips", "**/*.mp4"),
         clips_encoded=len(list((folder / "clips").glob("**/*.mp4"))),
         shard_bytes=_bytes(folder / "shards", "*.tar"),

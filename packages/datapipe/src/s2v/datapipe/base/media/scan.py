@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -58,6 +58,16 @@ class ScanReport:
     damaged_frames: int
 
 
+class Keeper(Protocol):
+    """Who may hold on to frames of a pass, see :class:`s2v.datapipe.base.media.held.HeldFrames`."""
+
+    def open(self, facts: VideoProbe) -> None:
+        """Told of the film, before its first frame."""
+
+    def see(self, pts_us: int, frame: Any) -> None:
+        """One PyAV frame that is not damaged."""
+
+
 class Scan(Iterator[tuple[int, np.ndarray]]):
     """Iterator of ``(pts_us, rgb)``; after its last frame it may raise, see :func:`scan`.
 
@@ -73,6 +83,7 @@ class Scan(Iterator[tuple[int, np.ndarray]]):
         short_side: int = 144,
         *,
         draft: bool = False,
+        keep: Keeper | None = None,
         max_pixels: int = MAX_PIXELS,
         max_damaged_share: float = MAX_DAMAGED_SHARE,
     ) -> None:
@@ -83,6 +94,7 @@ class Scan(Iterator[tuple[int, np.ndarray]]):
         self._window = (start_us, end_us)
         self._short_side = short_side
         self._draft = draft
+        self._keep = keep
         self._max_pixels = max_pixels
         self._max_damaged_share = max_damaged_share
         self._frames = self._run()
@@ -110,6 +122,8 @@ class Scan(Iterator[tuple[int, np.ndarray]]):
             stop_us = facts.duration_us + 1_000_000 if end_us == facts.duration_us else end_us
             small = _SmallFrames(facts, self._short_side, draft=self._draft)
             tally = _Tally(facts, start_us, end_us)
+            if self._keep is not None:
+                self._keep.open(facts)
             frames = decoded_from(video, start_us, facts.frame_us, tally.bad_packet)
             for pts_us, frame, damaged in frames:
                 if pts_us >= stop_us:
@@ -117,6 +131,8 @@ class Scan(Iterator[tuple[int, np.ndarray]]):
                     break
                 tally.see(pts_us, frame, damaged)
                 if pts_us >= start_us:
+                    if self._keep is not None and not damaged:
+                        self._keep.see(pts_us, frame)
                     yield pts_us, small(frame)
             self.report = tally.report()
         tally.judge(self._path, self._max_damaged_share)
@@ -129,6 +145,7 @@ def scan(
     short_side: int = 144,
     *,
     draft: bool = False,
+    keep: Keeper | None = None,
     max_pixels: int = MAX_PIXELS,
     max_damaged_share: float = MAX_DAMAGED_SHARE,
 ) -> Scan:
@@ -140,6 +157,7 @@ def scan(
         end_us: frames before this time; None for the whole film.
         short_side: pixels of the shorter displayed side; smaller videos are not enlarged.
         draft: frames for measuring, not for keeping: a quarter cheaper, see :mod:`.draft`.
+        keep: shown every whole frame at full size before its small one is yielded.
         max_pixels: pixel budget of one coded frame.
         max_damaged_share: share of damaged frames above which the window is ``corrupt``.
 
@@ -158,6 +176,7 @@ def scan(
         end_us,
         short_side,
         draft=draft,
+        keep=keep,
         max_pixels=max_pixels,
         max_damaged_share=max_damaged_share,
     )
@@ -185,8 +204,14 @@ def end_tolerance_us(facts: VideoProbe) -> int:
 
 
 def _skip_needless_filtering(video: OpenVideo) -> None:
-    """Pictures that no other refers to are not deblocked: a tenth of decoding, and no drift."""
+    """Pictures that no other refers to are not deblocked: a tenth of decoding, and no drift.
+
+    Only in streams with bidirectional pictures, so that all the others are whole: a camera that
+    writes layers in time has predicted pictures that no other refers to.
+    """
     codec = video.stream.codec_context
+    if not codec.has_b_frames:
+        return
     codec.options = {**codec.options, "skip_loop_filter": "noref"}
 
 
