@@ -8,7 +8,6 @@ loading libraries counts for us as it does for the others.
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 import tempfile
@@ -61,15 +60,19 @@ def decoding(path: str) -> dict[str, Any]:
     """CPU of all decoding that measuring needs, against one plain decode of the same frames.
 
     Plain: PyAV, one thread, every frame decoded and dropped. Ours: the scan of stage ``shots``
-    with all its measures, and the full-size frames that stage ``frames`` samples.
+    without its measures and with all of them, the sampled frames that it keeps, and those that
+    stage ``frames`` decodes again because the scan kept no picture near enough.
     """
     import av
 
     from s2v.datapipe.base.media.decode import frames_at
     from s2v.datapipe.base.media.scan import Scan
-    from s2v.datapipe.measure.sampling import FrameSettings
+    from s2v.datapipe.measure.sampling import FrameSettings, moments, taken
     from s2v.datapipe.measure.scan import scan_window
     from s2v.datapipe.measure.shots import ShotSettings
+    from s2v.datapipe.measure.timeline import cut_shots
+
+    settings, sampling = ShotSettings(), FrameSettings()
 
     def plain() -> int:
         with av.open(path) as container:
@@ -79,36 +82,48 @@ def decoding(path: str) -> dict[str, Any]:
             return sum(1 for _ in container.decode(stream))
 
     def scan() -> int:
-        return sum(1 for _ in Scan(path, short_side=ShotSettings().scan_short_side, draft=True))
+        return sum(1 for _ in Scan(path, short_side=settings.scan_short_side, draft=True))
 
     def measures() -> Any:
-        return scan_window(path, 0, 0, ShotSettings().model_dump())
+        return scan_window(path, 0, 0, settings.model_dump())
 
-    found = measures()
-    edges = [0, *(found.pts_us[n] for n in found.cuts), found.pts_us[-1]]
-    shares = FrameSettings().positions
-    wanted = [[int(a + (b - a) * s) for s in shares] for a, b in itertools.pairwise(edges)]
+    def kept() -> Any:
+        return scan_window(path, 0, 0, settings.model_dump(), sampling=sampling.model_dump())
+
+    found = kept()
+    gradual = [(span.first, span.last) for span in found.gradual]
+    edges = [*found.pts_us, found.pts_us[-1] + 1]
+    again: list[int] = []
+    clips = 0
+    for piece in cut_shots(edges, found.cuts, gradual, settings.lengths):
+        if piece.reason is None:
+            clips += 1
+            span = (edges[piece.first], edges[piece.last])
+            have = taken(sorted(found.stills), *span, sampling.positions)
+            again += [t for share, t in moments(*span, sampling.positions) if share not in have]
 
     def sampled() -> int:
-        return sum(len(frames_at(path, times)) for times in wanted)  # as stage `frames`, by clip
+        return len(frames_at(path, again))
 
-    frames = plain()
-    works = {"plain": plain, "scan": scan, "measures": measures, "sampled": sampled}
+    works = {"plain": plain, "scan": scan, "measures": measures, "kept": kept, "again": sampled}
     return {
-        "frames": frames,
-        "sampled frames": sum(map(len, wanted)),
-        **{name: _cpu(work) for name, work in works.items()},
+        "frames": len(found.pts_us),
+        "clips": clips,
+        "sampled frames": clips * len(sampling.positions),
+        "decoded again": len(again),
+        **_cpu(works),
     }
 
 
-def _cpu(work: Callable[[], Any]) -> float:
-    """CPU seconds of the quieter of two runs."""
-    spent = []
-    for _ in range(2):
-        began = time.process_time()
-        work()
-        spent.append(time.process_time() - began)
-    return min(spent)
+def _cpu(works: dict[str, Callable[[], Any]], turns: int = 3) -> dict[str, float]:
+    """CPU seconds of the quietest of several runs of each, by turns."""
+    spent: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(turns):
+        for name, work in works.items():
+            began = time.process_time()
+            work()
+            spent[name].append(time.process_time() - began)
+    return {name: min(seconds) for name, seconds in spent.items()}
 
 
 def empty_engine(clips: str, stages: str) -> dict[str, Any]:
