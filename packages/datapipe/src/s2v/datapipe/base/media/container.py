@@ -70,7 +70,10 @@ class OpenVideo:
             # These search the packets; at the very first time stamp they find the second GOP.
             pts_us = -10_000_000
         ticks = self.origin + int(Fraction(pts_us, 1_000_000) / self.stream.time_base)
-        self.container.seek(ticks, stream=self.stream, backward=True)
+        try:
+            self.container.seek(ticks, stream=self.stream, backward=True)
+        except av.error.PermissionError:  # libav's -1: the index has no entry point up to there
+            self.container.seek(ticks, stream=self.stream, backward=True, any_frame=True)
 
     def entry_us(self, pts_us: int) -> int | None:
         """Time of the last entry point at or before ``pts_us``, None where no index tells.
