@@ -45,7 +45,8 @@ class FrameScan:
     spread: list[float] = field(default_factory=list)  # standard deviation, 0..1
     change: list[float] = field(default_factory=list)  # mean grey difference to the frame before
     flow: dict[int, float] = field(default_factory=dict)  # share of frame height per second
-    damaged: list[tuple[int, int]] = field(default_factory=list)  # us; patched by the decoder
+    damaged: list[tuple[int, int]] = field(default_factory=list)  # us; patched or missing
+    missing: list[tuple[int, int]] = field(default_factory=list)  # us; those without any picture
     stills: dict[int, bytes] = field(default_factory=dict)  # time -> JPEG at full size
     borders: Profiles = field(default_factory=Profiles)
     small: npt.NDArray[np.uint8] | None = None  # [T, h, w, 3] where a network asked for them
@@ -128,6 +129,7 @@ def scan_window(
     found = watch.finish()
     if frames.report is not None:
         found.damaged = list(frames.report.damaged)
+        found.missing = list(frames.report.missing)
     return found
 
 

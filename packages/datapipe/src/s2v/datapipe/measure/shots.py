@@ -5,7 +5,8 @@ PySceneDetect's two detectors and, where the role ``shots`` is filled, a network
 transitions; and measures what needs every frame: motion, brightness, freezes, black, borders.
 
 The result accounts for every moment of the window: it lies in a clip, or in a dropped span
-with a reason (``trim``, ``too short``, ``gradual transition``, ``damaged frames``).
+with a reason (``trim``, ``too short``, ``gradual transition``, ``damaged frames``,
+``missing frames``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ NETWORK_THRESHOLD: Final = 0.5
 """Probability of a transition; backends calibrate their scores to it."""
 
 NO_FRAMES: Final = "no frame begins here"
+
+MISSING: Final = "missing frames"
+DAMAGED: Final = "damaged frames"
 
 LONGEST_CUT: Final = 2
 """Frames in a row over the threshold that still mean a hard cut."""
@@ -164,7 +168,10 @@ class ShotStage(Stage):
         inside = scan.pts_us[scan.first : scan.last]
         if not inside:  # of a film that shows one frame for minutes
             return [], [_span(source, (window["start_us"], window["end_us"]), None, NO_FRAMES)]
-        edges = [window["start_us"], *inside[1:], window["end_us"]]
+        begin = _first_picture(scan, window["start_us"])
+        if begin > window["start_us"]:
+            spans.append(_span(source, (window["start_us"], begin), None, MISSING))
+        edges = [begin, *inside[1:], window["end_us"]]
         cuts = scan.cuts
         gradual = [(span.first, span.last) for span in scan.gradual]
         if self.scorer is not None and scan.small is not None:
@@ -182,8 +189,8 @@ class ShotStage(Stage):
             start, end = edges[piece.first], edges[piece.last]
             clip = None
             reason = piece.reason
-            if reason is None and any(a < end and b > start for a, b in scan.damaged):
-                reason = "damaged frames"
+            if reason is None:
+                reason = _harm(scan, start, end)
             if reason is None:
                 clip = ids.clip_id(source["video_id"], start, end)
                 measured = scan.summary(piece.first + offset, piece.last + offset)
@@ -191,6 +198,19 @@ class ShotStage(Stage):
                 clips[-1]["content"] = _content(scan, piece, probe)
             spans.append(_span(source, (start, end), clip, reason))
         return clips, spans
+
+
+def _first_picture(scan: FrameScan, start_us: int) -> int:
+    """Where the window's pictures begin: its start, or the end of a hole that lies there."""
+    return max((end for start, end in scan.missing if start <= start_us < end), default=start_us)
+
+
+def _harm(scan: FrameScan, start_us: int, end_us: int) -> str | None:
+    """Why a span cannot be a clip, or None: no clip lies over damaged or missing pictures."""
+    for reason, spans in ((MISSING, scan.missing), (DAMAGED, scan.damaged)):
+        if any(start < end_us and end > start_us for start, end in spans):
+            return reason
+    return None
 
 
 def boundaries(scores: npt.NDArray[np.float32]) -> tuple[list[int], list[tuple[int, int]]]:

@@ -7,7 +7,7 @@ error at the end of the pass, never a shorter film.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from s2v.datapipe.base.media import draft as _draft
 from s2v.datapipe.base.media.container import MAX_PIXELS, OpenVideo, decoded_from, open_video
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
+from s2v.datapipe.base.media.holes import Holes
 from s2v.datapipe.base.media.probe import VideoProbe, probe_open
 
 SMALL_FLAGS: Final = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
@@ -26,7 +27,7 @@ SMALL_FLAGS: Final = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpola
 decoding takes nine tenths of the time (docs/media.md)."""
 
 MAX_DAMAGED_SHARE: Final = 0.05
-"""Share of a window's frames that may be damaged before the window counts as corrupt."""
+"""Share of a window's frames that may be damaged or lost before the window counts as corrupt."""
 
 _MAX_MISSING_SHARE: Final = 0.1
 
@@ -43,8 +44,9 @@ class ScanReport:
         first_us: time of the first frame, None when there was none.
         decoded_end_us: end of the last frame, on the film's time axis.
         damaged: spans [start, end) in microseconds of damaged pictures and of what was built
-            on them, to the next key frame; no clip may overlap one.
-        damaged_frames: frames in them plus packets that gave none.
+            on them, to the next key frame, and of missing ones; no clip may overlap one.
+        missing: those among them in which pictures are missing between two others.
+        damaged_frames: frames in the damaged spans, packets that gave none, missing pictures.
     """
 
     probe: VideoProbe
@@ -55,6 +57,7 @@ class ScanReport:
     first_us: int | None
     decoded_end_us: int
     damaged: tuple[tuple[int, int], ...]
+    missing: tuple[tuple[int, int], ...]
     damaged_frames: int
 
 
@@ -127,7 +130,7 @@ class Scan(Iterator[tuple[int, np.ndarray]]):
             frames = decoded_from(video, start_us, facts.frame_us, tally.bad_packet)
             for pts_us, frame, damaged in frames:
                 if pts_us >= stop_us:
-                    tally.end_us = max(tally.end_us, end_us)
+                    tally.see_beyond(pts_us, frame, damaged)
                     break
                 tally.see(pts_us, frame, damaged)
                 if pts_us >= start_us:
@@ -249,9 +252,13 @@ class _Tally:
         self.frames = 0
         self.damaged: list[tuple[int, int]] = []
         self.damaged_frames = 0
+        self._bad: list[int] = []
+        self._holes = Holes(facts, start_us, end_us)
         self._steps: dict[int, int] = {}
 
     def see(self, pts_us: int, frame: Any, damaged: bool) -> None:
+        """A frame, of the run-up or of the window."""
+        self._holes.see(pts_us, frame, damaged)
         if pts_us < self.start_us:
             return
         step = self._step_us(frame)
@@ -260,6 +267,11 @@ class _Tally:
         self.frames += 1
         if damaged:
             self._damage(pts_us, step)
+
+    def see_beyond(self, pts_us: int, frame: Any, damaged: bool) -> None:
+        """The first frame behind the window."""
+        self._holes.see(pts_us, frame, damaged)
+        self.end_us = max(self.end_us, self.window_end_us)
 
     def _step_us(self, frame: Any) -> int:
         """How long a frame is shown; remembered, as films have few different durations."""
@@ -272,23 +284,16 @@ class _Tally:
     def bad_packet(self, at_us: int) -> None:
         """A packet that gave an error instead of frames."""
         if self.start_us <= at_us < self.window_end_us:
+            self._bad.append(at_us)
             self._damage(at_us, self.facts.frame_us)
 
     def _damage(self, at_us: int, step: int) -> None:
         self.damaged_frames += 1
         self.damaged.append((max(self.start_us, at_us - self.facts.frame_us), at_us + step))
 
-    def _merged_damage(self) -> tuple[tuple[int, int], ...]:
-        merged: list[tuple[int, int]] = []
-        for start, end in sorted(self.damaged):
-            if merged and start <= merged[-1][1]:
-                merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-            else:
-                merged.append((start, end))
-        return tuple(merged)
-
     def report(self) -> ScanReport:
         length = self.window_end_us - self.start_us
+        missing = self._holes.spans()
         return ScanReport(
             probe=self.facts,
             start_us=self.start_us,
@@ -297,8 +302,9 @@ class _Tally:
             expected_frames=length / 1e6 * float(self.facts.avg_fps),
             first_us=self.first_us,
             decoded_end_us=self.end_us,
-            damaged=self._merged_damage(),
-            damaged_frames=self.damaged_frames,
+            damaged=_merged([*self.damaged, *missing]),
+            missing=tuple(missing),
+            damaged_frames=self.damaged_frames + self._missing_frames(missing),
         )
 
     def judge(self, path: str | PathLike[str], max_damaged_share: float) -> None:
@@ -313,15 +319,18 @@ class _Tally:
                 f"declared ({self.frames} of about {report.expected_frames:.0f} frames); "
                 "fetch the file again",
             )
-        total = max(1, self.frames, self.damaged_frames)
-        if self.damaged_frames > max_damaged_share * total:
+        lost = self._missing_frames(report.missing)
+        total = max(1, self.frames + lost, report.damaged_frames)
+        if report.damaged_frames > max_damaged_share * total:
+            spoilt = f"{self.damaged_frames} damaged and {lost} missing in between"
             raise MediaError(
                 MediaErrorKind.CORRUPT,
                 path,
-                f"{self.damaged_frames} of {total} frames are damaged, more than "
-                f"{max_damaged_share:.0%}; the first at {report.damaged[0][0] / 1e6:.2f} s",
+                f"of {total} frames {spoilt}, more than {max_damaged_share:.0%}; "
+                f"the first at {report.damaged[0][0] / 1e6:.2f} s",
             )
-        expected = report.expected_frames
+        left_out = self._holes.repeats_us() / 1e6 * float(self.facts.avg_fps)
+        expected = report.expected_frames - left_out
         if not self.facts.vfr and self.frames < (1 - _MAX_MISSING_SHARE) * expected - 2:
             raise MediaError(
                 MediaErrorKind.CORRUPT,
@@ -329,3 +338,20 @@ class _Tally:
                 f"{self.frames} frames where about {expected:.0f} are declared, though the last "
                 "is in its place: frames are missing in between",
             )
+
+    def _missing_frames(self, missing: Sequence[tuple[int, int]]) -> int:
+        """Pictures for which there is room in the spans, less packets that count as damaged."""
+        usual = self._holes.usual_us
+        room = sum(round((end - start) / usual) for start, end in missing)
+        return max(0, room - sum(a <= at < b for at in self._bad for a, b in missing))
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Sorted spans, those that touch joined."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return tuple(merged)
