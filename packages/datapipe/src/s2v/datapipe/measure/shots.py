@@ -188,9 +188,8 @@ class ShotStage(Stage):
         for piece in pieces:
             start, end = edges[piece.first], edges[piece.last]
             clip = None
-            reason = piece.reason
-            if reason is None:
-                reason = _harm(scan, start, end)
+            # A loss often looks like a cut: the hole is then in what is trimmed, and says so.
+            reason = _harm(scan, start, end) or piece.reason
             if reason is None:
                 clip = ids.clip_id(source["video_id"], start, end)
                 measured = scan.summary(piece.first + offset, piece.last + offset)
