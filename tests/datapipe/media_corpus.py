@@ -87,6 +87,10 @@ _from_whole(
     "phone.mp4", "-c:v", "libx265", "-preset", "ultrafast", "-tag:v", "hvc1",
     "-x265-params", "pools=none:frame-threads=1:keyint=12:bframes=2:log-level=none", "-an",
 )  # fmt: skip
+_from_whole(
+    "closed.mp4", "-c:v", "libx265", "-preset", "ultrafast", "-tag:v", "hvc1", "-x265-params",
+    "pools=none:frame-threads=1:keyint=12:bframes=2:open-gop=0:log-level=none", "-an",
+)  # fmt: skip
 _from_whole("web8.webm", "-c:v", "libvpx", "-cpu-used", "8", "-g", "12", "-threads", "1", "-an")
 _from_whole("film.mkv", "-c:v", "copy", "-an")
 _from_whole("old.avi", "-c:v", "mpeg4", "-q:v", "4", "-g", "12", "-an")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 
 import numpy as np
@@ -21,7 +22,7 @@ TIMES = [1_400_000, 0, 250_000, 1_958_333, 250_000, 700_000, 1_100_123, 90_000]
     "name",
     ["whole.mp4", "odd.mp4", "wide.mp4", "full.mp4", "turned90.mp4", "turned180.mp4",
      "turned270.mp4", "web.webm", "film.mkv", "uneven.mp4",
-     "phone.mp4", "web8.webm"],
+     "closed.mp4", "web8.webm"],
 )  # fmt: skip
 def test_decord_and_pyav_give_the_same_frames(corpus: Corpus, name: str) -> None:
     pytest.importorskip("decord")
@@ -36,6 +37,19 @@ def test_decord_and_pyav_give_the_same_frames(corpus: Corpus, name: str) -> None
 @pytest.mark.parametrize("name", ["ten.mp4", "old.avi", "tv.ts", "disc.mpg", "mirrored90.mp4"])
 def test_decord_is_not_trusted_where_it_is_not_exact(corpus: Corpus, name: str) -> None:
     assert not decord_backend.fits(probe(corpus[name]), TIMES)
+
+
+@pytest.mark.parametrize("name", ["open.mkv", "phone.mp4"])
+def test_an_open_gop_sends_a_batch_to_pyav(corpus: Corpus, name: str) -> None:
+    """decord gives other pictures behind every second key frame, and under right numbers."""
+    path = corpus[name]
+    shown = [time for time, _ in scan(path)]
+    in_order = dict(frames_at(path, shown, backend="pyav"))
+    batch = random.Random(1).sample(shown, 12)
+    for time, frame in frames_at(path, batch):
+        np.testing.assert_array_equal(frame, in_order[time])
+    with pytest.raises(MediaError, match="open groups"):
+        frames_at(path, batch, backend="decord")
 
 
 def test_an_edit_list_sends_a_batch_to_pyav(corpus: Corpus) -> None:

@@ -188,22 +188,41 @@ def decoded_from(
             return
 
 
-def packet_times_us(video: OpenVideo) -> list[int] | None:
-    """Presentation times of all shown frames, sorted, by reading packets without decoding.
+class PacketTimes(NamedTuple):
+    """What the packets say of a film's pictures.
+
+    Attributes:
+        shown_us: presentation times of all shown frames, sorted.
+        leads: whether pictures are shown before the key frame that they came behind. Whoever
+            enters at that key frame lacks what they are built on: an open group of pictures.
+    """
+
+    shown_us: list[int]
+    leads: bool
+
+
+def packet_times(video: OpenVideo) -> PacketTimes | None:
+    """Read all packets without decoding.
 
     Returns:
         None when a packet has no time stamp.
     """
     video.seek(0)
-    times = []
+    times: list[int] = []
+    key: int | None = None
+    leads = False
     for packet in video.container.demux(video.stream):
         if packet.size == 0:  # the flush packet
             continue
         if packet.pts is None:
             return None
+        if packet.is_keyframe:
+            key = packet.pts
+        elif key is not None and packet.pts < key:
+            leads = True
         if not packet.is_discard:
             times.append(video.pts_us(packet.pts))
-    return sorted(times)
+    return PacketTimes(sorted(times), leads)
 
 
 @contextmanager

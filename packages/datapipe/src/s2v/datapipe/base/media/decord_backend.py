@@ -1,9 +1,10 @@
 """Batches of frames by decord, where it is exact.
 
 decord counts frames by index, so it goes wrong where index and time part: it seeks to other
-frames in transport streams, numbers the hidden frames before an edit, and converts more than
-8 bits its own way (measured: docs/media.md). It reads the whole file's packets on opening, and
-after one bad packet every later frame of a reader fails; the caller then falls back to PyAV.
+frames in transport streams and behind open groups of pictures, numbers the hidden frames before
+an edit, and converts more than 8 bits its own way (measured: docs/media.md). It reads the whole
+file's packets on opening, and after one bad packet every later frame of a reader fails; the
+caller then falls back to PyAV.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from s2v.datapipe.base.media.container import TIME_SLACK_US, OpenVideo, packet_times_us
+from s2v.datapipe.base.media.container import TIME_SLACK_US, OpenVideo, packet_times
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.base.media.probe import VideoProbe
 
@@ -73,14 +74,18 @@ def frames_at(
 
 
 def _read(decord: Any, video: OpenVideo, pts_us: Sequence[int]) -> list[tuple[int, np.ndarray]]:
-    times = packet_times_us(video)
+    packets = packet_times(video)
+    if packets is None or packets.leads:
+        # It enters at their key frame and hands out what the decoder makes without the rest,
+        # under other numbers: measured, more than half of the frames of such films.
+        raise RuntimeError("open groups of pictures, or packets without time stamps")
     reader = decord.VideoReader(str(Path(video.path).absolute()), num_threads=1)
     seconds = reader.get_frame_timestamp(np.arange(len(reader)))[:, 0]
     theirs = np.rint(seconds.astype(np.float64) * 1e6).astype(np.int64)
     # decord keeps seconds in float32: good enough to tell frames apart, not to name them.
-    if times is None or len(times) != len(theirs):
-        raise RuntimeError(f"{len(theirs)} frames where libav counts {len(times or ())}")
-    stamps = np.asarray(times, np.int64)
+    if len(packets.shown_us) != len(theirs):
+        raise RuntimeError(f"{len(theirs)} frames where libav counts {len(packets.shown_us)}")
+    stamps = np.asarray(packets.shown_us, np.int64)
     if np.abs(stamps - theirs).max() > _ROUNDING_US:
         raise RuntimeError("time stamps differ from libav's")
     wanted = np.asarray(pts_us, np.int64) + TIME_SLACK_US
