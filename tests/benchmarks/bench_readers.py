@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -234,7 +235,7 @@ def agreement(readers: dict[str, Reader], corpus: Corpus) -> list[str]:
         if name == "hole.mkv":  # numbers go on behind the hole
             right = [picture for n, picture in enumerate(right) if n not in LOST]
             times = [at for n, at in enumerate(times) if n not in LOST]
-        numbers = range(len(right))
+        numbers = list(range(len(right)))
         cells = [
             judge_damaged(right, read(corpus[name], numbers, times)) for read in readers.values()
         ]
@@ -273,7 +274,8 @@ def _packet_times(path: Path) -> list[int]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         ticks = sorted(p.pts for p in container.demux(stream) if p.pts is not None)
-        return [round((t - ticks[0]) * stream.time_base * 1_000_000) for t in ticks]
+        base = Fraction(stream.time_base or 0)
+        return [round((t - ticks[0]) * base * 1_000_000) for t in ticks]
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ a loss comes a key frame, or a picture that has moved on.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -128,13 +129,22 @@ class Holes:
         raise AssertionError("a median lies among its numbers")
 
     def spans(self) -> list[tuple[int, int]]:
-        """Holes inside the window: from the end of one frame to the next, microseconds."""
+        """Holes inside the window: from the end of one frame to the next, microseconds.
+
+        Recordings begin anywhere: what cannot be decoded up to the first key frame is one too.
+        """
+        lead = _Wait(self._window[0] - self.usual_us, self._first_us, alike=False)
+        return self._spans([lead]) + self.between()
+
+    def between(self) -> list[tuple[int, int]]:
+        """Those between two frames: what was lost of the film, and not just left behind."""
+        return self._spans(self._waits)
+
+    def _spans(self, waits: Iterable[_Wait]) -> list[tuple[int, int]]:
         usual = self.usual_us
         floor = max(HOLE_STEPS * usual, HOLE_US)
-        # Recordings begin anywhere; what cannot be decoded up to a key frame is missing, too.
-        lead = _Wait(self._window[0] - usual, self._first_us, alike=False)
         found = []
-        for wait in [lead, *self._waits]:
+        for wait in waits:
             if wait.next_us - wait.last_us > floor and not wait.repeats:
                 start = max(wait.last_us + usual, self._window[0])
                 end = min(wait.next_us, self._window[1])

@@ -7,7 +7,7 @@ error at the end of the pass, never a shorter film.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -46,7 +46,8 @@ class ScanReport:
         damaged: spans [start, end) in microseconds of damaged pictures and of what was built
             on them, to the next key frame, and of missing ones; no clip may overlap one.
         missing: those among them in which pictures are missing between two others.
-        damaged_frames: frames in the damaged spans, packets that gave none, missing pictures.
+        damaged_frames: frames in the damaged spans, packets that gave none, and pictures missing
+            between two others: what the window is judged by.
     """
 
     probe: VideoProbe
@@ -304,7 +305,7 @@ class _Tally:
             decoded_end_us=self.end_us,
             damaged=_merged([*self.damaged, *missing]),
             missing=tuple(missing),
-            damaged_frames=self.damaged_frames + self._missing_frames(missing),
+            damaged_frames=self.damaged_frames + self._missing_frames(),
         )
 
     def judge(self, path: str | PathLike[str], max_damaged_share: float) -> None:
@@ -319,7 +320,7 @@ class _Tally:
                 f"declared ({self.frames} of about {report.expected_frames:.0f} frames); "
                 "fetch the file again",
             )
-        lost = self._missing_frames(report.missing)
+        lost = self._missing_frames()
         total = max(1, self.frames + lost, report.damaged_frames)
         if report.damaged_frames > max_damaged_share * total:
             spoilt = f"{self.damaged_frames} damaged and {lost} missing in between"
@@ -339,8 +340,9 @@ class _Tally:
                 "is in its place: frames are missing in between",
             )
 
-    def _missing_frames(self, missing: Sequence[tuple[int, int]]) -> int:
-        """Pictures for which there is room in the spans, less packets that count as damaged."""
+    def _missing_frames(self) -> int:
+        """Pictures for which there is room in the holes, less packets that count as damaged."""
+        missing = self._holes.between()
         usual = self._holes.usual_us
         room = sum(round((end - start) / usual) for start, end in missing)
         return max(0, room - sum(a <= at < b for at in self._bad for a, b in missing))
