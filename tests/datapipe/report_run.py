@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from synthetic_tables import World, film_world, rng
+from synthetic_tables import World, film_world
+from synthetic_vectors import rng
 
 from s2v.datapipe.base.media.images import encode_jpeg
 from s2v.datapipe.base.media.stills import animate_still

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from synthetic_selection import changed, rows
-from synthetic_tables import HEIGHT, WIDTH, World, around
+from synthetic_tables import HEIGHT, WIDTH, World
+from synthetic_vectors import around
 
 from s2v.datapipe.base.media import masks
 from s2v.datapipe.base.reasons import SEVERAL_BOXES

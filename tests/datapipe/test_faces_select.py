@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from synthetic_selection import DEFAULT, accepted, changed, rows
-from synthetic_tables import World, around, film_world, hash_of
+from synthetic_tables import World, film_world
+from synthetic_vectors import around, hash_of
 
 from s2v.datapipe.pair.conservation import check
 from s2v.datapipe.pair.faces import joint_vector

@@ -15,7 +15,8 @@ from s2v.datapipe.pair.index import exact_top
 from s2v.datapipe.pair.settings import PairRules
 
 sys.path.insert(0, str(Path(__file__).parent))
-from synthetic_tables import film_world, hash_of, rng
+from synthetic_tables import film_world
+from synthetic_vectors import hash_of, rng
 
 
 def unit_rows(seed: int, n: int, d: int, repeats: int = 0) -> np.ndarray:

@@ -14,7 +14,8 @@ from s2v.datapipe.pair.select import Selection, select
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_selection import DEFAULT, accepted, changed, rows
-from synthetic_tables import World, film_world, hash_of
+from synthetic_tables import World, film_world
+from synthetic_vectors import hash_of
 
 
 @pytest.fixture(scope="module")

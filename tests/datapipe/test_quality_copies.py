@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_tables import World, film_world, hash_of
+from synthetic_tables import World, film_world
+from synthetic_vectors import hash_of
 
 from s2v.datapipe.pair import near
 from s2v.datapipe.pair.copies import FrameHashes, duplicates

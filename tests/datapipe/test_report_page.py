@@ -8,21 +8,17 @@ import math
 import re
 import shutil
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from page_reader import Page
 from report_run import CREDIT, HOSTILE, build_run, hostile_world
 from synthetic_tables import film_world
 
 from s2v.datapipe.base.shards import ShardIndex
 from s2v.datapipe.pair.verify import CONTEXT_RULES
-from s2v.datapipe.report import charts
-from s2v.datapipe.report.axes import ticks
 from s2v.datapipe.report.gallery import by_priority
-from s2v.datapipe.report.markup import Markup, element, media_type
+from s2v.datapipe.report.markup import media_type
 from s2v.datapipe.report.page import PageTooLargeError, build_report
 from s2v.datapipe.report.refusals import NEAR_COPY, OTHER_SUBJECT, make_refusals
 from s2v.datapipe.report.run import RunFolder
@@ -35,44 +31,10 @@ from s2v.datapipe.report.sections import (
     Section,
     Series,
     Table,
-    marked,
 )
 from s2v.datapipe.report.wording import RULE_TEXT
 
-VOID = {"br", "img", "input", "meta", "source"}
 LOADS = {"src", "poster", "data", "srcset", "action", "background", "xlink:href"}
-
-
-class Page(HTMLParser):
-    """Elements with their attributes, and the text of each kind of element."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, str]] = []
-        self._open: list[tuple[str, list[str]]] = []
-        self.feed(html)
-        assert self._open == [], "unclosed elements"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append((tag, []))
-
-    def handle_endtag(self, tag: str) -> None:
-        name, words = self._open.pop()
-        assert name == tag, f"</{tag}> closes <{name}>"
-        self.texts.append((tag, "".join(words)))
-
-    def handle_data(self, data: str) -> None:
-        for _, words in self._open:
-            words.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def text(self, tag: str) -> list[str]:
-        return [text for name, text in self.texts if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -344,66 +306,6 @@ def test_media_of_an_unknown_kind_are_refused(run: Path, tmp_path: Path) -> None
     section = Section("Bad", [MediaGrid([Card([Media(b"<svg onload=x>", alt="no")])])])
     with pytest.raises(ValueError, match="neither JPEG"):
         build_report(run, tmp_path / "report.html", [section])
-
-
-@pytest.mark.parametrize("ys", [[math.nan], [math.inf], []])
-def test_a_chart_of_nothing_is_an_error(ys: list[float]) -> None:
-    with pytest.raises(ValueError, match="no series has a finite point"):
-        charts.line_chart("Loss", "", [Series("a", range(len(ys)), ys)], "step", "loss")
-
-
-def test_uneven_input_of_callers_is_named() -> None:
-    with pytest.raises(ValueError, match="'loss': 2 x values, 1 y"):
-        Series("loss", [1, 2], [1])
-    with pytest.raises(ValueError, match="1 cells for columns"):
-        Table(("a", "b"), [("only",)], title="t")
-
-
-@given(
-    st.text(max_size=40),
-    st.lists(st.tuples(st.integers(-5, 45), st.integers(-5, 45), st.integers(0, 9)), max_size=5),
-)
-def test_marking_never_changes_the_words(caption: str, spans: list[tuple[int, int, int]]) -> None:
-    made = str(marked(caption, spans))
-    words = re.sub(r"<sup>\d+</sup>|</?mark[^>]*>", "", made)
-    assert words == str(element("p", caption))[3:-4]
-    assert made.count("<mark") == made.count("</mark>") <= len(spans)
-
-
-@given(st.text())
-def test_text_never_becomes_markup(value: str) -> None:
-    made = Page(element("p", value, title=value))
-    assert [tag for tag, _ in made.elements] == ["p"]
-    assert isinstance(element("p", value), Markup)
-
-
-@given(
-    st.lists(st.floats(-1e3, 1e3), max_size=60),
-    st.lists(st.floats(-1e3, 1e3), max_size=60),
-    st.lists(st.floats(-1e3, 1e3), max_size=2),
-)
-def test_a_histogram_holds_every_value_and_shows_every_threshold(
-    kept: list[float], dropped: list[float], bounds: list[float]
-) -> None:
-    bins = charts.histogram_bins(kept, dropped, bounds)
-    if not kept + dropped:
-        assert bins is None
-        return
-    assert bins is not None
-    assert sum(bins.kept) == len(kept)
-    assert sum(bins.dropped) == len(dropped)
-    assert len(bins.edges) == len(bins.kept) + 1 <= 200
-    slack = 1e-6 * (bins.edges[-1] - bins.edges[0])  # edges are rounded
-    assert all(bins.edges[0] - slack <= mark <= bins.edges[-1] + slack for mark in bounds)
-    drawn = charts.histogram("t", "d", bins, [("min", mark) for mark in bounds], "u")
-    assert "nan" not in drawn
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
-def test_ticks_are_round_and_inside(low: float, span: float, about: int) -> None:
-    found = ticks(low, low + span, about)
-    assert len(found) <= about + 1
-    assert all(low - 1e-6 * span - 1e-9 <= t <= low + span * (1 + 1e-6) + 1e-9 for t in found)
 
 
 def test_files_are_known_by_their_bytes(jpeg: bytes, run: Path) -> None:

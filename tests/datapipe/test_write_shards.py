@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import io
 import json
-import shutil
-import sys
-import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,122 +12,57 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from synthetic_tables import World, film_world
+from synthetic_vectors import rng
+from written_run import SETTINGS, WRITE, WritableRun, hashes
 
 from s2v.datapipe.base import records
-from s2v.datapipe.base.media.cut import animate_still
-from s2v.datapipe.base.media.images import decode_png_mask, encode_jpeg
+from s2v.datapipe.base.media.images import decode_png_mask
 from s2v.datapipe.base.shards import SampleMeta, ShardError, ShardIndex
 from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.select import Selection, select
-from s2v.datapipe.pair.settings import (
-    DetectionRules,
-    SampleRules,
-    SelectSettings,
-    ShardCounts,
-    SplitSettings,
-)
+from s2v.datapipe.pair.settings import ShardCounts
 from s2v.datapipe.write.errors import WriteError
-from s2v.datapipe.write.settings import WriteSettings
 from s2v.datapipe.write.verify import verify_shards
 from s2v.datapipe.write.write import Written, write_shards
 
-sys.path.insert(0, str(Path(__file__).parent))
-from synthetic_tables import World, film_world, rng
 
-SETTINGS = SelectSettings(
-    detection=DetectionRules(min_side=64),  # the pictures are small
-    sample=SampleRules(image_samples=True),
-    split=SplitSettings(heldout_share=0.3),
-    shards=ShardCounts(in_=4, cross=2, image=1),
-)
-WRITE = WriteSettings(title="A test")
-
-
-@dataclasses.dataclass
-class Run:
-    """A world whose frames lie in a folder, and a clip file for each clip."""
-
-    folder: Path
-    world: World
-    files: dict[str, Path]
-
-    def write(self, out: Path, shuffle: int | None = None, **changes: Any) -> Written:
-        tables = self.world.tables(shuffle)
-        settings = SETTINGS.model_copy(update=changes.get("settings", {}))
-        selection = select(tables, settings, changes.get("exclusions", ()))
-        return write_shards(self.folder, tables, selection, WRITE, self.files, out)
-
-
-@pytest.fixture(scope="module")
-def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
-    picture = rng("clip").integers(0, 256, (60, 100, 3), dtype=np.uint8)
-    animate_still(encode_jpeg(picture), path, seconds=2, fps=8, short_side=48)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, clip_file: Path) -> Run:
-    folder = tmp_path_factory.mktemp("run")
-    world = film_world()
-    world.store_frames(folder)
-    return Run(folder, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
-
-
-@pytest.fixture(scope="module")
-def written(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Written:
-    return run.write(tmp_path_factory.mktemp("shards"))
-
-
-@pytest.fixture
-def copy(written: Written, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(written.folder, tmp_path / "copy"))
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def test_stock_webdataset_reads_every_sample_whole(written: Written) -> None:
+def test_stock_webdataset_reads_every_sample_whole(film_shards: Written) -> None:
     import webdataset
 
-    tars = [str(written.folder / name) for name in written.shards]
+    tars = [str(film_shards.folder / name) for name in film_shards.shards]
     read = {s["__key__"]: s for s in webdataset.WebDataset(tars, shardshuffle=False)}
-    index = ShardIndex.open(written.folder)
+    index = ShardIndex.open(film_shards.folder)
     assert read.keys() == {sample.id for sample in index}
-    assert len(read) == written.samples > 15
+    assert len(read) == film_shards.samples > 15
     for sample in index:
         found = {k: v for k, v in read[sample.id].items() if not k.startswith("__")}
         assert found == {suffix: sample.read(suffix, verify=True) for suffix in sample.suffixes}
 
 
-def test_stock_wids_reads_every_sample_by_number(written: Written) -> None:
+def test_stock_wids_reads_every_sample_by_number(film_shards: Written) -> None:
     import wids
 
     data = wids.ShardListDataset(
-        str(written.folder / "wids.json"),
+        str(film_shards.folder / "wids.json"),
         keep=True,
         transformations=[],
-        cache_dir=str(written.folder.parent / "wids-cache"),
+        cache_dir=str(film_shards.folder.parent / "wids-cache"),
     )
-    assert len(data) == written.samples
-    keys = [sample.id for sample in ShardIndex.open(written.folder)]
+    assert len(data) == film_shards.samples
+    keys = [sample.id for sample in ShardIndex.open(film_shards.folder)]
     assert [data[n]["__key__"] for n in range(len(data))] == keys
     assert SampleMeta.from_json(data[3][".json"].read()).schema_ == "s2v-sample-1"
 
 
 def test_stock_datasets_reads_the_folder_with_differing_reference_counts(
-    copy: Path, tmp_path: Path
+    film_copy: Path, tmp_path: Path
 ) -> None:
     import datasets
 
-    index = {sample.id: sample for sample in ShardIndex.open(copy)}
+    index = {sample.id: sample for sample in ShardIndex.open(film_copy)}
     assert {sample.row["references"] for sample in index.values()} == {1, 2}
-    data = datasets.load_dataset(str(copy), split="train", cache_dir=str(tmp_path / "cache"))
+    data = datasets.load_dataset(str(film_copy), split="train", cache_dir=str(tmp_path / "cache"))
     data = data.cast_column("mp4", datasets.Video(decode=False))
     assert len(data) == len(index)
     for row in data:
@@ -143,7 +73,7 @@ def test_stock_datasets_reads_the_folder_with_differing_reference_counts(
         assert (row["ref1.jpg"] is None) == (sample.row["references"] == 1)
         assert row["ref0.mask.png"].size == row["ref0.jpg"].size
     cross = datasets.load_dataset(
-        str(copy), "cross", split="train", cache_dir=str(tmp_path / "cache"), streaming=True
+        str(film_copy), "cross", split="train", cache_dir=str(tmp_path / "cache"), streaming=True
     )
     assert (
         next(iter(cross.cast_column("mp4", datasets.Video(decode=False))))["json"]["pair_type"]
@@ -153,60 +83,64 @@ def test_stock_datasets_reads_the_folder_with_differing_reference_counts(
 
 @pytest.mark.parametrize("shuffle", [None, 7])
 def test_the_same_selection_gives_the_same_bytes(
-    run: Run, written: Written, tmp_path: Path, shuffle: int | None
+    film_run: WritableRun, film_shards: Written, tmp_path: Path, shuffle: int | None
 ) -> None:
-    again = run.write(tmp_path / "again", shuffle)
-    assert hashes(again.folder) == hashes(written.folder)
-    assert again.shards == written.shards
+    again = film_run.write(tmp_path / "again", shuffle)
+    assert hashes(again.folder) == hashes(film_shards.folder)
+    assert again.shards == film_shards.shards
 
 
-def test_a_takedown_rewrites_only_the_shards_of_its_source(run: Run, copy: Path) -> None:
-    before = hashes(copy)
+def test_a_takedown_rewrites_only_the_shards_of_its_source(
+    film_run: WritableRun, film_copy: Path
+) -> None:
+    before = hashes(film_copy)
     one = Exclusion(key_type="video_id", key="home", reason="asked", by="test", when="2026-01-01")
-    after = run.write(copy, exclusions=[one])
+    after = film_run.write(film_copy, exclusions=[one])
     changed = {
-        n for n, h in hashes(copy).items() if n.endswith(".tar") and before.get(n) != h
+        n for n, h in hashes(film_copy).items() if n.endswith(".tar") and before.get(n) != h
     } | set(after.removed)
-    gone = {row["shard"] for row in _samples(run) if row["video_id"] in ("home", "shop")}
+    gone = {row["shard"] for row in _samples(film_run) if row["video_id"] in ("home", "shop")}
     assert changed
     assert changed <= gone
-    assert not any(sample.row["video_id"] == "home" for sample in ShardIndex.open(copy))
-    verify_shards(copy)
+    assert not any(sample.row["video_id"] == "home" for sample in ShardIndex.open(film_copy))
+    verify_shards(film_copy)
 
 
 def test_a_folder_keeps_the_number_of_shards_it_was_first_written_with(
-    run: Run, copy: Path
+    film_run: WritableRun, film_copy: Path
 ) -> None:
-    before = hashes(copy)
-    run.write(copy, settings={"shards": ShardCounts(in_=9, cross=9)})
-    assert hashes(copy) == before
-    (copy / "index" / "layout.json").write_text('{"schema": "other"}')
+    before = hashes(film_copy)
+    film_run.write(film_copy, settings={"shards": ShardCounts(in_=9, cross=9)})
+    assert hashes(film_copy) == before
+    (film_copy / "index" / "layout.json").write_text('{"schema": "other"}')
     with pytest.raises(WriteError, match=r"layout.json: unreadable.*empty folder"):
-        run.write(copy)
+        film_run.write(film_copy)
 
 
-def test_a_write_that_was_killed_is_healed_by_the_next(run: Run, copy: Path) -> None:
-    before = hashes(copy)
-    (copy / ".staging").mkdir()
-    (copy / ".staging" / "in-000000.tar").write_bytes(b"half")
-    (copy / "index" / "samples.parquet").unlink()
-    victim = next(copy.glob("in-*.tar"))
+def test_a_write_that_was_killed_is_healed_by_the_next(
+    film_run: WritableRun, film_copy: Path
+) -> None:
+    before = hashes(film_copy)
+    (film_copy / ".staging").mkdir()
+    (film_copy / ".staging" / "in-000000.tar").write_bytes(b"half")
+    (film_copy / "index" / "samples.parquet").unlink()
+    victim = next(film_copy.glob("in-*.tar"))
     victim.write_bytes(victim.read_bytes()[:1000])
-    (copy / "in-000099.tar").write_bytes(b"of an earlier write")
+    (film_copy / "in-000099.tar").write_bytes(b"of an earlier write")
     with pytest.raises(ShardError, match="no index"):
-        ShardIndex.open(copy)
-    assert run.write(copy).removed == ("in-000099.tar",)
-    assert hashes(copy) == before
+        ShardIndex.open(film_copy)
+    assert film_run.write(film_copy).removed == ("in-000099.tar",)
+    assert hashes(film_copy) == before
 
 
-def _samples(run: Run) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = select(run.world.tables(), SETTINGS).samples.to_pylist()
+def _samples(film_run: WritableRun) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = select(film_run.world.tables(), SETTINGS).samples.to_pylist()
     return rows
 
 
-def test_index_says_what_was_selected(run: Run, written: Written) -> None:
-    selected = {row["sample_id"]: row for row in _samples(run)}
-    index = ShardIndex.open(written.folder)
+def test_index_says_what_was_selected(film_run: WritableRun, film_shards: Written) -> None:
+    selected = {row["sample_id"]: row for row in _samples(film_run)}
+    index = ShardIndex.open(film_shards.folder)
     assert Counter(s.row["pair_type"] for s in index).keys() == {"in", "cross", "image"}
     for sample in index:
         row, meta = selected.pop(sample.id), sample.meta()
@@ -225,12 +159,14 @@ def test_index_says_what_was_selected(run: Run, written: Written) -> None:
     assert selected == {}
 
 
-def test_reference_crop_mask_and_box_show_the_subject(run: Run, written: Written) -> None:
+def test_reference_crop_mask_and_box_show_the_subject(
+    film_run: WritableRun, film_shards: Written
+) -> None:
     colours = {
         name: rng("colour", name).integers(0, 256, 3).astype(int)
         for name in ("rabbit", "squirrel", "jin", "ann", "bob", "red cup", "blue cup")
     }
-    for sample in ShardIndex.open(written.folder):
+    for sample in ShardIndex.open(film_shards.folder):
         for n, ref in enumerate(sample.meta().refs):
             crop = np.asarray(Image.open(io.BytesIO(sample.read(f"ref{n}.jpg"))))
             mask = decode_png_mask(sample.read(f"ref{n}.mask.png"))
@@ -260,23 +196,25 @@ def test_boxes_of_larger_sources_are_scaled_to_the_stored_frames(
     for row in world.rows["detections"]:
         row["box"] = [2 * v for v in row["box"]]
     world.store_frames(tmp_path)
-    run = Run(tmp_path, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
+    run = WritableRun(tmp_path, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
     run.world.rows["faces"].clear()
     sample = ShardIndex.open(run.write(tmp_path / "shards").folder)[0]
     x0, y0, x1, y1 = sample.meta().refs[0].box
     assert (round(x1 - x0), round(y1 - y0)) == (90, 150)
 
 
-def test_clips_that_could_not_be_cut_are_left_out_and_said(run: Run, tmp_path: Path) -> None:
+def test_clips_that_could_not_be_cut_are_left_out_and_said(
+    film_run: WritableRun, tmp_path: Path
+) -> None:
     lost = "film-00001000-00007000"
-    tables = run.world.tables()
+    tables = film_run.world.tables()
     selection = select(tables, SETTINGS)
-    files = {clip: path for clip, path in run.files.items() if clip != lost}
+    files = {clip: path for clip, path in film_run.files.items() if clip != lost}
     with pytest.raises(WriteError, match=rf"{lost} was neither cut nor quarantined"):
-        write_shards(run.folder, tables, selection, WRITE, files, tmp_path / "out")
+        write_shards(film_run.folder, tables, selection, WRITE, files, tmp_path / "out")
     row = {"id": lost, "stage": "cut", "unit": lost, "error": "corrupt", "message": "a hole"}
     tables["quarantine"] = records.table("quarantine", [{**row, "retry": "mend it"}])
-    done = write_shards(run.folder, tables, selection, WRITE, files, tmp_path / "out")
+    done = write_shards(film_run.folder, tables, selection, WRITE, files, tmp_path / "out")
     assert set(done.skipped.values()) == {f"{lost}: a hole"}
     assert done.samples + len(done.skipped) == selection.samples.num_rows
 
@@ -309,7 +247,7 @@ def test_missing_frames_stop_the_write_with_a_way_out(
     world = film_world()
     world.store_frames(tmp_path)
     damage(world, tmp_path)
-    run = Run(tmp_path, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
+    run = WritableRun(tmp_path, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
     with pytest.raises(WriteError, match=message):
         run.write(tmp_path / "out")
     with pytest.raises(ShardError, match="no index"):
@@ -324,79 +262,9 @@ def test_an_empty_selection_writes_an_empty_folder_that_verifies(tmp_path: Path)
     assert verify_shards(tmp_path / "out")["samples"] == 0
 
 
-def test_a_whole_folder_verifies(written: Written) -> None:
-    found = verify_shards(written.folder)
-    assert found["samples"] == written.samples
-    assert found["shards"] == len(written.shards)
-    assert 0 < found["bytes"] < written.bytes
-
-
-def flip(folder: Path) -> str:
-    sample = ShardIndex.open(folder)[2]
-    path = folder / sample.row["shard"]
-    data = bytearray(path.read_bytes())
-    data[sample.row["members"][0]["offset"] + 40] ^= 1
-    path.write_bytes(data)
-    return rf"{path.name}: sample {sample.id}, member mp4: sha256 differs.*fetch the shard again"
-
-
-def cut(folder: Path) -> str:
-    path = sorted(folder.glob("in-*.tar"))[0]
-    path.write_bytes(path.read_bytes()[:5000])
-    return rf"{path.name}.*(cannot be read as a tar|cut short|not those of the index)"
-
-
-def lose(folder: Path) -> str:
-    path = sorted(folder.glob("cross-*.tar"))[0]
-    path.unlink()
-    return rf"{path.name}: the shard is missing; fetch it again"
-
-
-def stray(folder: Path) -> str:
-    shutil.copy(sorted(folder.glob("in-*.tar"))[0], folder / "in-000077.tar")
-    return r"in-000077.tar: no sample of the index is in it; delete it"
-
-
-def restamp(folder: Path) -> str:
-    path = sorted(folder.glob("in-*.tar"))[0]
-    with tarfile.open(path) as tar:
-        members = [(i, tar.extractfile(i).read()) for i in tar.getmembers()]
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for info, data in members:
-            info.mtime = 1_700_000_000
-            tar.addfile(info, io.BytesIO(data))
-    return r"headers carry times or owners"
-
-
-def smuggle(folder: Path) -> str:
-    path = sorted(folder.glob("in-*.tar"))[0]
-    with tarfile.open(path, "a", format=tarfile.USTAR_FORMAT) as tar:
-        info = tarfile.TarInfo("0123456789abcdef0123.mp4")
-        info.size = 5
-        tar.addfile(info, io.BytesIO(b"extra"))
-    return rf"{path.name}: its members are not those of the index"
-
-
-def wids_of_another_write(folder: Path) -> str:
-    path = folder / "wids.json"
-    data = json.loads(path.read_text())
-    data["shardlist"].pop()
-    path.write_text(json.dumps(data))
-    return r"wids.json: its shards are not those of the index"
-
-
-@pytest.mark.parametrize(
-    "damage", [flip, cut, lose, stray, restamp, smuggle, wids_of_another_write]
-)
-def test_damage_is_found_and_names_the_file_and_the_way_out(copy: Path, damage: Any) -> None:
-    message = damage(copy)
-    with pytest.raises(ShardError, match=message):
-        verify_shards(copy)
-
-
 @pytest.fixture(scope="module")
-def head(written: Written) -> dict[str, Any]:
-    text = (written.folder / "README.md").read_text()
+def head(film_shards: Written) -> dict[str, Any]:
+    text = (film_shards.folder / "README.md").read_text()
     found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
     return found
 
@@ -414,7 +282,7 @@ def test_card_credits_every_source_and_lets_no_manifest_write_markup(
     world = film_world()
     world.rows["sources"][0] |= {"credit": "A|B <script>\n[x](y)", "licence": "CC BY 3.0"}
     world.store_frames(tmp_path)
-    run = Run(tmp_path, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
+    run = WritableRun(tmp_path, world, {row["clip_id"]: clip_file for row in world.rows["clips"]})
     text = (run.write(tmp_path / "out").folder / "README.md").read_text()
     assert "A\\|B &lt;script> \\[x](y)" in text
     assert '\nlicense: "other"\n' in text
@@ -422,8 +290,8 @@ def test_card_credits_every_source_and_lets_no_manifest_write_markup(
     assert "| crowd |" not in text  # nothing of it is in the samples
 
 
-def test_croissant_names_every_file_with_its_hash(written: Written) -> None:
-    data = json.loads((written.folder / "croissant.json").read_text())
+def test_croissant_names_every_file_with_its_hash(film_shards: Written) -> None:
+    data = json.loads((film_shards.folder / "croissant.json").read_text())
     found = {f["contentUrl"]: f["sha256"] for f in data["distribution"]}
-    files = hashes(written.folder)
-    assert found == {name: files[name] for name in [*written.shards, "index/samples.parquet"]}
+    files = hashes(film_shards.folder)
+    assert found == {name: files[name] for name in [*film_shards.shards, "index/samples.parquet"]}
