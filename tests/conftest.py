@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections import defaultdict
@@ -63,6 +64,10 @@ def _prepare_environment() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # A shell that starts this with `&` has SIGINT ignored, in every child's child too. Tests press
+    # Ctrl-C on their children, and on this process.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _prepare_environment()  # before any test module imports a library that reads these

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,30 @@ def test_without_a_closing_line_nothing_has_passed(root: Path, tmp_path: Path, s
     assert "no test result" in done.stderr
 
 
+def run_tests(
+    root: Path,
+    folder: Path,
+    tests: str,
+    *,
+    refuse: str = "0",
+    before: Callable[[], object] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run `tests` below this suite's conftest; `before` is called in the child, first."""
+    (folder / "tests").mkdir()
+    shutil.copy(root / "tests/conftest.py", folder / "tests/conftest.py")
+    (folder / "tests/test_it.py").write_text(tests)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = gpu: x\n")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        env=os.environ | {NO_SKIPS: refuse},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=before,
+    )
+
+
 @pytest.mark.parametrize(
     ("decorator", "refuse", "expected"),
     [
@@ -65,19 +91,32 @@ def test_without_a_closing_line_nothing_has_passed(root: Path, tmp_path: Path, s
 def test_where_all_is_there_a_skipped_test_fails_the_run(
     root: Path, tmp_path: Path, decorator: str, refuse: str, expected: int
 ) -> None:
-    (tmp_path / "tests").mkdir()
-    shutil.copy(root / "tests/conftest.py", tmp_path / "tests/conftest.py")
-    (tmp_path / "tests/test_it.py").write_text(
-        f"import pytest\n\n{decorator}\ndef test_a():\n    pass\n\ndef test_b():\n    pass\n"
-    )
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: x\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
-        env=os.environ | {NO_SKIPS: refuse},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    tests = f"import pytest\n\n{decorator}\ndef test_a():\n    pass\n\ndef test_b():\n    pass\n"
+    done = run_tests(root, tmp_path, tests, refuse=refuse)
     assert done.returncode == expected, done.stdout + done.stderr
     assert ("NOT RUN: 1" in done.stdout) == ("gpu" not in decorator)
+
+
+CTRL_C = """
+import os, signal, subprocess, sys
+
+import pytest
+
+def test_here():
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def test_in_a_child():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGINT
+"""
+
+
+def test_tests_of_ctrl_c_hold_in_a_ci_that_was_started_in_the_background(
+    root: Path, tmp_path: Path
+) -> None:
+    done = run_tests(
+        root, tmp_path, CTRL_C, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
