@@ -21,6 +21,7 @@ import pytest
 import tiny_faces
 import tiny_models
 from finished_run import Run, job
+from tiny_prompts import choice_prompt
 
 from s2v.datapipe.base.assets import asset, fetch
 from s2v.datapipe.write.verify import verify_shards
@@ -52,19 +53,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def prompt(path: Path, user: str, key: str, answers: list[Any]) -> Path:
-    """Write a prompt whose answer has one key, with one of the given values."""
-    schema = {
-        "type": "object",
-        "properties": {key: {"enum": answers}},
-        "required": [key],
-        "additionalProperties": False,
-    }
-    text = f"id = \"{path.stem}\"\nversion = 1\nuser = '{user}'\nschema = '{json.dumps(schema)}'\n"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
 def subject(phrase: str, noun: str, kind: str) -> dict[str, Any]:
     return {"phrase": phrase, "noun": noun, "class": kind, "singular": True}
 
@@ -75,9 +63,9 @@ def configuration(base: Path, weights: dict[str, Path], server: TinyServer) -> P
     vlm = f'urls = ["{server.base_url}"]\nmodel = "{server.model}"\n'
     vlm += "max_tokens = 1000\nattempts = 2\n"
     man, bicycle = subject(MAN, "man", "human"), subject(BICYCLE, "bicycle", "product")
-    captions = prompt(base / "caption.toml", "What is this?", "caption", CAPTIONS)
+    captions = choice_prompt(base / "caption.toml", "What is this?", "caption", CAPTIONS)
     named = [[man, bicycle], [bicycle, man]]
-    phrases = prompt(base / "phrases.toml", "What is in {caption}?", "subjects", named)
+    phrases = choice_prompt(base / "phrases.toml", "What is in {caption}?", "subjects", named)
     clip = f'model = "{weights["clip"]}"\nweights = "{weights["clip_state"]}"\n'
     architecture = json.dumps(tiny_models.SAM_ARCHITECTURE).replace(":", " =")
     text = f"""
