@@ -24,8 +24,19 @@ if TYPE_CHECKING:
     from tiny_server import TinyServer
 
 HIDDEN = ("ffmpeg", "ffprobe")
-# Minutes of two cores that `make test` may take, by folder under tests/; the rest shares "jobs".
-SHARES = {"datapipe": 5, "model": 5, "evals": 2, "jobs": 3}
+# Minutes that `make test` may take on two quiet cores, by folder under tests/; the rest shares
+# "jobs". A fixture of the session is booked on the test that first asks for it.
+SHARES = {
+    "datapipe": 5,
+    "model": 1,
+    "evals": 1,
+    "vllm": 2,
+    "faults": 1,
+    "production": 3,
+    "jobs": 7,
+}
+# Jobs whose time is that of the production models and of their own vLLM.
+PRODUCTION = {"test_production_profile.py", "test_served_run.py"}
 
 
 def path_without(programs: tuple[str, ...], path: str, scratch: Path) -> str:
@@ -86,8 +97,10 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServer
 
 
 def _area(item: pytest.Item) -> str:
-    parts = item.path.relative_to(Path(__file__).parent).parts
-    return parts[0] if parts[0] in SHARES else "jobs"
+    if item.path.name in PRODUCTION:
+        return "production"
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    return folder if folder in SHARES else "jobs"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -125,4 +138,6 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
         terminalreporter.section("time against shares")
         for area, minutes in SHARES.items():
             over = "   OVER" if _spent[area] > minutes * 60 else ""
-            terminalreporter.line(f"{area:>9} {_spent[area]:6.0f} s of {minutes * 60} s{over}")
+            terminalreporter.line(f"{area:>10} {_spent[area]:6.0f} s of {minutes * 60} s{over}")
+        total, share = sum(_spent.values()), 60 * sum(SHARES.values())
+        terminalreporter.line(f"{'all':>10} {total:6.0f} s of {share} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import signal
@@ -120,3 +121,17 @@ def test_tests_of_ctrl_c_hold_in_a_ci_that_was_started_in_the_background(
         root, tmp_path, CTRL_C, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_share_of_the_time_is_of_tests_that_are_there(root: Path) -> None:
+    """A renamed folder or file would be booked on "jobs" without a word."""
+    tree = ast.parse((root / "tests/conftest.py").read_text(encoding="utf-8"))
+    said = {
+        ast.unparse(node.targets[0]): ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"SHARES", "PRODUCTION"}
+    }
+    for folder in said["SHARES"].keys() - {"production"}:
+        assert list((root / "tests" / folder).glob("test_*.py")), folder
+    for name in said["PRODUCTION"]:
+        assert (root / "tests/jobs" / name).is_file(), name
