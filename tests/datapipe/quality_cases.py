@@ -65,6 +65,7 @@ class Fault:
         content: the picture inside borders, which the crop should be.
         encode: how the clip is encoded; a fault may be in the compression.
         suffix: of the file.
+        photographs: only photographs have it.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Fault:
     content: Box | None = None
     encode: tuple[str, ...] = ()
     suffix: str = ".mp4"
+    photographs: bool = False
 
 
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-pix_fmt", "yuv420p")
@@ -195,6 +197,8 @@ FAMILIES: dict[str, frozenset[str]] = {
     ),
     "blur": frozenset({"blurred"}),
     "compression": frozenset({"blocky", "source bit rate", "blurred"}),
+    # No rule is made for them; these would be the nearest.
+    "moved photographs": frozenset({"frozen", "static"}),
 }
 _LETTERBOX = (
     f"scale={WIDTH}:356:force_original_aspect_ratio=increase,crop={WIDTH}:356,"
@@ -264,6 +268,8 @@ def faults() -> list[Fault]:
         Fault("blocks, MPEG-4", "quantiser 31", "compression", encode=mpeg4, suffix=".mkv"),
         Fault("blocks, MPEG-2", "quantiser 31", "compression", encode=mpeg2, suffix=".mkv"),
         Fault("starved H.264", "CRF 48: smeared, deblocked", "compression", encode=starved),
+        Fault("moved photograph", "a camera pushes in on it or pans over it", "moved photographs",
+              photographs=True),
     ]  # fmt: skip
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 
@@ -17,6 +20,10 @@ from s2v.datapipe.measure.probe import ProbeStage
 from s2v.datapipe.measure.quality import QualitySettings, QualityStage
 from s2v.datapipe.measure.sampling import FrameSettings
 from s2v.datapipe.measure.shots import ShotSettings, ShotStage
+from s2v.datapipe.roles import Image, TextRegion, TextRegions
+
+TEXT: Final = "text"
+"""Name under which the time of finding text is kept, inside that of the stages."""
 
 
 @dataclass
@@ -32,13 +39,39 @@ class Measured:
         return {**tables, "captions": records.table("captions", captions)}
 
 
+class _Timed:
+    """Finds text, and keeps the processor's time that it took."""
+
+    def __init__(self, finder: TextRegions, seconds: Counter[str]) -> None:
+        self._finder, self._seconds = finder, seconds
+        self.model_id = finder.model_id
+
+    def load(self) -> None:
+        self._finder.load()
+
+    def regions(self, image: Image) -> list[TextRegion]:
+        began = time.process_time()
+        found = self._finder.regions(image)
+        self._seconds[TEXT] += time.process_time() - began
+        return found
+
+
 class Line:
-    """The stages, their models loaded once."""
+    """The stages, their models loaded once.
+
+    Attributes:
+        run: folder of the run.
+        seconds: processor time by stage, of what runs in this process: ``overlay``, ``quality``
+            and, inside both, :data:`TEXT`.
+        clips: how many clips went through ``quality``.
+    """
 
     def __init__(self, run: Path) -> None:
         from s2v.datapipe.backends.embedded.small import Safety, TextFinder
 
-        text = TextFinder()
+        self.seconds: Counter[str] = Counter()
+        self.clips = 0
+        text = _Timed(TextFinder(), self.seconds)
         self.run = run
         self.first: list[Stage] = [ProbeStage(), ShotStage(ShotSettings())]
         self.second: list[Stage] = [
@@ -49,15 +82,20 @@ class Line:
         for stage in (*self.first, *self.second):
             stage.setup()
 
-    def measure(self, paths: Sequence[Path]) -> Measured:
-        """Measure films; each is a source whose id is its file's name."""
+    def measure(self, paths: Sequence[Path], last: str = "quality") -> Measured:
+        """Measure films; each is a source whose id is its file's name.
+
+        Args:
+            paths: of films.
+            last: the stage to stop after: ``frames``, ``overlay`` or ``quality``.
+        """
         found: dict[str, list[Row]] = {}
         for path in paths:
-            for table, rows in self._measure(path).items():
+            for table, rows in self._measure(path, last).items():
                 found.setdefault(table, []).extend(rows)
         return Measured(found)
 
-    def _measure(self, path: Path) -> dict[str, list[Row]]:
+    def _measure(self, path: Path, last: str) -> dict[str, list[Row]]:
         video = path.stem[:48]
         source = {
             "video_id": video,
@@ -72,7 +110,12 @@ class Line:
         self._run(self.first[1], "video_id", [video], tables)
         clips = [row["clip_id"] for row in tables["clips"]]
         for stage in self.second:
+            began = time.process_time()
             self._run(stage, "clip_id", clips, tables)
+            self.seconds[stage.name] += time.process_time() - began
+            if stage.name == last:
+                break
+        self.clips += len(clips) if last == "quality" else 0
         del tables["windows"]
         return {name: [_whole(name, row) for row in rows] for name, rows in tables.items()}
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import quality_cases
-from quality_cases import FAMILIES, REPORT, TUNING, Base, Fault
+from quality_cases import FAMILIES, REPORT, SECONDS, TUNING, Base, Fault
 from quality_run import Line
 
 from s2v.datapipe.base.media.boxes import area, overlap
 from s2v.datapipe.engine.stage import Row
 from s2v.datapipe.pair.clips import rules_failed
+from s2v.datapipe.pair.rows import by
 from s2v.datapipe.pair.settings import SelectSettings
 
 SETTINGS = SelectSettings()
@@ -29,6 +30,7 @@ class Outcome:
         clips: clips that the shot detection made of it.
         failed: rules that all of them fail, with the default thresholds.
         crop: of the longest.
+        film: it was one of the shots of a film that has the fault all over.
     """
 
     fault: Fault
@@ -36,6 +38,7 @@ class Outcome:
     clips: int
     failed: frozenset[str]
     crop: tuple[float, ...] | None
+    film: bool = False
 
     @property
     def found(self) -> bool:
@@ -60,21 +63,21 @@ def _any_inside(boxes: Iterable[Sequence[float]], crop: Sequence[float]) -> bool
 
 
 def measure(
-    which: str, each: int, folder: Path, note: Callable[[str], None] = print
+    line: Line, which: str, each: int, folder: Path, note: Callable[[str], None] = print
 ) -> list[Outcome]:
     """Make and measure clips: all bases clean, ``each`` of them per fault, in turn.
 
     Args:
+        line: the stages of a run.
         which: ``tuning`` or ``report``.
         each: bases per fault.
-        folder: for clips and the run.
+        folder: for clips; :func:`quality_cases.use` first.
         note: told of every fault that is done.
     """
-    quality_cases.use(folder / "layers")
-    bases = TUNING if which == "tuning" else REPORT
-    line = Line(folder / "run")
+    every = TUNING if which == "tuning" else REPORT
     found: list[Outcome] = []
     for n, fault in enumerate([quality_cases.clean(), *quality_cases.faults()]):
+        bases = [base for base in every if base.start is None or not fault.photographs]
         step = len(bases) / each
         chosen = (
             bases if n == 0 else [bases[int((k + n / 7) * step) % len(bases)] for k in range(each)]
@@ -82,14 +85,45 @@ def measure(
         for base in dict.fromkeys(chosen):
             found.append(outcome(line, base, fault, folder))
         note(f"{fault.name}: {sum(o.found for o in found if o.fault is fault) if n else ''}")
+    for fault in [quality_cases.clean(), *quality_cases.faults()]:
+        if not fault.family or "logo" in fault.name:
+            found += on_a_film(line, every, fault, folder)
+            note(f"{found[-1].fault.name}: done")
+    return found
+
+
+def on_a_film(line: Line, bases: Sequence[Base], fault: Fault, folder: Path) -> list[Outcome]:
+    """Join all bases with one fault to a film; one outcome per base of which a clip is left."""
+    name = f"{fault.name}, on a film"
+    parts = [quality_cases.build(base, fault, folder) for base in bases]
+    path = quality_cases.join(parts, folder / f"{name.replace(', ', '-').replace(' ', '-')}.mp4")
+    tables = line.measure([path]).tables
+    all_over = replace(fault, name=name, about=f"the same on all of {len(bases)} shots")
+    found = []
+    for n, base in enumerate(bases):
+        middle = (n + 0.5) * SECONDS * 1e6
+        clips = [c for c in tables["clips"] if c["start_us"] <= middle < c["end_us"]]
+        if clips:
+            found.append(_outcome(all_over, base, clips, tables, film=True))
     return found
 
 
 def outcome(line: Line, base: Base, fault: Fault, folder: Path) -> Outcome:
     """Make and measure one clip."""
     tables = line.measure([quality_cases.build(base, fault, folder)]).tables
-    rows = {name: {row["clip_id"]: row for row in tables[name]} for name in ("overlays", "quality")}
-    clips = sorted(tables["clips"], key=lambda c: c["start_us"] - c["end_us"])
+    return _outcome(fault, base, tables["clips"], tables)
+
+
+def _outcome(
+    fault: Fault,
+    base: Base,
+    clips: Sequence[Row],
+    tables: dict[str, list[Row]],
+    *,
+    film: bool = False,
+) -> Outcome:
+    rows = {name: by(tables[name], "clip_id") for name in ("overlays", "quality")}
+    clips = sorted(clips, key=lambda c: c["start_us"] - c["end_us"])
     failed = [_failed(clip, tables, rows) for clip in clips]
     crop = rows["overlays"][clips[0]["clip_id"]]["crop"] if clips else None
     return Outcome(
@@ -98,6 +132,7 @@ def outcome(line: Line, base: Base, fault: Fault, folder: Path) -> Outcome:
         len(clips),
         frozenset.intersection(*failed) if failed else frozenset(),
         tuple(crop) if crop is not None else None,
+        film,
     )
 
 

@@ -1,7 +1,7 @@
 """The filters on real clips with faults put into them; the whole table is in docs/quality.md.
 
-A short form of ``tests/benchmarks/quality_truth.py``: one clip per fault that must be found, and
-clean clips that must be kept.
+A short form of ``tests/benchmarks/quality_truth.py``: one clip per fault that must be found, copies
+that must be found, and clean clips that must be kept.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import quality_cases
-from quality_cases import Base, clean, faults
+from quality_cases import REPORT, Base, build, clean, faults
+from quality_copies import COPIES, Copy, copied, is_duplicate
 from quality_run import Line
-from quality_score import Outcome, outcome
+from quality_score import Outcome, on_a_film, outcome
 
 pytestmark = pytest.mark.assets
 
@@ -39,10 +40,19 @@ FOUND = {
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Base, str], Outcome]:
-    folder: Path = tmp_path_factory.mktemp("quality")
-    quality_cases.use(folder / "layers")
-    line = Line(folder / "run")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("quality")
+    quality_cases.use(made / "layers")
+    return made
+
+
+@pytest.fixture(scope="module")
+def line(folder: Path) -> Line:
+    return Line(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def judge(folder: Path, line: Line) -> Callable[[Base, str], Outcome]:
     known = {fault.name: fault for fault in (clean(), *faults())}
 
     def measured(base: Base, fault: str) -> Outcome:
@@ -67,3 +77,34 @@ def test_a_clip_with_this_fault_is_dropped_or_cut(
     assert found.found, (sorted(found.failed), found.crop)
     if found.fault.covered and found.crop is not None:
         assert not found.failed & {"text", "subtitles", "watermark"}, "what is left is clean"
+
+
+def test_a_logo_over_a_still_scene_is_cut_away_as_other_shots_of_the_film_bear_it(
+    folder: Path, line: Line
+) -> None:
+    logo = next(fault for fault in faults() if fault.name == "logo")
+    assert not outcome(line, FILM, logo, folder).found, "three frames of a still scene cannot tell"
+    shots = on_a_film(line, REPORT[:8], logo, folder)
+    assert next(shot for shot in shots if shot.base == FILM).found
+    assert sum(shot.found for shot in shots) >= len(shots) - 1
+
+
+FOUND_COPIES = [kind for kind in COPIES if kind.name not in {"half a second later", "cut to 90 %"}]
+
+
+@pytest.mark.parametrize("kind", FOUND_COPIES, ids=lambda kind: kind.name)
+def test_the_same_clip_is_not_trained_on_twice_because_a_site_encoded_it_anew(
+    folder: Path, line: Line, kind: Copy
+) -> None:
+    original = line.measure([build(FILM, clean(), folder)], last="frames").tables
+    copy = line.measure([copied(FILM, kind, folder)], last="frames").tables
+    assert is_duplicate(original, copy)
+
+
+def test_other_shots_of_one_scene_are_not_lost_as_duplicates(folder: Path, line: Line) -> None:
+    one, other = (Base("bbb-film", frame / 24) for frame in (6395, 6500))
+    tables = [
+        line.measure([build(base, clean(), folder)], last="frames").tables for base in (one, other)
+    ]
+    assert all(table["clips"] for table in tables)
+    assert not is_duplicate(*tables)

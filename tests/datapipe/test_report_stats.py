@@ -123,6 +123,17 @@ def test_lost_rows_are_said_and_not_papered_over(unwritten: Path) -> None:
     assert found["samples"]["total"] > 0  # the rest is still there to be looked at
 
 
+def test_runs_of_before_marks_and_concepts_can_still_be_looked_at(unwritten: Path) -> None:
+    before = run_stats(unwritten)
+    for name, later in (("clips", "marks"), ("clip_reasons", "concept")):
+        path = unwritten / "tables" / f"{name}.parquet"
+        pq.write_table(pq.read_table(path).drop_columns([later]), path)
+    assert run_stats(unwritten) == before
+    run = RunFolder(unwritten)
+    assert {row["marks"] for row in run.rows("clips")} == {None}
+    assert set(run.tables["clip_reasons"]["concept"].to_pylist()) == {None}
+
+
 def test_vectors_are_not_carried_but_their_absence_is(unwritten: Path) -> None:
     rows = RunFolder(unwritten).rows("subjects")
     assert {len(row["embedding"]) for row in rows} == {1}

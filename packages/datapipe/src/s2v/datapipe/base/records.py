@@ -96,6 +96,7 @@ CLIPS: Final = _s(
     ("black", FLOAT),  # share of near-black frames
     ("motion_peak", FLOAT),  # 95th percentile of the same amplitude
     ("content", BOX),  # the picture inside black borders, displayed pixels; null: no borders
+    ("marks", pa.list_(BOX)),  # logos seen over the whole window, displayed pixels; null: unknown
     ("starts_with", STRING),  # what bounds it: cut | gradual | length | window | source
     ("ends_with", STRING),
     ("crop", BOX),  # of table overlays, set when tables are read; width and height are then its

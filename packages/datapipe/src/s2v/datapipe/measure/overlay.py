@@ -58,7 +58,7 @@ class OverlayStage(Stage):
     """Text, static marks and borders of each clip, and the crop."""
 
     name: ClassVar[str] = "overlay"
-    version = 1
+    version = 2
     reads = ("clips", "frames")
     writes = ("overlays",)
 
@@ -101,7 +101,7 @@ class OverlayStage(Stage):
         content = None
         if not still:  # a product on black is no picture with borders
             content = overlay_borders.refine(images, clip.get("content"), self.scan_short_side)
-        found = find(images, self.text, content)
+        found = find(images, self.text, content, clip.get("marks") or ())
         crop = None
         if self.settings.crop and not still:
             crop = self._crop((width, height), content, found)
@@ -190,13 +190,19 @@ class Overlays:
         return None if self.marks is None else covered(self.marks, self.size)
 
 
-def find(images: Sequence[Image], text: TextRegions | None, content: Box | None) -> Overlays:
+def find(
+    images: Sequence[Image],
+    text: TextRegions | None,
+    content: Box | None,
+    hints: Sequence[Sequence[float]] = (),
+) -> Overlays:
     """Look for text and static marks on small copies of a clip's frames.
 
     Args:
         images: frames of one size.
         text: finds text; ``None`` leaves that out.
         content: the picture inside black borders, ``None`` without borders.
+        hints: where the whole film has marks, in pixels; over a still scene nothing else tells.
     """
     height, width = images[0].shape[:2]
     smalls = [shrunk(image) for image in images]
@@ -204,7 +210,8 @@ def find(images: Sequence[Image], text: TextRegions | None, content: Box | None)
     stillness = Stillness([small for small, _ in smalls]) if len(images) > 1 else None
     marks: list[Box] | None = None
     if stillness is not None:
-        marks = [_times(box, factor) for box in stillness.marks()]
+        hinted = stillness.marks_within([[v / factor for v in hint] for hint in hints])
+        marks = [_times(box, factor) for box in dict.fromkeys([*stillness.marks(), *hinted])]
     if text is None:
         return Overlays((width, height), None, (), None if marks is None else tuple(marks))
     found = tuple(tuple(lines(image, text)) for image in images)

@@ -3,7 +3,7 @@
 Three sampled frames are all there is. An edge that has the same place and direction on all of
 them was either drawn over the film or belongs to a thing in front of a camera that stands still.
 The rest of the picture tells the two apart: behind an overlay everything moves. Where much else
-stays too, nothing is claimed; a logo over a still scene is therefore not found.
+stays too, nothing is claimed by the clip alone; the whole film may know (:mod:`.marks`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _MIN_STAYING: Final = 0.4  # static edges / edges inside the mark
 _MIN_DIRECTIONS: Final = 0.25  # weaker / stronger of the two main directions of its edges
 _MIN_DENSITY: Final = 0.12  # static edge pixels / box: a mark is full of edges
 _MIN_RING_MOVED: Final = 0.5
+_HINT: Final = 4  # pixels that a box of the scan may be off
 _MAX_MARK: Final = 0.08  # share of the frame; larger things that stay are scenery
 # Share of the edges outside marks that stay: at most 0.007 on demo clips whose camera moves, but
 # for two, and from 0.05 up where it stands still.
@@ -106,6 +107,26 @@ class Stillness:
             outside[max(int(y0) - 2, 0) : int(y1) + 2, max(int(x0) - 2, 0) : int(x1) + 2] = False
         edges = float((self.edges & outside).sum(axis=(1, 2)).mean())
         return float((self.static & outside).sum()) / max(edges, 1.0)
+
+    def marks_within(self, hints: Sequence[Sequence[float]]) -> list[Box]:
+        """Marks of the whole film that are on this clip too, by static edges inside their boxes.
+
+        Args:
+            hints: boxes in pixels of the small frames, a little too large or too small.
+        """
+        found: list[Box] = []
+        height, width = self.static.shape
+        for x0, y0, x1, y1 in hints:
+            x, y = max(int(x0) - _HINT, 0), max(int(y0) - _HINT, 0)
+            there = (slice(y, min(int(y1) + _HINT, height)), slice(x, min(int(x1) + _HINT, width)))
+            static = self.static[there]
+            edges = float(self.edges[(slice(None), *there)].sum(axis=(1, 2)).mean())
+            if static.sum() < max(_MIN_EDGES, _MIN_STAYING * edges):
+                continue
+            rows, columns = np.flatnonzero(static.any(axis=1)), np.flatnonzero(static.any(axis=0))
+            left, top = float(x + columns[0]), float(y + rows[0])
+            found.append((left, top, float(x + columns[-1] + 1), float(y + rows[-1] + 1)))
+        return found
 
     def surroundings_move(self, box: Sequence[float]) -> bool:
         """Whether most of the ring around a box changes between the frames."""

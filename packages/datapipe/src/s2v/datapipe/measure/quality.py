@@ -19,6 +19,7 @@ from s2v.datapipe.base.media.boxes import overlap
 from s2v.datapipe.engine.stage import Row, Stage, Unit
 from s2v.datapipe.measure import overlay, technical
 from s2v.datapipe.measure.frame_stage import Frames
+from s2v.datapipe.measure.overlay_crop import moved
 from s2v.datapipe.measure.overlay_text import shrunk
 from s2v.datapipe.roles import AestheticScorer, Image, SafetyScorer, TextRegions
 
@@ -38,7 +39,7 @@ class QualityStage(Stage):
     """Text, marks, sharpness, blocks, exposure, naturalness, aesthetics and safety of each clip."""
 
     name: ClassVar[str] = "quality"
-    version = 2
+    version = 3
     reads = ("clips", "frames", "overlays")
     writes = ("quality",)
 
@@ -80,13 +81,14 @@ class QualityStage(Stage):
                 name = clip["clip_id"]
                 images = [frames.image(row) for row in frames.of(name)]
                 middle = frames.image(frames.middle(name))
-                rows.append({"clip_id": name, **self._measure(images, middle, overlays[name])})
+                found = overlays[name]
+                rows.append({"clip_id": name, **self._measure(clip, images, middle, found)})
         return {"quality": rows}
 
-    def _measure(self, images: Sequence[Image], middle: Image, found: Row) -> Row:
+    def _measure(self, clip: Row, images: Sequence[Image], middle: Image, found: Row) -> Row:
         low, high = zip(*(technical.exposure(image) for image in images), strict=True)
         return {
-            **self._overlaid(images, found),
+            **self._overlaid(clip, images, found),
             "blur": _median(images, technical.sharpness),
             "blockiness": _median(images, technical.blockiness),
             "exposure_low": round(median(low), DIGITS),
@@ -97,7 +99,7 @@ class QualityStage(Stage):
             "aesthetic": self._aesthetic(images),
         }
 
-    def _overlaid(self, images: Sequence[Image], found: Row) -> Row:
+    def _overlaid(self, clip: Row, images: Sequence[Image], found: Row) -> Row:
         """Shares of text, subtitles and static marks inside the crop."""
         crop = found["crop"]
         if crop is None:
@@ -105,7 +107,8 @@ class QualityStage(Stage):
             return {name: found[name] for name in names}
         boxes = found["text_boxes"]
         left = any(overlap(crop, box) > 0 for box in boxes or ())
-        seen = overlay.find(images, self.text if left else None, None)
+        hints = [moved(box, crop) for box in clip.get("marks") or () if overlap(box, crop) > 0]
+        seen = overlay.find(images, self.text if left else None, None, hints)
         none = None if boxes is None else 0.0  # of what was not there before the cut either
         return {
             "text_share": seen.text_share() if left else none,

@@ -19,6 +19,7 @@ from s2v.datapipe.measure.borders import PER_SECOND as BORDERS_PER_SECOND
 from s2v.datapipe.measure.borders import Profiles
 from s2v.datapipe.measure.cuts import CutDetector, difference
 from s2v.datapipe.measure.gradual import Gradual, find_gradual, typical_fps
+from s2v.datapipe.measure.marks import Marks
 from s2v.datapipe.measure.sampling import FrameSettings
 from s2v.datapipe.measure.stills import StillTaker
 from s2v.datapipe.measure.timeline import Lengths
@@ -49,6 +50,7 @@ class FrameScan:
     missing: list[tuple[int, int]] = field(default_factory=list)  # us; those without any picture
     stills: dict[int, bytes] = field(default_factory=dict)  # time -> JPEG at full size
     borders: Profiles = field(default_factory=Profiles)
+    marks: Marks = field(default_factory=Marks)
     small: npt.NDArray[np.uint8] | None = None  # [T, h, w, 3] where a network asked for them
     first: int = 0  # index of the first frame inside the window; those before are context
     last: int = 0  # one past the last one inside
@@ -188,6 +190,7 @@ class _Pass:
         if inside and pts_us >= self._next_border_us:
             self._next_border_us += int(1e6 / BORDERS_PER_SECOND)
             found.borders.look(index, grey)
+            found.marks.see(grey)
         found.pts_us.append(pts_us)
         self._before = grey
         if self._gradual:

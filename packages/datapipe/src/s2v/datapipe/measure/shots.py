@@ -185,6 +185,7 @@ class ShotStage(Stage):
             self.settings.lengths,
             _ends(source, probe, window),
         )
+        marks = scan.marks.pixels(probe["width"], probe["height"])
         for piece in pieces:
             start, end = edges[piece.first], edges[piece.last]
             clip = None
@@ -195,6 +196,7 @@ class ShotStage(Stage):
                 measured = scan.summary(piece.first + offset, piece.last + offset)
                 clips.append(_clip(clip, (start, end), piece, source, probe) | measured)
                 clips[-1]["content"] = _content(scan, piece, probe)
+                clips[-1]["marks"] = marks
             spans.append(_span(source, (start, end), clip, reason))
         return clips, spans
 

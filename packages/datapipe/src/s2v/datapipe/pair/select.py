@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from s2v.datapipe.base import ids, records
 from s2v.datapipe.pair.clips import clip_reasons
+from s2v.datapipe.pair.concepts import balance
 from s2v.datapipe.pair.copies import FrameHashes, duplicates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, conflicts
@@ -33,7 +34,8 @@ class Selection:
     """What :func:`select` made.
 
     Attributes:
-        clips: ``clip_id``, ``reason`` (null when kept), ``duplicate_of``.
+        clips: ``clip_id``, ``reason`` (null when kept), ``duplicate_of``, ``concept`` (where
+            concepts are capped).
         boxes: ``detection_id``, ``subject_id``, ``reason`` (null when it passes all rules).
         faces: ``frame_id``, ``face``, ``reason`` (null when it can say who a person is).
         subjects: table SUBJECTS, every phrase with its reason.
@@ -58,6 +60,7 @@ CLIP_REASONS = pa.schema(
         pa.field("clip_id", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("duplicate_of", pa.string()),
+        pa.field("concept", pa.string()),
     ]
 )
 BOX_REASONS = pa.schema(
@@ -104,6 +107,9 @@ def select(
     duplicate_of = duplicates(hashes, alike, passing, settings.pair)
     if not settings.clip.drop_duplicates:
         duplicate_of = {}
+    alone = {c: row for c, row in passing.items() if c not in duplicate_of}
+    balanced = balance(tables, alone, settings.clip)
+    reasons |= balanced.full
     view = join_subjects(tables, reasons, settings, excluded)
     collapsed = _collapse(view, duplicate_of)
     reasons |= dict.fromkeys(duplicate_of, "clip: duplicate")
@@ -127,7 +133,12 @@ def select(
     return Selection(
         clips=pa.Table.from_pylist(
             [
-                {"clip_id": c, "reason": r, "duplicate_of": duplicate_of.get(c)}
+                {
+                    "clip_id": c,
+                    "reason": r,
+                    "duplicate_of": duplicate_of.get(c),
+                    "concept": balanced.concept.get(c),
+                }
                 for c, r in sorted(reasons.items())
             ],
             schema=CLIP_REASONS,

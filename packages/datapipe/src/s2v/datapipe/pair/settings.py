@@ -95,6 +95,19 @@ class ClipRules(_Strict):
     drop_duplicates: bool = Field(
         default=True, description="of clips alike in several files keep the smallest id"
     )
+    max_per_concept: int | None = Field(
+        default=None,
+        ge=1,
+        description="videos kept per concept, the best ones; SV balances its concepts. Off: how "
+        "many are too many depends on the corpus, and one film is one concept in many clips",
+    )
+    concept_cosine: float = Field(
+        default=0.8,
+        ge=-1,
+        le=1,
+        description="of subject and background together, to the clip that founded the concept; "
+        "for the embedder in use; ours",
+    )
 
 
 class PhraseRules(_Strict):

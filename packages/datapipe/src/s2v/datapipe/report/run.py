@@ -29,6 +29,9 @@ _VECTORS: Final = {
     "subjects": ("embedding", "background", "face_embedding"),
 }
 
+#: Columns that runs of older versions lack; they are read as null, which says as much.
+_LATER: Final = {"clips": ("marks",), "clip_reasons": ("concept",)}
+
 
 class RunFolderError(FileNotFoundError):
     """A folder that is no run, or a run that has not come as far as its tables."""
@@ -169,6 +172,11 @@ def _table(path: Path, name: str) -> pa.Table:
         ) from None
     except pa.ArrowInvalid as error:
         raise RunFolderError(f"{path}: {error}; `s2v-data select` writes it again") from None
+    schema = CLIP_REASONS if name == "clip_reasons" else records.TABLES[name]
+    for column in _LATER.get(name, ()):
+        if column not in table.schema.names:
+            field = schema.field(column)
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     if name == "clip_reasons":
         return table.select(CLIP_REASONS.names)
     for column in _VECTORS.get(name, ()):
