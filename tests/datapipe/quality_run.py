@@ -73,7 +73,7 @@ class Line:
         self.clips = 0
         text = _Timed(TextFinder(), self.seconds)
         self.run = run
-        self.first: list[Stage] = [ProbeStage(), ShotStage(ShotSettings())]
+        self.first: list[Stage] = [ProbeStage(), ShotStage(ShotSettings(), None, FrameSettings())]
         self.second: list[Stage] = [
             FrameStage(FrameSettings()),
             OverlayStage(OverlaySettings(), text),

@@ -14,7 +14,8 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from s2v.datapipe.base import assets
 from s2v.datapipe.base.media.scan import scan
-from s2v.datapipe.measure.cuts import CutDetector
+from s2v.datapipe.measure import cuts as cuts_module
+from s2v.datapipe.measure.cuts import CutDetector, is_movement
 from s2v.datapipe.measure.gradual import find_dissolves, find_fades
 from s2v.datapipe.measure.scan import FrameScan, scan_window
 from s2v.datapipe.measure.shots import ShotSettings
@@ -177,3 +178,18 @@ def detect(film: Path) -> tuple[CutDetector, list[int]]:
         times.append(pts_us)
     detector.finish()
     return detector, times
+
+
+@pytest.mark.parametrize("shift", [(-3337.0, -1697.5), (300.0, 0.0), (0.0, -144.0)])
+def test_a_shift_out_of_the_picture_costs_no_film(
+    shift: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV's answer for two unlike pictures of a real film; they were divided by nothing."""
+
+    def phase_correlate(*_: object) -> tuple[tuple[float, float], float]:
+        return shift, -1e-5
+
+    monkeypatch.setattr(cuts_module.cv2, "phaseCorrelate", phase_correlate)
+    dice = np.random.default_rng(1)
+    before, after = dice.integers(0, 255, (2, 144, 256), np.uint8)
+    assert not is_movement(before, after)

@@ -19,6 +19,7 @@ from s2v.datapipe.base import records
 from s2v.datapipe.base.media.decode import frames_at
 from s2v.datapipe.base.media.held import HeldFrames, nearest
 from s2v.datapipe.base.media.images import encode_jpeg
+from s2v.datapipe.base.media.phash import hamming, perceptual_hash
 from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.frames import FrameReader, FrameStage
@@ -170,6 +171,40 @@ def test_lost_stills_say_which_measurement_to_make_again(joined: Path, tmp_path:
     (tmp_path / tar).unlink()
     with pytest.raises(StoreError, match=r"delete .*/measure/shots-\*/u\.\*"):
         framed(tmp_path, out, joined)
+
+
+def test_a_copy_with_other_groups_of_pictures_has_the_hashes_of_its_original(
+    corpus: Corpus, joined: Path, tmp_path: Path
+) -> None:
+    """Its stills lie elsewhere, a few frames off; its hashes may not."""
+    copy = tmp_path / "copy.mp4"
+    corpus.ffmpeg("-i", joined, "-c:v", "libx264", "-preset", "ultrafast", "-crf", "30",
+                  "-threads", "1", "-g", "30", "-vf", "scale=240:136", copy)  # fmt: skip
+    rows = {}
+    for name, path in (("film", joined), ("copy", copy)):
+        out = shot(tmp_path / name, path)
+        found = framed(tmp_path / name, out, path)
+        rows[name] = sorted(found, key=lambda row: (row["clip_id"], row["position"]))
+    assert len(rows["film"]) == len(rows["copy"]) == 12
+    assert [r["pts_us"] for r in rows["film"]] != [r["pts_us"] for r in rows["copy"]]
+    for film, other in zip(rows["film"], rows["copy"], strict=True):
+        assert hamming(film["phash"], other["phash"]) <= 10
+        assert hamming(film["phash_mirror"], other["phash_mirror"]) <= 10
+
+
+def test_hashes_of_stills_are_those_of_the_frames_decoded_at_their_moment(
+    joined: Path, tmp_path: Path
+) -> None:
+    out = shot(tmp_path, joined)
+    rows = framed(tmp_path, out, joined)
+    clips = {row["clip_id"]: row for row in out["clips"]}
+    for row in rows:
+        clip = clips[row["clip_id"]]
+        span = (clip["start_us"], clip["end_us"])
+        wanted = dict(moments(*span, SAMPLING.positions))[row["position"]]
+        [(_, rgb)] = frames_at(joined, [wanted])
+        assert hamming(row["phash"], perceptual_hash(rgb)) <= 6
+        assert hamming(row["phash_mirror"], perceptual_hash(rgb[:, ::-1])) <= 6
 
 
 def test_other_positions_or_quality_are_not_served_by_stills_of_the_old_ones() -> None:

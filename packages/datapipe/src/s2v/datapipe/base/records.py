@@ -111,6 +111,8 @@ STILLS: Final = _s(
     ("tar", STRING),  # path below the run folder
     ("offset", INT),
     ("size", INT),
+    ("phash", STRING),  # of what the scan saw at the very moment, not of the kept frame
+    ("phash_mirror", STRING),
 )
 
 #: Sampled frames (5, 50, 95 % of the clip), stored once as JPEG members of a tar.
@@ -124,7 +126,7 @@ FRAMES: Final = _s(
     ("tar", STRING),  # path below the run folder
     ("offset", INT),
     ("size", INT),
-    ("phash", STRING),  # 64-bit perceptual hash, 16 hex
+    ("phash", STRING),  # 64-bit perceptual hash, 16 hex; of a still, at the position's moment
     ("blur", FLOAT),  # variance of the Laplacian at 480 px short side
     ("saturation", FLOAT),  # 0..1
     ("phash_mirror", STRING),  # of the frame mirrored left to right

@@ -169,6 +169,9 @@ def is_movement(before: Plane, after: Plane) -> bool:
     a, b = before.astype(np.float32), after.astype(np.float32)
     (dx, dy), _ = cv2.phaseCorrelate(a, b, _hanning(a.shape))
     height, width = before.shape
+    # Of unlike pictures the peak may lie anywhere, also outside them.
+    if not (abs(dx) < width and abs(dy) < height):
+        return False
     move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
     moved = np.asarray(cv2.warpAffine(before, move, (width, height)))
     left, right = max(0, round(dx)), min(width, width + round(dx))

@@ -79,7 +79,8 @@ class FrameStage(Stage):
             else:
                 where = {name: kept[position][name] for name in ("tar", "offset", "size")}
                 jpeg = reader.jpeg({"frame_id": frame, **where})
-            rows.append(_row(clip, position, pts_us, jpeg) | where)
+            still = {} if position in decoded else kept[position]
+            rows.append(_row(clip, position, pts_us, jpeg, still) | where)
         return rows
 
     def _decode(
@@ -106,10 +107,12 @@ class FrameStage(Stage):
         return [(p, pts, jpeg) for (p, _), (pts, jpeg) in zip(left, found, strict=True)]
 
 
-def _row(clip: Row, position: float, pts_us: int, jpeg: bytes) -> Row:
+def _row(clip: Row, position: float, pts_us: int, jpeg: bytes, still: Row) -> Row:
     rgb = load_image(jpeg)
-    # A copy with bars around it is a copy: hashes are of the picture inside them.
-    phash, mirrored = perceptual_hashes(_inside(rgb, clip.get("content")))
+    phash, mirrored = still.get("phash"), still.get("phash_mirror")
+    if phash is None:
+        # A copy with bars around it is a copy: hashes are of the picture inside them.
+        phash, mirrored = perceptual_hashes(_inside(rgb, clip.get("content")))
     return {
         "frame_id": ids.frame_id(clip["clip_id"], pts_us),
         "clip_id": clip["clip_id"],

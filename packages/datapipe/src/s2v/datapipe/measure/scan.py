@@ -29,6 +29,7 @@ FREEZE_DIFFERENCE: Final = 0.5  # mean absolute grey difference (of 255) under w
 BLACK_LUMA: Final = 0.06
 PEAK: Final = 95  # percentile
 DIGITS: Final = 4
+TINY: Final = 64  # side of the squares that perceptual hashes are made of; they look at 32
 
 LEAD_US: Final = 2_000_000
 """Decoded before and after a window for context: a dissolve across a seam is seen by both."""
@@ -49,6 +50,7 @@ class FrameScan:
     damaged: list[tuple[int, int]] = field(default_factory=list)  # us; patched or missing
     missing: list[tuple[int, int]] = field(default_factory=list)  # us; those without any picture
     stills: dict[int, bytes] = field(default_factory=dict)  # time -> JPEG at full size
+    tiny: npt.NDArray[np.uint8] | None = None  # [T, TINY, TINY] grey, where stills are kept
     borders: Profiles = field(default_factory=Profiles)
     marks: Marks = field(default_factory=Marks)
     small: npt.NDArray[np.uint8] | None = None  # [T, h, w, 3] where a network asked for them
@@ -163,6 +165,7 @@ class _Pass:
         self._small_size = small_size
         self._small: list[npt.NDArray[np.uint8]] = []
         self._thumbs: list[npt.NDArray[np.uint8]] = []
+        self._tiny: list[npt.NDArray[np.uint8]] = []
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._before: npt.NDArray[np.uint8] | None = None
         self._next_flow_us = start_us
@@ -200,6 +203,7 @@ class _Pass:
             shrunk = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
             self._small.append(np.asarray(shrunk, np.uint8))
         if self._taker is not None:
+            self._tiny.append(_tiny(grey))
             self._taker.see(found, self._cuts.cuts, self._thumbs)
 
     def _amplitude(self, before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> float:
@@ -215,6 +219,7 @@ class _Pass:
         found.refused = self._cuts.refused
         if self._taker is not None:
             found.stills = self._taker.finish(found, found.cuts, self._thumbs)
+            found.tiny = np.stack(self._tiny) if self._tiny else None
         if self._thumbs:
             found.gradual = find_gradual(
                 np.stack(self._thumbs), found.luma, found.spread, typical_fps(found.pts_us)
@@ -238,3 +243,7 @@ def _thumb(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     height, width = grey.shape[0] // 8, grey.shape[1] // 8
     whole = grey[: 8 * height, : 8 * width]
     return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _tiny(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.resize(grey, (TINY, TINY), interpolation=cv2.INTER_AREA), np.uint8)

@@ -12,6 +12,7 @@ with a reason (``trim``, ``too short``, ``gradual transition``, ``damaged frames
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
@@ -20,11 +21,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.base import ids
+from s2v.datapipe.base.media.container import TIME_SLACK_US
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
+from s2v.datapipe.base.media.phash import perceptual_hashes
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.stage import Row, Stage, Unit
-from s2v.datapipe.measure.sampling import FrameSettings, frame_tar, taken
-from s2v.datapipe.measure.scan import FrameScan, scan_window
+from s2v.datapipe.measure.sampling import FrameSettings, frame_tar, moments, taken
+from s2v.datapipe.measure.scan import TINY, FrameScan, scan_window
 from s2v.datapipe.measure.timeline import SAME_CUT, Bound, Lengths, Piece, cut_shots, unite
 from s2v.datapipe.roles import ShotScorer
 from s2v.datapipe.staging import local_path
@@ -104,7 +107,7 @@ class ShotStage(Stage):
         spans: list[Row] = []
         sources = {row["video_id"]: row for row in unit.rows("sources")}
         probes = {row["video_id"]: row for row in unit.rows("probe")}
-        kept: list[tuple[Row, dict[int, bytes]]] = []
+        kept: list[tuple[Row, FrameScan]] = []
         for window in unit.rows("windows"):
             video = window["video_id"]
             source, probe = sources[video], probes[video]
@@ -116,33 +119,29 @@ class ShotStage(Stage):
                 new_clips, new_spans = self._cut(found, source, probe, window)
                 clips += new_clips
                 spans += new_spans
-                kept += [(clip, found.stills) for clip in new_clips]
+                kept += [(clip, found) for clip in new_clips]
         return {"clips": clips, "spans": spans, "stills": self._store(unit, kept)}
 
-    def _store(self, unit: Unit, kept: list[tuple[Row, dict[int, bytes]]]) -> list[Row]:
+    def _store(self, unit: Unit, kept: list[tuple[Row, FrameScan]]) -> list[Row]:
         """Write the stills of clips; only those that serve a sampled position of a clip."""
         if self.sampling is None or not kept:
             return []
         made_of = [clip["clip_id"] for clip, _ in kept]
         rows = []
         with frame_tar("stills", self, unit, made_of) as tar:
-            for clip, stills in kept:
+            for clip, scan in kept:
                 span = (clip["start_us"], clip["end_us"])
-                served = taken(sorted(stills), *span, self.sampling.positions)
+                served = taken(sorted(scan.stills), *span, self.sampling.positions)
                 where = {
-                    pts_us: tar.add(ids.frame_id(clip["clip_id"], pts_us), stills[pts_us])
+                    pts_us: tar.add(ids.frame_id(clip["clip_id"], pts_us), scan.stills[pts_us])
                     for pts_us in sorted(set(served.values()))
                 }
-                rows += [
-                    {
-                        "video_id": clip["video_id"],
-                        "clip_id": clip["clip_id"],
-                        "position": position,
-                        "pts_us": pts_us,
-                        **where[pts_us],
-                    }
-                    for position, pts_us in sorted(served.items())
-                ]
+                for position, wanted in moments(*span, self.sampling.positions):
+                    if position in served:
+                        pts_us = served[position]
+                        own = {name: clip[name] for name in ("video_id", "clip_id")}
+                        seen = {"position": position, "pts_us": pts_us}
+                        rows.append({**own, **seen, **where[pts_us], **_hashes(scan, clip, wanted)})
         return rows
 
     def _scan(self, source: Row, window: Row) -> FrameScan:
@@ -199,6 +198,25 @@ class ShotStage(Stage):
                 clips[-1]["marks"] = marks
             spans.append(_span(source, (start, end), clip, reason))
         return clips, spans
+
+
+def _hashes(scan: FrameScan, clip: Row, time_us: int) -> Row:
+    """Hashes of the picture on the screen at ``time_us``, inside black borders.
+
+    Of the very moment: the still lies up to a few frames off, elsewhere in every copy of a film,
+    and what moves fast would then hide that it is a copy.
+    """
+    if scan.tiny is None:
+        return {}
+    place = bisect_right(scan.pts_us, time_us + TIME_SLACK_US) - 1
+    picture = scan.tiny[max(place, 0)]
+    if (content := clip["content"]) is not None:
+        across, down = clip["width"] / TINY, clip["height"] / TINY
+        x0, y0 = math.ceil(content[0] / across), math.ceil(content[1] / down)
+        x1, y1 = math.floor(content[2] / across), math.floor(content[3] / down)
+        picture = picture[y0:y1, x0:x1]
+    phash, mirrored = perceptual_hashes(np.ascontiguousarray(picture))
+    return {"phash": phash, "phash_mirror": mirrored}
 
 
 def _first_picture(scan: FrameScan, start_us: int) -> int:

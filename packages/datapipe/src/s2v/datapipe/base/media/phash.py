@@ -16,30 +16,30 @@ _LOW = 8
 _UNSCALED = np.array([np.sqrt(2)] + [1.0] * (_LOW - 1))
 
 
-def perceptual_hash(rgb: np.ndarray) -> str:
+def perceptual_hash(image: np.ndarray) -> str:
     """Hash an image by the signs of its low frequencies around their median.
 
     Args:
-        rgb: uint8 ``(H, W, 3)``.
+        image: uint8 ``(H, W, 3)`` RGB or ``(H, W)`` grey.
 
     Returns:
         16 hex digits, most significant bit first, row by row of the 8x8 lowest frequencies.
     """
-    return _bits(_small(rgb))
+    return _bits(_small(image))
 
 
-def perceptual_hashes(rgb: np.ndarray) -> tuple[str, str]:
+def perceptual_hashes(image: np.ndarray) -> tuple[str, str]:
     """The hash of an image and of its mirror image, left to right, at little more than one's cost.
 
     Args:
-        rgb: uint8 ``(H, W, 3)``.
+        image: uint8 ``(H, W, 3)`` RGB or ``(H, W)`` grey.
     """
-    small = _small(rgb)
+    small = _small(image)
     return _bits(small), _bits(small[:, ::-1])
 
 
-def _small(rgb: np.ndarray) -> np.ndarray:
-    grey = Image.fromarray(rgb).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+def _small(image: np.ndarray) -> np.ndarray:
+    grey = Image.fromarray(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     return np.asarray(grey, np.float64)
 
 
