@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,29 @@ class Evaluated:
 
 
 def choose(shards: Path, limit: int) -> list[Sample]:
-    """Held-out samples, cross pairs first, one per clip, in id order."""
+    """Held-out samples, cross pairs first, in id order; see :func:`distinct`."""
     held = [s for s in ShardIndex.open(shards) if s.row["heldout"] and s.row["references"]]
     held.sort(key=lambda s: (s.row["pair_type"] != "cross", s.id))
+    return distinct(held)[:limit]
+
+
+def distinct(samples: Iterable[Sample]) -> list[Sample]:
+    """One sample per clip, and one per question: clips of one shot may share caption and reference.
+
+    A model would answer both with the same video, and the second score would say nothing.
+    """
     clips: set[str] = set()
+    questions: set[tuple[str, ...]] = set()
     chosen = []
-    for one in held:
-        if one.row["clip_id"] not in clips:
-            clips.add(one.row["clip_id"])
-            chosen.append(one)
-    return chosen[:limit]
+    for one in samples:
+        references = (m["sha256"] for m in one.row["members"] if m["suffix"].startswith("ref"))
+        question = (one.row["caption"], *references)
+        if one.row["clip_id"] in clips or question in questions:
+            continue
+        clips.add(one.row["clip_id"])
+        questions.add(question)
+        chosen.append(one)
+    return chosen
 
 
 def evaluate_run(

@@ -11,6 +11,7 @@ import evaluate
 import pytest
 from demo import Done, model_files, model_folder, plainly, sample_files
 
+from s2v.datapipe.base.shards import Sample
 from s2v.evals.errors import EvalError
 from s2v.model import config
 from s2v.model.errors import Interrupted, ModelError
@@ -134,3 +135,20 @@ def test_evaluating_shards_that_are_not_there_is_one_line(
     said = capsys.readouterr().err
     assert said.startswith(f"evaluate: {tmp_path / 'no'}")
     assert said.count("\n") == 1
+
+
+def test_two_clips_with_one_caption_and_one_reference_are_sampled_once() -> None:
+    def one(name: str, clip: str, caption: str, reference: str) -> Sample:
+        video = {"suffix": "mp4", "sha256": name}
+        picture = {"suffix": "ref0.jpg", "sha256": reference}
+        row = {"sample_id": name, "clip_id": clip, "caption": caption, "members": [video, picture]}
+        return Sample(Path(), row)
+
+    samples = [
+        one("a", "first", "a grey animal", "r"),
+        one("b", "second", "a grey animal", "r"),  # the next clip of the same shot
+        one("c", "third", "a grey animal", "another"),
+        one("d", "fourth", "a brown animal", "r"),
+        one("e", "first", "a grey animal", "third"),
+    ]
+    assert [sample.id for sample in evaluate.distinct(samples)] == ["a", "c", "d"]
