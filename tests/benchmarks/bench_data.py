@@ -144,7 +144,8 @@ class Bench:
             if one is entries[0]:
                 self.engine_us = 1e6 * cpu
             wall = one.median("wall_s") / self.empty_clips
-            return f"{start:.1f} | {1e6 * wall:.0f} | {1e6 * cpu:.0f}"
+            shown = f"{1e6 * cpu:.0f}" if cpu > 0 else "lost in the start of Ray"
+            return f"{start:.1f} | {1e6 * wall:.0f} | {shown}"
 
         about = f"{self.empty_clips:,} clips through {EMPTY_STAGES} stages that do nothing."
         counted = entries[0].result["counted by"]
