@@ -84,8 +84,11 @@ def main() -> int:
     print(text)
     if not options.print:
         replace_generated(PAGE, "corpus", text)
-    ours = [judge(member, outcomes["s2v-data"][member.name]) for member in MEMBERS]
-    return 0 if all(one.right and one.sound and one.accounted for one in ours) else 1
+    ours = {member.name: judge(member, outcomes["s2v-data"][member.name]) for member in MEMBERS}
+    wrong = [n for n, one in ours.items() if not (one.right and one.sound and one.accounted)]
+    for name in wrong:
+        print(f"{name}: not as it should be: {ours[name]}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def table(outcomes: Mapping[str, Outcomes], shards: Sequence[Clip]) -> str:
