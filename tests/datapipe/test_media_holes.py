@@ -217,24 +217,26 @@ def test_a_film_that_stands_still_without_repeats_keeps_its_clips(
     assert still == pytest.approx(still_s * 1e6, abs=300_000)
 
 
+def some_of(corpus: Corpus, folder: Path, rate: int | str, kept: str) -> Path:
+    """Four seconds that declare ``rate``, of which only some pictures are there."""
+    path = folder / "some.mkv"
+    corpus.ffmpeg(
+        "-f", "lavfi", "-i", f"testsrc2=s=160x120:r={rate}:d=4",
+        "-vf", f"select='{kept}'", "-fps_mode", "vfr", *X264, path,
+    )  # fmt: skip
+    return path
+
+
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_stutter_is_no_hole(corpus: Corpus, tmp_path: Path, lost: int) -> None:
-    path = tmp_path / "stutter.mkv"
-    corpus.ffmpeg(
-        "-f", "lavfi", "-i", f"testsrc2=s=160x120:r={FPS}:d=4",
-        "-vf", f"select='not(between(n,40,{39 + lost}))'", "-fps_mode", "vfr", *X264, path,
-    )  # fmt: skip
+    path = some_of(corpus, tmp_path, FPS, f"not(between(n,40,{39 + lost}))")
     times, report = passed(scan(path))
     assert len(times) == 4 * FPS - lost
     assert report.damaged == ()
 
 
 def test_three_pictures_lost_at_a_high_rate_are_no_hole(corpus: Corpus, tmp_path: Path) -> None:
-    path = tmp_path / "fast.mkv"
-    corpus.ffmpeg(
-        "-f", "lavfi", "-i", "testsrc2=s=160x120:r=60:d=3",
-        "-vf", "select='not(between(n,40,42))'", "-fps_mode", "vfr", *X264, path,
-    )  # fmt: skip
+    path = some_of(corpus, tmp_path, 60, "not(between(n,40,42))")
     assert passed(scan(path))[1].damaged == ()
 
 
@@ -243,19 +245,11 @@ def test_a_rate_that_the_header_gets_wrong_makes_no_holes(
     corpus: Corpus, tmp_path: Path, declared: int, every: int
 ) -> None:
     """Fields counted as pictures, a camera that promises more than it gives."""
-    path = tmp_path / "wrong.mkv"
-    corpus.ffmpeg(
-        "-f", "lavfi", "-i", f"testsrc2=s=160x120:r={declared}:d=4",
-        "-vf", f"select='not(mod(n,{every}))'", "-fps_mode", "vfr", *X264, path,
-    )  # fmt: skip
+    path = some_of(corpus, tmp_path, declared, f"not(mod(n,{every}))")
     assert passed(scan(path))[1].damaged == ()
 
 
 def test_pulldown_makes_no_holes(corpus: Corpus, tmp_path: Path) -> None:
     """Film at 23.976 in fields of 59.94: waits of two and three by turns."""
-    path = tmp_path / "pulldown.mkv"
-    corpus.ffmpeg(
-        "-f", "lavfi", "-i", "testsrc2=s=160x120:r=60000/1001:d=4",
-        "-vf", "select='not(mod(n,5))+eq(mod(n,5),2)'", "-fps_mode", "vfr", *X264, path,
-    )  # fmt: skip
+    path = some_of(corpus, tmp_path, "60000/1001", "not(mod(n,5))+eq(mod(n,5),2)")
     assert passed(scan(path))[1].damaged == ()

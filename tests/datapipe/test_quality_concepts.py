@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from synthetic_tables import World, film_world
 
 from s2v.datapipe.pair import concepts as module
+from s2v.datapipe.pair.clip_rules import ClipRules
 from s2v.datapipe.pair.concepts import Vectors, clip_vectors, concepts
 from s2v.datapipe.pair.conservation import check
 from s2v.datapipe.pair.select import select
-from s2v.datapipe.pair.settings import ClipRules, SelectSettings
+from s2v.datapipe.pair.settings import SelectSettings
 
 
 def crowded() -> World:

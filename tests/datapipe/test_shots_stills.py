@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from media_corpus import Corpus
+from pydantic import ValidationError
 from shots_measure import LOOSE, X264, unit_of
 
 from s2v.datapipe.base import records
@@ -214,6 +215,12 @@ def test_other_positions_or_quality_are_not_served_by_stills_of_the_old_ones() -
     assert identity(positions=(0.1, 0.9)) != identity()
     assert identity(jpeg_quality=80) != identity()
     assert identity(max_side=64) == identity()  # of photographs
+
+
+@pytest.mark.parametrize("positions", [(), (1.0,), (0.5, -0.1), (1.5,)])
+def test_positions_outside_the_clip_are_refused_before_a_run(positions: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError, match="positions"):
+        FrameSettings(positions=positions)
 
 
 TIMES = st.lists(st.integers(0, 10_000), unique=True, max_size=40).map(sorted)

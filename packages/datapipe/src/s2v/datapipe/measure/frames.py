@@ -7,7 +7,7 @@ for a pair.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,14 @@ from s2v.datapipe.base.media.phash import perceptual_hashes
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.engine.stage import Row, Stage, Unit
-from s2v.datapipe.measure.sampling import FrameSettings, FrameTar, frame_tar, made_by, moments
+from s2v.datapipe.measure.sampling import (
+    FrameSettings,
+    FrameTar,
+    frame_tar,
+    inside,
+    made_by,
+    moments,
+)
 from s2v.datapipe.measure.technical import saturation, sharpness
 from s2v.datapipe.roles import Image
 from s2v.datapipe.staging import local_path
@@ -112,7 +119,7 @@ def _row(clip: Row, position: float, pts_us: int, jpeg: bytes, still: Row) -> Ro
     phash, mirrored = still.get("phash"), still.get("phash_mirror")
     if phash is None:
         # A copy with bars around it is a copy: hashes are of the picture inside them.
-        phash, mirrored = perceptual_hashes(_inside(rgb, clip.get("content")))
+        phash, mirrored = perceptual_hashes(inside(rgb, clip.get("content"), rgb.shape[1::-1]))
     return {
         "frame_id": ids.frame_id(clip["clip_id"], pts_us),
         "clip_id": clip["clip_id"],
@@ -158,14 +165,6 @@ def _still_jpeg(path: str, max_side: int, quality: int) -> bytes:
         size = (round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))
         rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     return encode_jpeg(rgb, quality)
-
-
-def _inside(rgb: Image, content: Sequence[float] | None) -> Image:
-    if content is None:
-        return rgb
-    x0, y0, x1, y1 = (round(v) for v in content)
-    part = rgb[max(y0, 0) : y1, max(x0, 0) : x1]
-    return np.ascontiguousarray(part) if part.size else rgb
 
 
 def cut_to_crop(rows: Iterable[Row], crops: Mapping[str, Any]) -> list[Row]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import math
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.base import ids
 from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.base.media.held import nearest
 from s2v.datapipe.engine.stage import Stage, Unit
+from s2v.datapipe.roles import Image
 
 TOLERANCE: Final = 0.05
 """How far a picture that the scan kept may lie from the wanted moment, as a share of the clip.
@@ -26,8 +29,10 @@ class FrameSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    positions: tuple[float, ...] = Field(
-        default=(0.05, 0.5, 0.95), description="shares of the clip (Phantom, Phantom-Data)"
+    positions: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        default=(0.05, 0.5, 0.95),
+        min_length=1,
+        description="shares of the clip (Phantom, Phantom-Data)",
     )
     jpeg_quality: int = Field(default=95, ge=50, le=100)
     max_side: int = Field(default=2560, description="longer photographs are scaled down to this")
@@ -52,6 +57,23 @@ def taken(
         if time is not None and abs(time - wanted) <= TOLERANCE * (end_us - start_us):
             found[share] = time
     return found
+
+
+def inside(image: Image, content: Sequence[float] | None, size: tuple[int, int]) -> Image:
+    """The part of a picture inside black borders, rounded inwards.
+
+    Args:
+        image: uint8 ``[h, w]`` or ``[h, w, 3]``, the frame at any size.
+        content: box in pixels of the displayed frame, ``None`` without borders.
+        size: width and height of the displayed frame.
+    """
+    if content is None:
+        return image
+    across, down = image.shape[1] / size[0], image.shape[0] / size[1]
+    x0, y0 = math.ceil(content[0] * across), math.ceil(content[1] * down)
+    x1, y1 = math.floor(content[2] * across), math.floor(content[3] * down)
+    part = image[max(y0, 0) : y1, max(x0, 0) : x1]
+    return np.ascontiguousarray(part) if part.size else image
 
 
 class FrameTar:

@@ -26,8 +26,8 @@ from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.base.media.phash import perceptual_hashes
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.engine.stage import Row, Stage, Unit
-from s2v.datapipe.measure.sampling import FrameSettings, frame_tar, moments, taken
-from s2v.datapipe.measure.scan import TINY, FrameScan, scan_window
+from s2v.datapipe.measure.sampling import FrameSettings, frame_tar, inside, moments, taken
+from s2v.datapipe.measure.scan import FrameScan, scan_window
 from s2v.datapipe.measure.timeline import SAME_CUT, Bound, Lengths, Piece, cut_shots, unite
 from s2v.datapipe.roles import ShotScorer
 from s2v.datapipe.staging import local_path
@@ -209,13 +209,9 @@ def _hashes(scan: FrameScan, clip: Row, time_us: int) -> Row:
     if scan.tiny is None:
         return {}
     place = bisect_right(scan.pts_us, time_us + TIME_SLACK_US) - 1
-    picture = scan.tiny[max(place, 0)]
-    if (content := clip["content"]) is not None:
-        across, down = clip["width"] / TINY, clip["height"] / TINY
-        x0, y0 = math.ceil(content[0] / across), math.ceil(content[1] / down)
-        x1, y1 = math.floor(content[2] / across), math.floor(content[3] / down)
-        picture = picture[y0:y1, x0:x1]
-    phash, mirrored = perceptual_hashes(np.ascontiguousarray(picture))
+    size = (clip["width"], clip["height"])
+    picture = inside(scan.tiny[max(place, 0)], clip["content"], size)
+    phash, mirrored = perceptual_hashes(picture)
     return {"phash": phash, "phash_mirror": mirrored}
 
 

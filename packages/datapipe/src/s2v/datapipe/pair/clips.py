@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from s2v.datapipe.pair.clip_rules import ClipRules, SourceRules
 from s2v.datapipe.pair.exclusions import ExclusionIndex, KeyType
 from s2v.datapipe.pair.policy import People
 from s2v.datapipe.pair.rows import Row, Tables, by, read
-from s2v.datapipe.pair.settings import ClipRules, SelectSettings, SourceRules
+from s2v.datapipe.pair.settings import SelectSettings
 
 _EXCLUDING: Final[tuple[KeyType, ...]] = ("sha256", "long_video_id", "video_id", "clip_id")
 

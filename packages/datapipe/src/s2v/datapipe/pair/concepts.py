@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from s2v.datapipe.base import ids
+from s2v.datapipe.pair.clip_rules import ClipRules
 from s2v.datapipe.pair.rows import Row, Tables, by, group, read
-from s2v.datapipe.pair.settings import ClipRules
 
 _DECIMALS: Final = 6
 _CHUNK: Final = 256

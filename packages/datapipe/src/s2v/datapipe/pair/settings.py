@@ -2,7 +2,7 @@
 
 Sources: P Phantom, PD Phantom-Data, O OpenS2V-5M, CI Concat-ID, OS2 Open-Sora 2.0, VXF
 VideoX-Fun, SV Step-Video, HC HunyuanCustom, M MAGREF, V VACE; *ours* where all of them are
-silent (docs/quality.md says what the clip rules find and miss at these values). Bounds are
+silent. Those on files and clips are in :mod:`.clip_rules`. Bounds are
 half-open: a value passes when ``lower <= value < upper``. ``None`` switches a rule off.
 
 A threshold that is on needs its score: a row without one is dropped as ``not measured``,
@@ -13,104 +13,16 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+
+from s2v.datapipe.pair.clip_rules import ClipRules, SourceRules, Strict
 
 Bank = Literal["person", "creature", "thing"]
 BANKS: tuple[Bank, ...] = ("person", "creature", "thing")
 LIVING: frozenset[str] = frozenset({"person", "creature"})
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceRules(_Strict):
-    """Rules on the file (OS2); a source that fails takes its clips along."""
-
-    min_short_side: int | None = Field(default=None, ge=1, description="pixels; O keeps >= 480")
-    min_fps: float | None = Field(default=16.0, gt=0, description="videos; OS2")
-    min_bits_per_pixel: float | None = Field(default=0.02, gt=0, description="videos; OS2")
-    max_aspect: float | None = Field(default=3.0, ge=1, description="long side / short side; OS2")
-
-
-class ClipRules(_Strict):
-    """Rules on a clip's scores; those of the sequential scan are asked of videos only."""
-
-    min_seconds: float = Field(default=2.0, ge=0, description="O and OS2")
-    max_seconds: float = Field(default=10.0, gt=0, description="O; our shots are split there")
-    min_motion: float | None = Field(
-        default=0.002,
-        description="frame heights per second; ours (P names the filter, not the value)",
-    )
-    max_motion: float | None = Field(default=3.0, description="frame heights per second; ours")
-    max_motion_peak: float | None = Field(
-        default=None, description="95th percentile of the same; off: one jolt is no fault of a clip"
-    )
-    min_luma: float | None = Field(default=0.06, description="mean, 0..1; ours")
-    max_luma: float | None = Field(default=0.94, description="mean, 0..1; ours")
-    min_contrast: float | None = Field(default=0.03, description="luma_std, 0..1; ours")
-    max_black: float | None = Field(default=0.3, description="share of frames; ours")
-    max_freeze: float | None = Field(
-        default=0.95, description="share of frames; animation holds frames, so loose; ours"
-    )
-    max_text_share: float | None = Field(default=0.02, description="of the cropped frame; VXF 0.02")
-    max_subtitle_share: float | None = Field(
-        default=0.003, description="of the cropped frame; P drops subtitled clips; value ours"
-    )
-    max_watermark_share: float | None = Field(
-        default=0.003,
-        description="of the cropped frame, videos; SV and HC name the filter, value ours",
-    )
-    min_crop_kept: float | None = Field(
-        default=None, description="share of the frame inside the crop; a pillarboxed phone has 0.32"
-    )
-    min_blur: float | None = Field(
-        default=6.0,
-        description="variance of the Laplacian at 480 px; OS2 and SV name the filter, value ours",
-    )
-    max_blockiness: float | None = Field(
-        default=0.5, description="0 without blocks, videos; value ours"
-    )
-    max_exposure_low: float | None = Field(
-        default=0.7, description="share of crushed pixels, videos; ours"
-    )
-    max_exposure_high: float | None = Field(
-        default=0.6,
-        description="share of blown pixels, videos; products stand on white, so loose; ours",
-    )
-    min_saturation: float | None = Field(
-        default=None, description="0..1; SV names the filter; off, as black and white is no fault"
-    )
-    max_saturation: float | None = Field(default=None, description="0..1; SV names the filter")
-    max_niqe: float | None = Field(
-        default=None,
-        description="off: made for photographs, rendered film lies where faults do (10 to 18)",
-    )
-    max_nsfw: float | None = Field(
-        default=0.8, description="0..1; open_nsfw's authors call scores above it unsafe"
-    )
-    min_aesthetic: float | None = Field(
-        default=None, description="O keeps >= 4.5; null when unmeasured"
-    )
-    drop_duplicates: bool = Field(
-        default=True, description="of clips alike in several files keep the smallest id"
-    )
-    max_per_concept: int | None = Field(
-        default=None,
-        ge=1,
-        description="videos kept per concept, the best ones; SV balances its concepts. Off: how "
-        "many are too many depends on the corpus, and one film is one concept in many clips",
-    )
-    concept_cosine: float = Field(
-        default=0.8,
-        ge=-1,
-        le=1,
-        description="of subject and background together, to the clip that founded the concept; "
-        "for the embedder in use; ours",
-    )
-
-
-class PhraseRules(_Strict):
+class PhraseRules(Strict):
     """Rules on a subject phrase (P: distinct phrases; O: an exact substring)."""
 
     distinct: bool = Field(default=True, description="two equal phrases in one caption drop both")
@@ -120,7 +32,7 @@ class PhraseRules(_Strict):
     )
 
 
-class DetectionRules(_Strict):
+class DetectionRules(Strict):
     """Rules on one box."""
 
     min_area_share: float = Field(default=0.04, ge=0, le=1, description="PD")
@@ -152,7 +64,7 @@ class DetectionRules(_Strict):
     )
 
 
-class MaskRules(_Strict):
+class MaskRules(Strict):
     """Rules on one mask."""
 
     min_area_share: float = Field(default=1 / 32, ge=0, le=1, description="of the frame; O")
@@ -176,7 +88,7 @@ class MaskRules(_Strict):
     )
 
 
-class FaceRules(_Strict):
+class FaceRules(Strict):
     """What makes a face usable and two faces one person; for the embedder in use (SFace)."""
 
     min_score: float = Field(
@@ -216,7 +128,7 @@ class FaceRules(_Strict):
     )
 
 
-class PeopleRules(_Strict):
+class PeopleRules(Strict):
     """Whether the people of a source or clip may be used (:mod:`.policy`)."""
 
     minors: Literal["any", "not possible", "stated none"] = Field(
@@ -238,7 +150,7 @@ class PeopleRules(_Strict):
     )
 
 
-class BankRules(_Strict):
+class BankRules(Strict):
     """Bounds of one bank, for the subject embedder in use."""
 
     lower: float = Field(description="subject cosine below it: another subject; P, PD unpublished")
@@ -263,7 +175,7 @@ class BankRules(_Strict):
         return self
 
 
-class PairRules(_Strict):
+class PairRules(Strict):
     """Rules on candidate pairs."""
 
     person: BankRules = BankRules(
@@ -327,7 +239,7 @@ class PairRules(_Strict):
         return rules
 
 
-class RetrievalSettings(_Strict):
+class RetrievalSettings(Strict):
     """Exact search, over-fetched until enough candidates pass."""
 
     candidates: int = Field(
@@ -345,7 +257,7 @@ class RetrievalSettings(_Strict):
         return self
 
 
-class SampleRules(_Strict):
+class SampleRules(Strict):
     """How samples are put together."""
 
     max_references: int = Field(
@@ -359,7 +271,7 @@ class SampleRules(_Strict):
     )
 
 
-class SplitSettings(_Strict):
+class SplitSettings(Strict):
     """Splits. ``test`` is leak-safe; ``heldout`` are other scenes of training sources."""
 
     test_share: float = Field(default=0.0, ge=0, lt=1, description="of source groups")
@@ -376,7 +288,7 @@ class SplitSettings(_Strict):
     )
 
 
-class ShardCounts(_Strict):
+class ShardCounts(Strict):
     """Shards per pair type; the first write records them and later ones keep to them."""
 
     in_: int = Field(default=4, ge=1, le=100_000, alias="in")
@@ -391,7 +303,7 @@ class ShardCounts(_Strict):
         return count
 
 
-class SelectSettings(_Strict):
+class SelectSettings(Strict):
     """Everything :func:`s2v.datapipe.pair.select.select` depends on besides the tables."""
 
     source: SourceRules = SourceRules()
