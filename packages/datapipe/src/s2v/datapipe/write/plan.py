@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from s2v.datapipe.pair.rows import Row
-from s2v.datapipe.pair.select import shard_name
+from s2v.datapipe.pair.samples import shard_name
 from s2v.datapipe.pair.settings import ShardCounts
 from s2v.datapipe.write.errors import WriteError
 
