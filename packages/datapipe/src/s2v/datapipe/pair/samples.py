@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from s2v.datapipe.base import ids
+from s2v.datapipe.pair.evidence import Candidates, clip_of
 from s2v.datapipe.pair.inpair import in_reference
-from s2v.datapipe.pair.retrieve import Candidates, clip_of
 from s2v.datapipe.pair.rows import Row, Tables, by, group, read
 from s2v.datapipe.pair.scenario import scenario
 from s2v.datapipe.pair.settings import SelectSettings
@@ -63,23 +63,27 @@ class SampleMaker:
 
     def _accepted(self, candidates: Candidates) -> dict[str, list[Row]]:
         """Accepted pairs per target, surest first: by face, then by similarity, then id."""
-        e = candidates.evidence
+        at = np.flatnonzero(candidates.accepted())
+        e = candidates.evidence.take(at)
         found: dict[str, list[Row]] = defaultdict(list)
-        for n in np.flatnonzero(candidates.accepted()):
-            if e.target[n] in self.subjects and e.reference[n] in self.subjects:
-                face, background = e.face_similarity[n], e.background_similarity[n]
-                found[e.target[n]].append(
-                    {
-                        "subject_id": e.target[n],
-                        "reference_subject_id": e.reference[n],
-                        "detection_id": self.subjects[e.reference[n]]["detection_id"],
-                        "similarity": float(e.similarity[n]),
-                        "face_similarity": None if np.isnan(face) else float(face),
-                        "background_similarity": None
-                        if np.isnan(background)
-                        else float(background),
-                    }
-                )
+        for target, reference, similarity, face, background in zip(
+            e.target,
+            e.reference,
+            e.similarity.tolist(),
+            e.face_similarity.tolist(),
+            e.background_similarity.tolist(),
+            strict=True,
+        ):
+            found[target].append(
+                {
+                    "subject_id": target,
+                    "reference_subject_id": reference,
+                    "detection_id": self.subjects[reference]["detection_id"],
+                    "similarity": similarity,
+                    "face_similarity": None if np.isnan(face) else face,
+                    "background_similarity": None if np.isnan(background) else background,
+                }
+            )
         for refs in found.values():
             refs.sort(
                 key=lambda r: (
