@@ -13,14 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from s2v.datapipe.base import records
+from s2v.datapipe.pair.classes import name_classes
 from s2v.datapipe.pair.clips import clip_reasons
 from s2v.datapipe.pair.concepts import balance
 from s2v.datapipe.pair.copies import FrameHashes, duplicates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, conflicts
 from s2v.datapipe.pair.retrieve import Candidates, Copies, clip_of, find_candidates
-from s2v.datapipe.pair.rows import Row, Tables, by, read
-from s2v.datapipe.pair.samples import SampleMaker, Splits
+from s2v.datapipe.pair.rows import Row, Tables, by, measured, read
+from s2v.datapipe.pair.sample_pool import Pairs, make_pool
+from s2v.datapipe.pair.samples import make_samples
 from s2v.datapipe.pair.settings import SelectSettings, ShardCounts
 from s2v.datapipe.pair.split import heldout_clips, split_of_sources
 from s2v.datapipe.pair.subjects import SubjectView, join_subjects
@@ -40,6 +42,8 @@ class Selection:
         pairs: table PAIRS, every candidate with the rules it fails.
         samples: table SAMPLES, what will be written.
         excluded_samples: samples taken out by the exclusion list, with its reason.
+        sample_reasons: every sample that was made, with the reason why it is not kept.
+        quotas: how many samples of each scenario and class were made, wanted and kept.
         shards: how many shards the settings ask for.
     """
 
@@ -51,6 +55,8 @@ class Selection:
     samples: pa.Table
     excluded_samples: dict[str, str]
     shards: ShardCounts
+    sample_reasons: pa.Table
+    quotas: pa.Table
 
 
 CLIP_REASONS = pa.schema(
@@ -126,8 +132,16 @@ def select(
         settings.split,
     )
     held = heldout_clips(clips.values(), near, settings.split)
-    maker = SampleMaker(tables, view, candidates, Splits(splits, held), settings)
-    samples, refused = _without_excluded(maker.samples(), excluded)
+    classes = name_classes(_columns(view.rows), tables, settings.classes)
+    pool = make_pool(
+        classes,
+        _passing(view),
+        _accepted(view, candidates),
+        measured(tables, "captions"),
+        (splits, held),
+        settings.sample,
+    )
+    made = make_samples(pool, settings.quota, settings.shards, excluded.of("sample_id"))
     return Selection(
         clips=pa.Table.from_pylist(
             [
@@ -145,11 +159,13 @@ def select(
             sorted(view.boxes, key=lambda row: row["detection_id"]), schema=BOX_REASONS
         ),
         faces=pa.Table.from_pylist(view.faces, schema=FACE_REASONS),
-        subjects=records.table("subjects", view.rows),
+        subjects=_with_classes(records.table("subjects", view.rows), classes),
         pairs=records.table("pairs", candidates.rows()),
-        samples=records.table("samples", samples),
-        excluded_samples=refused,
+        samples=made.samples,
+        excluded_samples=made.excluded,
         shards=settings.shards,
+        sample_reasons=made.reasons,
+        quotas=made.quotas,
     )
 
 
@@ -197,11 +213,33 @@ def _shared_sources(
     return sorted({(a, b) for a, b in edges if a != b})
 
 
-def _without_excluded(
-    samples: list[Row], excluded: ExclusionIndex
-) -> tuple[list[Row], dict[str, str]]:
-    """Take out single samples that a reviewer refused; nothing takes their place."""
-    refused = {
-        row["sample_id"]: why for row in samples if (why := excluded.reason(row, "sample_id"))
-    }
-    return [row for row in samples if row["sample_id"] not in refused], refused
+def _columns(rows: list[Row]) -> pa.Table:
+    """Rows of SUBJECTS as a table without vectors."""
+    plain = [f for f in records.SUBJECTS if f.type != records.EMBEDDING]
+    schema = pa.schema(plain)
+    return pa.Table.from_pylist([{f.name: row[f.name] for f in plain} for row in rows], schema)
+
+
+def _with_classes(subjects: pa.Table, classes: pa.Table) -> pa.Table:
+    for name in ("class", "class_source"):
+        at = subjects.schema.get_field_index(name)
+        subjects = subjects.set_column(at, name, classes[name])
+    return subjects
+
+
+def _passing(view: SubjectView) -> pa.Table:
+    rows = [row for subject in sorted(view.passing) for row in view.passing[subject]]
+    return records.table("detections", rows)
+
+
+def _accepted(view: SubjectView, candidates: Candidates) -> Pairs:
+    """Accepted pairs by position of the subjects."""
+    place = {row["subject_id"]: n for n, row in enumerate(view.rows)}
+    e, at = candidates.evidence, np.flatnonzero(candidates.accepted())
+    return Pairs(
+        target=np.array([place[e.target[n]] for n in at], np.int64),
+        reference=np.array([place[e.reference[n]] for n in at], np.int64),
+        similarity=e.similarity[at],
+        face=e.face_similarity[at],
+        background=e.background_similarity[at],
+    )
