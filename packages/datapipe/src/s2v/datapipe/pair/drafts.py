@@ -6,7 +6,7 @@ reference per phrase. Everything is a number here: positions in a :class:`.sampl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,11 +181,19 @@ def references(pool: Pool, drafts: Drafts) -> Ints:
     return np.where(own, drafts.target, pool.pairs.reference[np.where(own, 0, drafts.pair)])
 
 
-def classes_of(pool: Pool, drafts: Drafts) -> Iterator[tuple[int, bool]]:
-    """Per draft the set of its classes, a bit each, and whether it has several references."""
+def kinds(pool: Pool, drafts: Drafts) -> Ints:
+    """What each draft combines, as a number: see :func:`kind`. ``[s]``."""
     if not len(drafts):
-        return iter(())
+        return np.zeros(0, np.int64)
     bits = np.left_shift(1, pool.class_at[drafts.target].astype(np.int64))
     masks = np.bitwise_or.reduceat(bits, drafts.edges[:-1])
-    several = np.diff(drafts.edges) > 1
-    return zip(masks.tolist(), several.tolist(), strict=True)
+    return np.asarray(2 * masks + (np.diff(drafts.edges) > 1), np.int64)
+
+
+def kind(classes: Iterable[int]) -> int:
+    """Twice the set of classes, a bit each, and one where there are several references."""
+    listed = list(classes)
+    mask = 0
+    for at in listed:
+        mask |= 1 << at
+    return 2 * mask + (len(listed) > 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from s2v.datapipe.pair.columns import Flags, Floats, Ints
+from s2v.datapipe.pair.columns import Flags, Floats, Ints, runs
 from s2v.datapipe.pair.sample_rules import SampleRules
 
 
@@ -41,15 +41,21 @@ def in_references(subject: Ints, outside: Ints, from_middle: Ints, quality: Floa
     middle, then the best picture, then the first.
 
     Args:
-        subject: ``[n]`` whose detection it is; detections are sorted by id within a subject.
+        subject: ``[n]`` whose detection it is, ascending; of one subject they are sorted by id.
         outside: of :func:`distances`.
         from_middle: of :func:`distances`.
-        quality: how good a picture each is.
+        quality: how good a picture each is; none of the three is negative.
 
     Returns:
         One position in ``[n]`` per subject that has any, by subject.
     """
-    order = np.lexsort((-quality, -from_middle, -outside, subject))
-    first: Flags = np.ones(len(order), np.bool_)
-    first[1:] = subject[order][1:] != subject[order][:-1]
-    return np.asarray(order[first], np.int64)
+    edges = runs(subject)
+    if len(edges) == 1:
+        return np.zeros(0, np.int64)
+    group = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    open_to: Flags = np.ones(len(subject), np.bool_)
+    for value in (outside, from_middle, quality):
+        best = np.maximum.reduceat(np.where(open_to, value, -1), edges[:-1])
+        open_to &= value == best[group]
+    at = np.flatnonzero(open_to)
+    return np.asarray(at[runs(group[at])[:-1]], np.int64)

@@ -91,6 +91,11 @@ class Counts:
         self.of: Counter[Key] = Counter()
         self.total = 0
 
+    def start(self, counted: Mapping[Key, int]) -> None:
+        """Count what is in already; the total stands under ``("total", "")``."""
+        self.of = Counter({key: n for key, n in counted.items() if key[0] != "total"})
+        self.total = counted["total", ""]
+
     def full(self, keys: Iterable[Key]) -> str | None:
         """The first reason why a sample of these keys cannot be admitted, or ``None``."""
         most = self.wanted.most

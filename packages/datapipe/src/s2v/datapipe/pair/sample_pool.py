@@ -32,6 +32,11 @@ from s2v.datapipe.roles import CLASSES
 Small = npt.NDArray[np.int8]
 
 _FULL_AREA: Final = 0.25  # of the frame: larger shows no more of a subject
+_OF_SUBJECTS: Final = [
+    *("subject_id", "clip_id", "video_id", "long_video_id", "kind", "start_us", "end_us"),
+    *("phrase_start", "class", "detection_id", "pts_us", "score", "area_share"),
+]
+_OF_DETECTIONS: Final = ["detection_id", "pts_us", "score", "area_share"]
 _CLASS_AT: Final = {name: n for n, name in enumerate(CLASSES)}
 
 
@@ -140,13 +145,17 @@ def make_pool(
     kept_at = np.flatnonzero(reasons.is_null().to_numpy(zero_copy_only=False))
     place = np.full(len(reasons), -1, np.int64)
     place[kept_at] = np.arange(len(kept_at))
-    kept = subjects.take(pa.array(kept_at))
+    kept = subjects.select(_OF_SUBJECTS)
+    if len(kept_at) < len(reasons):
+        kept = kept.take(pa.array(kept_at))
     clip, first = _clips(kept)
     clips = _clip_columns(kept.take(pa.array(first)), captions, splits)
     ids = whole(kept["subject_id"])
 
     owner = positions(detections["subject_id"], ids)
-    detections, owner = detections.filter(pa.array(owner >= 0)), owner[owner >= 0]
+    detections = detections.select(_OF_DETECTIONS)
+    if (owner < 0).any():
+        detections, owner = detections.filter(pa.array(owner >= 0)), owner[owner >= 0]
     pts = ints(detections["pts_us"], 0)
     outside, from_middle = distances(
         pts, clips.start_us[clip[owner]], clips.end_us[clip[owner]], rules

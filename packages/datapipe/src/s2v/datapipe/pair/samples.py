@@ -9,8 +9,8 @@ in :attr:`Made.quotas`, with the numbers that say why.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -23,7 +23,8 @@ from s2v.datapipe.pair.drafts import (
     Chosen,
     Drafts,
     Matcher,
-    classes_of,
+    kind,
+    kinds,
     own_drafts,
     reference_quality,
     references,
@@ -76,18 +77,23 @@ class _Some:
 
     pair_type: str
     drafts: Drafts
-    ids: list[str] = field(default_factory=list)
-    keys: list[tuple[Key, ...]] = field(default_factory=list)
-    score: Floats = field(default_factory=lambda: np.zeros(0))
-    reasons: list[str | None] = field(default_factory=list)
-    first: int = 0  # how many of them the first pass made
+    kinds: Ints  # of drafts.kinds
+    ids: list[str]
+    score: Floats
+    reasons: list[str | None]  # null: kept
+    first: int  # how many of them the first pass made
+
+    def keys(self) -> list[tuple[Key, ...]]:
+        return [keys_of(kind) for kind in self.kinds.tolist()]
 
     def kept(self) -> Ints:
         return np.array([n for n, why in enumerate(self.reasons) if why is None], np.int64)
 
-    def counted(self, at: Sequence[int] | Ints) -> Counter[Key]:
-        found = Counter(key for n in at for key in self.keys[n])
-        found["total", ""] = len(at)
+    def counted(self, at: Ints) -> Counter[Key]:
+        found: Counter[Key] = Counter({("total", ""): len(at)})
+        for one, count in zip(*np.unique(self.kinds[at], return_counts=True), strict=True):
+            for key in keys_of(int(one)):
+                found[key] += int(count)
         return found
 
 
@@ -111,7 +117,7 @@ def make_samples(
     wanted = [quotas.bounds(quota.of(one.pair_type), one.first) for one in some]
     for one, asked in zip(some, wanted, strict=True):
         if asked.most or asked.total is not None:
-            one.reasons = quotas.thin(one.keys, quotas.best_first(one.score, one.ids), asked)
+            one.reasons = quotas.thin(one.keys(), quotas.best_first(one.score, one.ids), asked)
     paired = [one for one in some if one.pair_type != "in"]
     for one, asked in zip(paired, wanted[1:], strict=True):
         matcher.count(other.drafts.take(other.kept()) for other in paired)
@@ -136,8 +142,8 @@ def _described(pool: Pool, pair_type: str, drafts: Drafts) -> _Some:
     return _Some(
         pair_type,
         drafts,
+        kinds=kinds(pool, drafts),
         ids=_ids(pool, pair_type, drafts),
-        keys=[_keys(*of) for of in classes_of(pool, drafts)],
         score=reference_quality(pool, drafts),
         reasons=[None] * len(drafts),
         first=len(drafts),
@@ -145,10 +151,10 @@ def _described(pool: Pool, pair_type: str, drafts: Drafts) -> _Some:
 
 
 @cache
-def _keys(mask: int, several: bool) -> tuple[Key, ...]:
-    """What a sample counts for: its scenario, then its classes."""
-    names = [name for bit, name in enumerate(CLASSES) if mask >> bit & 1]
-    named = scenario(names * 2 if several and len(names) == 1 else names)
+def keys_of(kind: int) -> tuple[Key, ...]:
+    """What a sample of a kind counts for: its scenario, then its classes."""
+    names = [name for bit, name in enumerate(CLASSES) if kind >> bit + 1 & 1]
+    named = scenario(names * 2 if kind & 1 and len(names) == 1 else names)
     return (("scenario", named), *(("class", name) for name in names))
 
 
@@ -158,8 +164,7 @@ def _top_up(pool: Pool, matcher: Matcher, one: _Some, wanted: Bounds, quota: Quo
     Limits on uses rise one by one, so that no reference is used more often than need be.
     """
     counts = Counts(wanted)
-    for n in one.kept().tolist():
-        counts.add(one.keys[n])
+    counts.start(one.counted(one.kept()))
     is_image = one.pair_type == "image"
     if not counts.short() or (is_image and not pool.rules.image_samples):
         return
@@ -172,11 +177,8 @@ def _top_up(pool: Pool, matcher: Matcher, one: _Some, wanted: Bounds, quota: Quo
         still: list[int] = []
         for clip in waiting:
             chosen = matcher.choose(clip, limit)
-            mask = 0
-            for subject, _ in chosen:
-                mask |= 1 << class_at[subject]
-            keys = _keys(mask, len(chosen) > 1)
-            if chosen and counts.waited_for(keys) and counts.full(keys) is None:
+            keys = keys_of(kind(class_at[subject] for subject, _ in chosen)) if chosen else ()
+            if counts.waited_for(keys) and counts.full(keys) is None:
                 matcher.use(chosen)
                 counts.add(keys)
                 clips.append(clip)
@@ -189,7 +191,7 @@ def _top_up(pool: Pool, matcher: Matcher, one: _Some, wanted: Bounds, quota: Quo
     more = _described(pool, one.pair_type, Drafts.of(clips, added))
     one.drafts = one.drafts.and_(more.drafts)
     one.ids += more.ids
-    one.keys += more.keys
+    one.kinds = np.concatenate((one.kinds, more.kinds))
     one.score = np.concatenate((one.score, more.score))
     one.reasons += more.reasons
 
@@ -210,7 +212,7 @@ def _tally(pool: Pool, one: _Some, wanted: Bounds) -> pa.Table:
     }
     return quotas.tally(
         one.pair_type,
-        one.counted(range(one.first)),
+        one.counted(np.arange(one.first)),
         one.counted(kept),
         one.counted(kept[kept >= one.first]),
         wanted,
@@ -247,13 +249,13 @@ def _samples(pool: Pool, one: _Some, shards: ShardCounts) -> pa.Table:
     test = clips.test[drafts.clip]
     columns = {
         "sample_id": pa.array([one.ids[n] for n in kept.tolist()], pa.string()),
-        "pair_type": pa.array([one.pair_type] * len(kept), pa.string()),
+        "pair_type": pa.repeat(one.pair_type, len(kept)),
         "clip_id": clips.clip_id.take(at),
         "video_id": videos,
         "long_video_id": clips.long_video_id.take(at),
         "split": pa.array(np.where(test, "test", "train"), pa.string()),
         "heldout": pa.array(clips.held[drafts.clip] & ~test),
-        "scenario": pa.array([one.keys[n][0][1] for n in kept.tolist()], pa.string()),
+        "scenario": _by_kind(one.kinds[kept])[0],
         "caption": clips.caption.take(at),
         "shard": pa.array([shard(video) for video in videos.to_pylist()], pa.string()),
         "references": _reference_lists(pool, drafts),
@@ -299,18 +301,27 @@ def _distance(pool: Pool, drafts: Drafts, shown: Ints) -> pa.Array:
 
 
 def _reasons(pool: Pool, one: _Some) -> pa.Table:
-    named = [[name for of, name in keys if of == "class"] for keys in one.keys]
+    scenarios, classes = _by_kind(one.kinds)
     columns = {
         "sample_id": pa.array(one.ids, pa.string()),
-        "pair_type": pa.array([one.pair_type] * len(one.ids), pa.string()),
+        "pair_type": pa.repeat(one.pair_type, len(one.ids)),
         "clip_id": pool.clips.clip_id.take(pa.array(one.drafts.clip)),
-        "scenario": pa.array([keys[0][1] for keys in one.keys], pa.string()),
-        "classes": pa.array(named, pa.list_(pa.string())),
+        "scenario": scenarios,
+        "classes": classes,
         "score": pa.array(one.score),
         "topped_up": pa.array(np.arange(len(one.ids)) >= one.first),
         "reason": pa.array(one.reasons, pa.string()),
     }
     return pa.table(columns, schema=SAMPLE_REASONS)
+
+
+def _by_kind(found: Ints) -> tuple[pa.Array, pa.Array]:
+    """Scenario and classes of each sample."""
+    known, at = np.unique(found, return_inverse=True)
+    keys = [keys_of(int(one)) for one in known]
+    scenarios = pa.array([name for (_, name), *_ in keys], pa.string())
+    classes = pa.array([[name for _, name in rest] for _, *rest in keys], pa.list_(pa.string()))
+    return scenarios.take(pa.array(at)), classes.take(pa.array(at))
 
 
 def shard_name(pair_type: str, video_id: str, shards: int) -> str:

@@ -36,7 +36,10 @@ _GROUP_OF: Final = {name: group for group, names in GROUPS.items() for name in n
 #: What one class is called when nothing else is there.
 _ALONE: Final = {name: name.replace("_", "-") for name in CLASSES} | {"other": "object"}
 #: Combinations with a name of their own.
-_NAMED: Final = {("human", "animal"): "human-pet", ("human", "clothes"): "try-on"}
+_NAMED: Final[dict[tuple[str, ...], str]] = {
+    ("human", "animal"): "human-pet",
+    ("human", "clothes"): "try-on",
+}
 _SEVERAL: Final = {"human": "person"}
 NONE: Final = "none"  # a text-to-video sample has no references
 
