@@ -114,23 +114,6 @@ def hashes(column: Column) -> tuple[Hashes, Flags]:
     return found, valid
 
 
-def vectors(column: Column, rows: npt.NDArray[np.integer]) -> Vectors:
-    """Vectors of the rows ``rows`` of an embedding column, ``[n, d]``; none may be null.
-
-    Raises:
-        ValueError: their lengths differ.
-    """
-    taken = whole(column.take(pa.array(rows, pa.int64())))
-    flat = taken.flatten().to_numpy(zero_copy_only=False)
-    lengths = np.diff(taken.offsets.to_numpy())
-    if len(lengths) and (lengths != lengths[0]).any():
-        raise ValueError(
-            f"vectors of {sorted(set(lengths.tolist()))} numbers in one column; they come from "
-            "different embedders"
-        )
-    return np.asarray(flat, np.float32).reshape(len(rows), -1)
-
-
 def positions(wanted: Column, known: Column) -> Ints:
     """Where each value of ``wanted`` stands in ``known``, ``-1`` where it does not."""
     found = pc.index_in(whole(wanted), value_set=whole(known), skip_nulls=True)
@@ -160,3 +143,50 @@ def groups(keys: Sequence[npt.NDArray[np.integer]], among: Ints) -> list[Ints]:
 def ordinals(starts: Ints, count: int) -> Ints:
     """Number of each place within its run, from 0; ``starts`` as of :func:`runs`."""
     return np.arange(count) - np.repeat(starts[:-1], np.diff(starts))
+
+
+class VectorColumn:
+    """A column of embeddings, read where it lies: no row of Python, no copy of the whole.
+
+    Args:
+        column: lists of float32; null where there is no vector.
+    """
+
+    def __init__(self, column: Column) -> None:
+        self._chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
+
+    def take(self, rows: Ints) -> Vectors:
+        """Vectors of the rows ``rows``, ``[n, d]``; all of them must be there.
+
+        Raises:
+            ValueError: a vector is missing, or they differ in length.
+        """
+        if not len(rows):
+            return np.zeros((0, 0), np.float32)
+        at = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(at, kind="stable")
+        edges = runs(at[order])
+        parts = [
+            _rows_of(self._chunks[at[mine[0]]], rows[mine] - self._starts[at[mine[0]]])
+            for mine in (order[a:b] for a, b in pairwise(edges))
+        ]
+        if len(widths := sorted({part.shape[1] for part in parts})) > 1:
+            raise ValueError(
+                f"vectors of {widths} numbers in one column; they come from different embedders"
+            )
+        found = np.empty((len(rows), widths[0]), np.float32)
+        found[order] = np.concatenate(parts)
+        return found
+
+
+def _rows_of(chunk: pa.Array, rows: Ints) -> Vectors:
+    values = chunk.values.to_numpy(zero_copy_only=False)
+    offsets = chunk.offsets.to_numpy()
+    begin, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
+    if (lengths != lengths[0]).any() or not lengths[0]:
+        raise ValueError(
+            f"vectors of {sorted(set(lengths.tolist()))} numbers where one length is expected; "
+            "they come from different embedders, or some were not measured"
+        )
+    return np.asarray(values[begin[:, None] + np.arange(lengths[0])], np.float32)

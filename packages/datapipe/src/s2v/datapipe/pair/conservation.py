@@ -14,11 +14,10 @@ from itertools import pairwise
 from typing import Any
 
 from s2v.datapipe.base import ids
-from s2v.datapipe.pair.retrieve import clip_of
+from s2v.datapipe.pair.evidence import RULES, clip_of
 from s2v.datapipe.pair.rows import KEYS, Row, Tables, by, group, read
 from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.settings import SelectSettings
-from s2v.datapipe.pair.verify import RULES
 
 _SHOWN = 10
 _LOST = "lost"

@@ -68,6 +68,11 @@ _BANK_NAMES: Final[tuple[str, ...]] = BANKS
 _BLOCK: Final = 1 << 20
 
 
+def clip_of(subject_id: str) -> str:
+    """The clip of a subject: ``<clip_id>-s<n>``."""
+    return subject_id.rsplit("-", 1)[0]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What is known of ``n`` candidate pairs; every array has length ``n``.

@@ -41,6 +41,14 @@ _CLASS_AT: Final = {name: n for n, name in enumerate(CLASSES)}
 
 
 @dataclass(frozen=True)
+class Splits:
+    """Where sources and clips go."""
+
+    source: Mapping[str, str]  # long_video_id -> train | test
+    held: Mapping[str, bool]  # clip_id -> in a held-out scene
+
+
+@dataclass(frozen=True)
 class Pairs:
     """Accepted pairs of subjects, ``[m]`` each; ``target`` and ``reference`` are positions."""
 
@@ -124,7 +132,7 @@ def make_pool(
     detections: pa.Table,
     pairs: Pairs,
     captions: pa.Table,
-    splits: tuple[Mapping[str, str], Mapping[str, bool]],
+    splits: Splits,
     rules: SampleRules,
 ) -> Pool:
     """Collect what samples can be made of.
@@ -135,7 +143,7 @@ def make_pool(
             time and id.
         pairs: accepted pairs, by position in ``subjects``.
         captions: table CAPTIONS.
-        splits: ``train`` or ``test`` by long video; clips in held-out scenes.
+        splits: where sources and clips go.
         rules: how samples are put together.
 
     Raises:
@@ -208,11 +216,10 @@ def _clips(kept: pa.Table) -> tuple[Ints, Ints]:
 def _clip_columns(
     first: pa.Table,
     captions: pa.Table,
-    splits: tuple[Mapping[str, str], Mapping[str, bool]],
+    splits: Splits,
 ) -> Clips:
     clip_id, long_video = whole(first["clip_id"]), whole(first["long_video_id"])
     at = positions(clip_id, captions["clip_id"])
-    source, held = splits
     return Clips(
         clip_id=clip_id,
         video_id=whole(first["video_id"]),
@@ -221,8 +228,8 @@ def _clip_columns(
         image=_flags(kind == "image" for kind in first["kind"].to_pylist()),
         start_us=ints(first["start_us"], 0),
         end_us=ints(first["end_us"], 0),
-        test=_flags(source[name] == "test" for name in long_video.to_pylist()),
-        held=_flags(held[name] for name in clip_id.to_pylist()),
+        test=_flags(splits.source[name] == "test" for name in long_video.to_pylist()),
+        held=_flags(splits.held[name] for name in clip_id.to_pylist()),
     )
 
 

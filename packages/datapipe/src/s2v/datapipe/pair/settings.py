@@ -162,6 +162,14 @@ class BankRules(Strict):
 
     lower: float = Field(description="subject cosine below it: another subject; P, PD unpublished")
     upper: float = Field(description="from here on a near copy; P, PD unpublished")
+    joint_lower: float | None = Field(
+        default=None,
+        description="the same for people's joint vectors, beside the bounds of body and face; off: "
+        "with those two bounded their weighted mean is",
+    )
+    joint_upper: float | None = Field(
+        default=None, description="joint vectors, from here on a near copy"
+    )
     max_background: float | None = Field(
         default=None,
         description="cosine of backgrounds; PD asks for another one. On the film pairs above "
@@ -253,6 +261,12 @@ class RetrievalSettings(Strict):
         default=8, ge=1, description="passing candidates per subject and search"
     )
     overfetch: int = Field(default=64, ge=1, description="candidates looked at before giving up")
+    floor_margin: float | None = Field(
+        default=0.2,
+        ge=0.05,
+        description="a gate: how far below the lower bound neighbours are still looked at and "
+        "listed as candidates, down to the next tenth; left out, `overfetch` alone ends the list",
+    )
     backend: Literal["auto", "faiss", "numpy"] = "auto"
 
     @model_validator(mode="after")

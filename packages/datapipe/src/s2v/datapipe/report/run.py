@@ -19,7 +19,7 @@ from s2v.datapipe.pair.exclusions import ExclusionIndex
 from s2v.datapipe.pair.quotas import QUOTAS
 from s2v.datapipe.pair.rows import Row, by, read
 from s2v.datapipe.pair.samples import SAMPLE_REASONS
-from s2v.datapipe.pair.select import BOX_REASONS, CLIP_REASONS, FACE_REASONS, Selection
+from s2v.datapipe.pair.select import CLIP_REASONS, Selection
 from s2v.datapipe.pair.settings import SelectSettings
 from s2v.datapipe.pair.subjects import SubjectView, join_subjects
 from s2v.datapipe.write.frames import FrameStore
@@ -28,14 +28,14 @@ from s2v.datapipe.write.frames import FrameStore
 _VECTORS: Final = {
     "embeddings": ("subject", "background"),
     "faces": ("embedding",),
-    "subjects": ("embedding", "background", "face_embedding"),
 }
 
 #: Columns that runs of older versions lack; they are read as null, which says as much.
 _LATER: Final = {
     "clips": ("marks",),
     "clip_reasons": ("concept",),
-    "subjects": ("class_source",),
+    "pairs": ("search", "joint_similarity"),
+    "subjects": ("face", "class_source"),
 }
 #: Views of the selection that are no tables of the contract.
 _VIEWS: Final = {
@@ -107,15 +107,12 @@ class RunFolder:
     @cached_property
     def box_reasons(self) -> dict[str, str | None]:
         """Why each detection was not used, ``None`` for a usable one."""
-        return {row["detection_id"]: row["reason"] for row in self._boxes}
+        boxes = self._view.boxes
+        return dict(zip(*(boxes[n].to_pylist() for n in ("detection_id", "reason")), strict=True))
 
     @cached_property
     def _view(self) -> SubjectView:
         return join_subjects(self.tables, self.clip_reasons, self.settings, ExclusionIndex(()))
-
-    @cached_property
-    def _boxes(self) -> list[Row]:
-        return sorted(self._view.boxes, key=lambda row: str(row["detection_id"]))
 
     @cached_property
     def shards(self) -> ShardIndex | None:
@@ -135,8 +132,8 @@ class RunFolder:
         lists = self.about["settings"].get("exclusions") or ()
         selection = Selection(
             clips=self.tables["clip_reasons"],
-            boxes=pa.Table.from_pylist(self._boxes, schema=BOX_REASONS),
-            faces=pa.Table.from_pylist(self._view.faces, schema=FACE_REASONS),
+            boxes=self._view.boxes,
+            faces=self._view.faces,
             subjects=self.tables["subjects"],
             pairs=self.tables["pairs"],
             samples=self.tables["samples"],
