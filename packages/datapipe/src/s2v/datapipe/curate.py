@@ -24,6 +24,7 @@ from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import read_exclusions
 from s2v.datapipe.pair.select import Selection, select
+from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import make_roles
 from s2v.datapipe.write.write import Written, write_shards
@@ -102,7 +103,8 @@ def curate(
             only_committed=not measure,
             quiet=quiet,
         ).run()
-        selection = select(measured.tables, settings.select, exclusions)
+        steps = Steps(folder / "select", measured.digest)
+        selection = select(measured.tables, settings.select, exclusions, steps=steps)
         conservation = check(measured.tables, selection, settings.select)
         sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
         wanted = set(selection.samples["clip_id"].to_pylist())
