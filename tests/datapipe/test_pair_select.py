@@ -136,10 +136,10 @@ def test_in_references_are_far_in_time_from_the_middle_of_their_clip(
 
 def test_scenarios_name_who_is_together(selection: Selection) -> None:
     found = {s["clip_id"]: s["scenario"] for s in rows(selection, "samples")}
-    assert found["film-00001000-00007000"] == "multi-creature"
-    assert found["film-00021000-00027000"] == "single-creature"
+    assert found["film-00001000-00007000"] == "multi-animal"
+    assert found["film-00021000-00027000"] == "single-animal"
     assert found["indoors-00001000-00006000"] == "single-human"
-    assert found["shop-00001000-00007000"] == "single-thing"
+    assert found["shop-00001000-00007000"] == "single-product"
 
 
 def test_changed_thresholds_keep_the_ids_of_unchanged_samples(

@@ -35,7 +35,7 @@ def test_every_line_of_the_funnel_adds_up(run: Path) -> None:
     assert found["conservation"] == "holds"
     assert [row["table"] for row in found["funnel"]] == [
         *("sources", "time", "clips", "subjects", "boxes", "faces", "pairs"),
-        *("clips with a sample", "samples written"),
+        *("samples", "clips with a sample", "samples written"),
     ]
     for row in found["funnel"]:
         assert row["entered"] == row["kept"] + sum(row["dropped"].values()) + row["quarantined"]

@@ -58,6 +58,11 @@ class Curated:
             "quarantined": tables["quarantine"].num_rows,
             "samples": dict(sorted(Counter(r["pair_type"] for r in samples).items())),
             "scenarios": dict(sorted(Counter(r["scenario"] for r in samples).items())),
+            "short of": {
+                f"{row['pair_type']} {row['of']} {row['name']}": f"{row['kept']} of {row['least']}"
+                for row in self.selection.quotas.to_pylist()
+                if row["missing"]
+            },
             "written": self.written.samples,
             "not written": self.written.skipped,
             "shards": self.written.shards,
@@ -134,6 +139,8 @@ def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selecti
         "pairs": selection.pairs,
         "samples": selection.samples,
         "clip_reasons": selection.clips,
+        "sample_reasons": selection.sample_reasons,
+        "quotas": selection.quotas,
     }
     for name, table in sorted(views.items()):
         with atomic.replacing(folder / "tables" / f"{name}.parquet") as path:

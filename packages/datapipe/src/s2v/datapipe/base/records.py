@@ -275,7 +275,8 @@ SUBJECTS: Final = _s(
     ("phrase_end", INT),
     ("noun", STRING),
     ("bank", STRING),
-    ("class", STRING),
+    ("class", STRING),  # as in table phrases, never null; told anew at every selection
+    ("class_source", STRING),  # who said so: origin | extractor | words | bank
     ("detection_id", STRING),
     ("frame_id", STRING),
     ("pts_us", INT),
@@ -325,6 +326,7 @@ REFERENCE: Final = pa.struct(
         pa.field("similarity", FLOAT),
         pa.field("face_similarity", FLOAT),
         pa.field("background_similarity", FLOAT),
+        pa.field("distance_us", INT),  # its frame from the trained span; null in another file
     ]
 )
 
@@ -337,7 +339,7 @@ SAMPLES: Final = _s(
     ("long_video_id", STRING),
     ("split", STRING),  # train | test
     ("heldout", BOOL),
-    ("scenario", STRING),
+    ("scenario", STRING),  # one of pair/scenario.py, by the classes of its references
     ("caption", STRING),
     ("shard", STRING),
     ("references", pa.list_(REFERENCE)),

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from s2v.datapipe.base import records
+from s2v.datapipe.pair.classes import name_classes
 from s2v.datapipe.pair.columns import Flags, codes
 from s2v.datapipe.pair.evidence import Candidates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, identity_ids
 from s2v.datapipe.pair.judge import judge
 from s2v.datapipe.pair.pool import Pool
-from s2v.datapipe.pair.rows import Row, Tables
-from s2v.datapipe.pair.samples import SampleMaker, Splits
+from s2v.datapipe.pair.rows import Row, Tables, measured
+from s2v.datapipe.pair.sample_pool import Pairs, Splits, make_pool
+from s2v.datapipe.pair.samples import make_samples
 from s2v.datapipe.pair.settings import SelectSettings, ShardCounts
 from s2v.datapipe.pair.split import heldout_clips, split_of_sources
 from s2v.datapipe.pair.steps import CLIP_REASONS, Clips, Found, Steps
@@ -44,6 +45,8 @@ class Selection:
         pairs: table PAIRS, every candidate with the rules it fails.
         samples: table SAMPLES, what will be written.
         excluded_samples: samples taken out by the exclusion list, with its reason.
+        sample_reasons: every sample that was made, with the reason why it is not kept.
+        quotas: how many samples of each scenario and class were made, wanted and kept.
         shards: how many shards the settings ask for.
     """
 
@@ -55,6 +58,8 @@ class Selection:
     samples: pa.Table
     excluded_samples: dict[str, str]
     shards: ShardCounts
+    sample_reasons: pa.Table
+    quotas: pa.Table
 
 
 def select(
@@ -90,18 +95,32 @@ def select(
     found = steps.found(tables, settings, digest, pool, clips)
     candidates = judge(found.evidence, settings, verifier or RuleVerifier())
     view = _identify(view, pool, candidates, found, settings, excluded)
+    view = view.with_table(name_classes(view.table, tables, settings.classes))
     splits = _splits(tables, clips, view, candidates, settings)
-    samples = SampleMaker(tables, view, candidates, splits, settings).samples()
-    samples, refused = _without_excluded(samples, excluded)
+    made = make_samples(
+        make_pool(
+            view.table,
+            view.detections,
+            _accepted(candidates),
+            measured(tables, "captions"),
+            splits,
+            settings.sample,
+        ),
+        settings.quota,
+        settings.shards,
+        excluded.of("sample_id"),
+    )
     return Selection(
         clips=clips.table,
         boxes=view.boxes,
         faces=view.faces,
         subjects=view.table,
         pairs=candidates.table(pool.clip, pool.clips),
-        samples=records.table("samples", samples),
-        excluded_samples=refused,
+        samples=made.samples,
+        excluded_samples=made.excluded,
         shards=settings.shards,
+        sample_reasons=made.reasons,
+        quotas=made.quotas,
     )
 
 
@@ -177,11 +196,12 @@ def _shared_sources(view: SubjectView, candidates: Candidates) -> set[tuple[str,
     return set(zip(a, b, strict=True))
 
 
-def _without_excluded(
-    samples: list[Row], excluded: ExclusionIndex
-) -> tuple[list[Row], dict[str, str]]:
-    """Take out single samples that a reviewer refused; nothing takes their place."""
-    refused = {
-        row["sample_id"]: why for row in samples if (why := excluded.reason(row, "sample_id"))
-    }
-    return [row for row in samples if row["sample_id"] not in refused], refused
+def _accepted(candidates: Candidates) -> Pairs:
+    e, at = candidates.evidence, candidates.accepted()
+    return Pairs(
+        target=candidates.target[at].astype(np.int64),
+        reference=candidates.reference[at].astype(np.int64),
+        similarity=e.similarity[at],
+        face=e.face_similarity[at],
+        background=e.background_similarity[at],
+    )
