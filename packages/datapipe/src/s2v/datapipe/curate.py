@@ -24,6 +24,7 @@ from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import read_exclusions
 from s2v.datapipe.pair.select import Selection, select
+from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import make_roles
 from s2v.datapipe.write.write import Written, write_shards
@@ -57,6 +58,11 @@ class Curated:
             "quarantined": tables["quarantine"].num_rows,
             "samples": dict(sorted(Counter(r["pair_type"] for r in samples).items())),
             "scenarios": dict(sorted(Counter(r["scenario"] for r in samples).items())),
+            "short of": {
+                f"{row['pair_type']} {row['of']} {row['name']}": f"{row['kept']} of {row['least']}"
+                for row in self.selection.quotas.to_pylist()
+                if row["missing"]
+            },
             "written": self.written.samples,
             "not written": self.written.skipped,
             "shards": self.written.shards,
@@ -97,7 +103,8 @@ def curate(
             only_committed=not measure,
             quiet=quiet,
         ).run()
-        selection = select(measured.tables, settings.select, exclusions)
+        steps = Steps(folder / "select", measured.digest)
+        selection = select(measured.tables, settings.select, exclusions, steps=steps)
         conservation = check(measured.tables, selection, settings.select)
         sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
         wanted = set(selection.samples["clip_id"].to_pylist())
@@ -132,6 +139,8 @@ def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selecti
         "pairs": selection.pairs,
         "samples": selection.samples,
         "clip_reasons": selection.clips,
+        "sample_reasons": selection.sample_reasons,
+        "quotas": selection.quotas,
     }
     for name, table in sorted(views.items()):
         with atomic.replacing(folder / "tables" / f"{name}.parquet") as path:
