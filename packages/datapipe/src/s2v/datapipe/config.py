@@ -72,6 +72,7 @@ class RoleSettings(_Section):
     phrases: Backend = Backend()
     detector: Backend = Backend()
     checker: Backend = Backend()
+    verifier: Backend = Backend()
     segmenter: Backend = Backend()
     faces: Backend = Backend()
     embedder: Backend = Backend()

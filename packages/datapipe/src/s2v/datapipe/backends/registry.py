@@ -41,6 +41,9 @@ BACKENDS: Final[dict[str, dict[str, str]]] = {
     "checker": {
         "vlm": f"{_HERE}.vlm.checker:checker",
     },
+    "verifier": {
+        "vlm": f"{_HERE}.vlm.verifier:verifier",
+    },
     "segmenter": {
         "u2netp": f"{_HERE}.embedded:segmenter",
         "segment_anything": f"{_HERE}.segment_anything:segmenter",
@@ -66,6 +69,7 @@ PROFILES: Final[dict[str, dict[str, str]]] = {
         "phrases": "chunks",
         "detector": "proposals",
         "checker": NONE,
+        "verifier": NONE,
         "segmenter": "u2netp",
         "faces": "yunet_sface",
         "embedder": "appearance",
@@ -79,6 +83,7 @@ PROFILES: Final[dict[str, dict[str, str]]] = {
         "phrases": "vlm",
         "detector": "grounding_dino",
         "checker": "vlm",
+        "verifier": "vlm",
         "segmenter": "segment_anything",
         "faces": "insightface",
         "embedder": "open_clip",

@@ -311,8 +311,29 @@ PAIRS: Final = _s(
     ("frame_phash_distance", INT),  # smallest between any two sampled frames of the clips
     ("gap_us", INT),  # between the clips on the source's time line, null across sources
     ("rank", INT),  # among the target's candidates by similarity
+    ("same_identity", STRING),  # the verifier's yes | no | unsure; null: not asked
+    ("different_context", STRING),
     ("rules", pa.list_(STRING)),
     ("accepted", BOOL),
+)
+
+#: What a second model said of a pair (Phantom-Data, step 3). A pair has no direction, so it is
+#: asked about once: its target is the one whose detection id comes first.
+VERDICTS: Final = _s(
+    ("verdict_id", STRING),  # 20 hex over the prompt and what was shown of both sides
+    ("target_detection_id", STRING),
+    ("reference_detection_id", STRING),
+    ("target_subject_id", STRING),
+    ("reference_subject_id", STRING),
+    ("class", STRING),  # whose prompt was used
+    ("verifier", STRING),  # model id
+    ("prompt", STRING),  # id and version
+    ("prompt_sha256", STRING),
+    ("same_identity", STRING),  # yes | no | unsure; null: quarantined
+    ("different_context", STRING),
+    ("note", STRING),  # the model's reason, in its words
+    ("attempts", INT),
+    ("reason", STRING),  # why there is no answer
 )
 
 REFERENCE: Final = pa.struct(
@@ -370,6 +391,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "embeddings": EMBEDDINGS,
     "subjects": SUBJECTS,
     "pairs": PAIRS,
+    "verdicts": VERDICTS,
     "samples": SAMPLES,
     "quarantine": QUARANTINE,
 }

@@ -47,6 +47,7 @@ class Candidates:
 
     evidence: Evidence
     failed: dict[str, Flags]
+    said: dict[str, list[str | None]] | None = None  # a second model's answers, by column
 
     def refuse(self, rule: str, flags: Flags) -> None:
         """Add a rule that some candidates fail."""
@@ -94,6 +95,9 @@ class Candidates:
                     "accepted": bool(accepted[n]),
                 }
             )
+        for name, answers in (self.said or {}).items():
+            for row, answer in zip(rows, answers, strict=True):
+                row[name] = answer
         return sorted(rows, key=lambda row: (row["target_subject_id"], row["rank"]))
 
     def _ranks(self) -> Ints:

@@ -35,6 +35,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "embeddings": ("detection_id",),
     "subjects": ("subject_id",),
     "pairs": ("target_subject_id", "reference_subject_id"),
+    "verdicts": ("verdict_id",),
     "samples": ("sample_id",),
     "quarantine": ("stage", "id"),
 }

@@ -24,6 +24,7 @@ from s2v.datapipe.pair.samples import SampleMaker, Splits
 from s2v.datapipe.pair.settings import SelectSettings, ShardCounts
 from s2v.datapipe.pair.split import heldout_clips, split_of_sources
 from s2v.datapipe.pair.subjects import SubjectView, join_subjects
+from s2v.datapipe.pair.verdicts import Verdicts
 from s2v.datapipe.pair.verify import PairVerifier, RuleVerifier
 
 
@@ -79,6 +80,7 @@ def select(
     settings: SelectSettings,
     exclusions: Iterable[Exclusion] = (),
     verifier: PairVerifier | None = None,
+    verdicts: pa.Table | None = None,
 ) -> Selection:
     """Select subjects, pairs and samples.
 
@@ -88,6 +90,8 @@ def select(
         settings: every threshold.
         exclusions: exclusion and takedown list.
         verifier: judge of pairs that pass all rules; the rules themselves by default.
+        verdicts: rows of table VERDICTS of a second model; pairs without one do not pass. Without
+            the table no second model is asked.
 
     Returns:
         Tables sorted by id; the same for any order of the input rows.
@@ -114,6 +118,8 @@ def select(
 
     copies = Copies(collapsed, duplicate_of)
     candidates = find_candidates(view.kept(), copies, hashes, settings, verifier or RuleVerifier())
+    if verdicts is not None:
+        _apply(verdicts, candidates, view)
     identity = cluster(view.kept(), candidates, settings)
     candidates.refuse("identity_conflict", conflicts(candidates, identity))
     taken_down = _name_identities(view, identity, excluded)
@@ -151,6 +157,19 @@ def select(
         excluded_samples=refused,
         shards=settings.shards,
     )
+
+
+def _apply(table: pa.Table, candidates: Candidates, view: SubjectView) -> None:
+    """Refuse what a second model did not say yes to twice, or was not asked about."""
+    place = {row["subject_id"]: n for n, row in enumerate(view.rows)}
+    e = candidates.evidence
+    target, reference = (
+        np.array([place[one] for one in ends], np.int64) for ends in (e.target, e.reference)
+    )
+    said = Verdicts(table, [row["detection_id"] for row in view.rows], target, reference)
+    for rule, flags in said.failed(candidates.accepted()).items():
+        candidates.refuse(rule, flags)
+    candidates.said = {name: column.to_pylist() for name, column in said.columns().items()}
 
 
 def _collapse(view: SubjectView, duplicate_of: dict[str, str]) -> list[Row]:

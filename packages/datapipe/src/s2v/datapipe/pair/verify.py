@@ -42,7 +42,9 @@ CONTEXT_RULES: Final = (
     "copy_not_measured",
 )
 VERIFIER_RULES: Final = ("verifier_same_identity", "verifier_different_context")
-RULES: Final = CONTEXT_RULES + IDENTITY_RULES + VERIFIER_RULES + ("excluded",)
+#: A verifier is configured, and has no answer on the pair (:mod:`.verdicts`).
+UNANSWERED_RULES: Final = ("verdict_quarantined", "not_verified")
+RULES: Final = CONTEXT_RULES + IDENTITY_RULES + VERIFIER_RULES + UNANSWERED_RULES + ("excluded",)
 
 
 @dataclass(frozen=True)

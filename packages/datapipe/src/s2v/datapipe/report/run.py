@@ -30,7 +30,13 @@ _VECTORS: Final = {
 }
 
 #: Columns that runs of older versions lack; they are read as null, which says as much.
-_LATER: Final = {"clips": ("marks",), "clip_reasons": ("concept",)}
+_LATER: Final = {
+    "clips": ("marks",),
+    "clip_reasons": ("concept",),
+    "pairs": ("same_identity", "different_context"),
+}
+#: Tables that runs of older versions lack, because nobody was asked for them.
+_LATER_TABLES: Final = frozenset({"verdicts"})
 
 
 class RunFolderError(FileNotFoundError):
@@ -167,6 +173,8 @@ def _table(path: Path, name: str) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)
     except FileNotFoundError:
+        if name in _LATER_TABLES:
+            return records.table(name, [])
         raise RunFolderError(
             f"{path}: missing; the run has not come to its selection, `s2v-data run` goes on"
         ) from None
