@@ -77,6 +77,7 @@ class RoleSettings(_Section):
     faces: Backend = Backend()
     embedder: Backend = Backend()
     text_regions: Backend = Backend()
+    text_reader: Backend = Backend()
     safety: Backend = Backend()
     aesthetics: Backend = Backend()
     shots: Backend = Backend()

@@ -1,7 +1,7 @@
 """Which stage follows which: figure 3 of the paper, readable in one screen.
 
 sources -> probe -> shots -> frames -> overlay -> quality -> caption -> phrases
-                 -> detect -> check -> segment -> faces -> embed        (measure)
+                 -> detect -> check, marks, segment -> faces -> embed   (measure)
         -> subjects -> in-pairs, retrieval -> verify -> scenarios       (select)
         -> clips cut, shards, index, card                              (write)
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.pools import Need
 from s2v.datapipe.engine.stage import Stage, StageRun
+from s2v.datapipe.measure.brand import MarkStage
 from s2v.datapipe.measure.caption import CaptionStage
 from s2v.datapipe.measure.check import CheckStage
 from s2v.datapipe.measure.detect import DetectStage
@@ -37,6 +38,7 @@ UPSTREAM = {
     "phrases": ("caption",),
     "detect": ("phrases", "frames"),
     "check": ("detect",),
+    "marks": ("detect",),
     "segment": ("detect",),
     "faces": ("detect",),
     "embed": ("segment",),
@@ -52,6 +54,7 @@ HOLDS = {
     "phrases": ("phrases",),
     "detect": ("detector",),
     "check": ("checker",),
+    "marks": ("text_reader",),
     "segment": ("segmenter",),
     "faces": ("faces",),
     "embed": ("embedder",),
@@ -72,6 +75,7 @@ def stages(settings: Settings, roles: Roles) -> list[Stage]:
         PhraseStage(roles.phrases, gates),
         DetectStage(roles.detector, gates),
         CheckStage(roles.checker, settings.segment, gates),
+        MarkStage(roles.text_reader, settings.segment, gates),
         SegmentStage(roles.segmenter, settings.segment, gates),
         FaceStage(roles.faces, gates),
         EmbedStage(roles.embedder, gates),
@@ -135,6 +139,7 @@ BY_CLIPS = (
     "phrases",
     "detect",
     "check",
+    "marks",
     "segment",
     "faces",
     "embed",

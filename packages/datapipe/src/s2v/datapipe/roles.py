@@ -99,6 +99,7 @@ class Check:
     specific: bool | None = None
     matches: bool | None = None
     match_score: float | None = None
+    mark: bool | None = None  # a complete, recognisable logo or text; asked of products only
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,15 @@ class TextRegion:
     """A box of overlaid or depicted text."""
 
     box: Box
+    score: float
+
+
+@dataclass(frozen=True)
+class TextLine:
+    """A line of text that was read: its box, what it says, and how surely."""
+
+    box: Box
+    text: str
     score: float
 
 
@@ -283,6 +293,14 @@ class TextRegions(Model, Protocol):
         ...
 
 
+class TextReader(Model, Protocol):
+    """What is written on a thing."""
+
+    def read(self, image: Image) -> list[TextLine]:
+        """All lines that could be read; printable text of one line each."""
+        ...
+
+
 class SafetyScorer(Model, Protocol):
     """Not-safe-for-work score."""
 
@@ -323,6 +341,7 @@ class Roles:
     faces: FaceRecogniser
     embedder: ImageEmbedder
     text_regions: TextRegions | None = None
+    text_reader: TextReader | None = None
     safety: SafetyScorer | None = None
     checker: SubjectChecker | None = None
     verifier: PairVerifier | None = None
@@ -338,4 +357,6 @@ class Roles:
 
 
 #: Roles that may stay empty.
-OPTIONAL = frozenset({"text_regions", "safety", "checker", "verifier", "aesthetics", "shots"})
+OPTIONAL = frozenset(
+    {"text_regions", "text_reader", "safety", "checker", "verifier", "aesthetics", "shots"}
+)

@@ -207,6 +207,20 @@ CHECKS: Final = _s(
     ("specific", BOOL),  # not a vague thing, such as trees or rocks
     ("matches", BOOL),  # it is what the phrase says
     ("match_score", FLOAT),
+    (
+        "mark",
+        BOOL,
+    ),  # a complete, recognisable logo or text; asked of products only
+)
+
+#: What is written on a product (Phantom-Data, step 3), one row per box of a product.
+MARKS: Final = _s(
+    ("detection_id", STRING),
+    ("clip_id", STRING),
+    ("reader", STRING),  # model id
+    ("text_share", FLOAT),  # share of the box's pixels inside lines that could be read
+    ("text", STRING),  # the line that says most: letters times score; null: none
+    ("text_score", FLOAT),  # mean probability of its letters, 0..1
 )
 
 MASKS: Final = _s(
@@ -385,6 +399,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "phrases": PHRASES,
     "detections": DETECTIONS,
     "checks": CHECKS,
+    "marks": MARKS,
     "masks": MASKS,
     "faces": FACES,
     "people": PEOPLE,

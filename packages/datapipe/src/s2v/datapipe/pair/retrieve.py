@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from s2v.datapipe.pair.copies import NOT_COMPARED, FrameHashes, parse_hash
 from s2v.datapipe.pair.index import cosine, exact_top
@@ -52,6 +53,12 @@ class Candidates:
     def refuse(self, rule: str, flags: Flags) -> None:
         """Add a rule that some candidates fail."""
         self.failed[rule] = self.failed.get(rule, np.zeros(len(self.evidence), np.bool_)) | flags
+
+    def hear(self, failed: dict[str, Flags], said: dict[str, pa.Array]) -> None:
+        """Take in what a second model said: the rules that fail by it, and its answers."""
+        for rule, flags in failed.items():
+            self.refuse(rule, flags)
+        self.said = {name: answers.to_pylist() for name, answers in said.items()}
 
     def accepted(self) -> Flags:
         """Candidates that fail no rule."""

@@ -29,6 +29,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "phrases": ("subject_id",),
     "detections": ("detection_id",),
     "checks": ("detection_id",),
+    "marks": ("detection_id",),
     "masks": ("detection_id",),
     "faces": ("frame_id", "face"),
     "people": ("clip_id",),

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from s2v.datapipe.base import records
@@ -18,6 +19,7 @@ from s2v.datapipe.pair.concepts import balance
 from s2v.datapipe.pair.copies import FrameHashes, duplicates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, conflicts
+from s2v.datapipe.pair.marks import unmarked
 from s2v.datapipe.pair.retrieve import Candidates, Copies, clip_of, find_candidates
 from s2v.datapipe.pair.rows import Row, Tables, by, read
 from s2v.datapipe.pair.samples import SampleMaker, Splits
@@ -118,8 +120,12 @@ def select(
 
     copies = Copies(collapsed, duplicate_of)
     candidates = find_candidates(view.kept(), copies, hashes, settings, verifier or RuleVerifier())
+    places = _places(candidates, view)
+    bare = unmarked(view.rows, tables, settings.pair)
+    candidates.refuse("no_mark", bare[places].any(axis=0))
     if verdicts is not None:
-        _apply(verdicts, candidates, view)
+        said = Verdicts(verdicts, [row["detection_id"] for row in view.rows], *places)
+        candidates.hear(said.failed(candidates.accepted()), said.columns())
     identity = cluster(view.kept(), candidates, settings)
     candidates.refuse("identity_conflict", conflicts(candidates, identity))
     taken_down = _name_identities(view, identity, excluded)
@@ -159,17 +165,12 @@ def select(
     )
 
 
-def _apply(table: pa.Table, candidates: Candidates, view: SubjectView) -> None:
-    """Refuse what a second model did not say yes to twice, or was not asked about."""
+def _places(candidates: Candidates, view: SubjectView) -> npt.NDArray[np.int64]:
+    """Where the candidates' targets and references stand in ``view.rows``: ``[2, n]``."""
     place = {row["subject_id"]: n for n, row in enumerate(view.rows)}
     e = candidates.evidence
-    target, reference = (
-        np.array([place[one] for one in ends], np.int64) for ends in (e.target, e.reference)
-    )
-    said = Verdicts(table, [row["detection_id"] for row in view.rows], target, reference)
-    for rule, flags in said.failed(candidates.accepted()).items():
-        candidates.refuse(rule, flags)
-    candidates.said = {name: column.to_pylist() for name, column in said.columns().items()}
+    ends = [[place[one] for one in side] for side in (e.target, e.reference)]
+    return np.array(ends, np.int64).reshape(2, -1)
 
 
 def _collapse(view: SubjectView, duplicate_of: dict[str, str]) -> list[Row]:

@@ -167,6 +167,11 @@ class BankRules(Strict):
         default=False, description="both subjects need a usable face, always"
     )
     same_noun: bool = Field(default=False, description="both phrases must have the same head noun")
+    require_mark: bool = Field(
+        default=False,
+        description="products need a recognisable logo or text on both sides; PD keeps no other "
+        "products. Other classes need none",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -200,6 +205,13 @@ class PairRules(Strict):
         max_background=0.85,
         across_sources="yes",
         same_noun=True,
+        require_mark=True,
+    )
+    mark_letters: int = Field(
+        default=3, ge=1, description="letters of the text that makes a product recognisable; ours"
+    )
+    mark_score: float = Field(
+        default=0.8, ge=0, le=1, description="mean probability of that text's letters; ours"
     )
     min_gap_seconds: float = Field(
         default=10.0, ge=0, description="between clips of one video; PD shows minutes beat seconds"

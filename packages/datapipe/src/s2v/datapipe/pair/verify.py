@@ -25,6 +25,7 @@ IDENTITY_RULES: Final = (
     "person_without_face",
     "living_across_sources_without_verified_face",
     "noun_mismatch",
+    "no_mark",
     "identity_conflict",
 )
 #: Rules that speak against another context.

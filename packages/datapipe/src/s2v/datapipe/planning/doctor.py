@@ -292,6 +292,7 @@ _ASK: dict[str, Callable[..., str]] = {
     "faces": lambda m: f"found {len(m.faces(_picture()))} faces",
     "embedder": lambda m: f"gave {m.embed([_picture()]).shape[1]} dimensions",
     "text_regions": lambda m: f"found {len(m.regions(_picture()))} texts",
+    "text_reader": lambda m: f"read {len(m.read(_picture()))} lines",
     "safety": lambda m: f"scored {m.score(_picture()):.3f}",
     "aesthetics": lambda m: f"scored {m.score([_picture()])[0]:.2f}",
     "shots": lambda m: f"scored {len(m.score(np.zeros((60, *m.frame_size, 3), np.uint8)))} frames",

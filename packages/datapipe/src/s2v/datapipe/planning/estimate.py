@@ -142,8 +142,10 @@ def admit(
     """
     for names in (pipeline.BY_SOURCE, pipeline.BY_WINDOW):
         place([(n, runs[n].need) for n in names], nodes, 1, **placing)
-    for names in (pipeline.BY_CLIPS, pipeline.BY_PAIRS):
-        place([(n, runs[n].need) for n in names], nodes, 1, reserved=reserved, **placing)
+    by_clips = [(n, runs[n].need) for n in pipeline.BY_CLIPS]
+    by_pairs = [(n, runs[n].need) for n in pipeline.BY_PAIRS]
+    for group in (by_clips, by_pairs):
+        place(group, nodes, 1, reserved=reserved, **placing)
 
 
 def estimate(

@@ -34,9 +34,10 @@ _LATER: Final = {
     "clips": ("marks",),
     "clip_reasons": ("concept",),
     "pairs": ("same_identity", "different_context"),
+    "checks": ("mark",),
 }
 #: Tables that runs of older versions lack, because nobody was asked for them.
-_LATER_TABLES: Final = frozenset({"verdicts"})
+_LATER_TABLES: Final = frozenset({"verdicts", "marks"})
 
 
 class RunFolderError(FileNotFoundError):

@@ -61,8 +61,10 @@ class VlmVerifier(ServedRole):
         client = None
         for name in CLASSES:
             slot = prompting.Slot(f"verify_{name}", FIELDS)
-            own = settings.prompts.get(name, settings.prompt)
-            prompt = prompting.load(slot, own, where)
+            own, key = settings.prompt, "prompt"
+            if name in settings.prompts:
+                own, key = settings.prompts[name], f"prompts.{name}"
+            prompt = prompting.load(slot, own, where, key)
             asker = self._askers[name] = Asker(settings, prompt, where, pictures, client)
             client = asker.client
         super().__init__(self._askers["other"])
