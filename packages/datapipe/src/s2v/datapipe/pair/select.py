@@ -121,8 +121,9 @@ def select(
     copies = Copies(collapsed, duplicate_of)
     candidates = find_candidates(view.kept(), copies, hashes, settings, verifier or RuleVerifier())
     places = _places(candidates, view)
-    bare = unmarked(view.rows, tables, settings.pair)
-    candidates.refuse("no_mark", bare[places].any(axis=0))
+    columns = [[r[k] for r in view.rows] for k in ("subject_id", "detection_id", "bank")]
+    bare = unmarked(columns[0], columns[1], columns[2], tables, settings.pair)
+    candidates.refuse("no_mark", bare[places[0]] | bare[places[1]])
     if verdicts is not None:
         said = Verdicts(verdicts, [row["detection_id"] for row in view.rows], *places)
         candidates.hear(said.failed(candidates.accepted()), said.columns())
