@@ -15,6 +15,7 @@ from vlm_double import double, made, picture, pictures, says, status, words
 from s2v.datapipe.backends import registry
 from s2v.datapipe.backends.vlm import verifier
 from s2v.datapipe.base.settings import SettingsError
+from s2v.datapipe.pair.verify import UNANSWERED_RULES, VERIFIER_RULES
 from s2v.datapipe.roles import (
     CLASSES,
     OPTIONAL,
@@ -145,3 +146,17 @@ def test_the_role_travels_to_actors_and_is_empty_in_the_embedded_profile() -> No
     assert "verifier" in OPTIONAL
     assert registry.PROFILES["embedded"]["verifier"] == registry.NONE
     assert registry.PROFILES["production"]["verifier"] == "vlm"
+
+
+def test_the_docs_know_every_class_rule_and_option() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "verification.md").read_text(encoding="utf-8")
+    shared = (docs / "captions.md").read_text(encoding="utf-8")
+    for name in CLASSES:
+        assert f"\n| {name} |" in page
+    for rule in (*VERIFIER_RULES, *UNANSWERED_RULES):
+        assert f"| `{rule}` |" in page
+    for name, field in verifier.VerifyOptions.model_fields.items():
+        assert f"| `{name}` |" in page or f"| `{name}` |" in shared, name
+        if name == "max_tokens":
+            assert f"`max_tokens` is {field.default}" in page
