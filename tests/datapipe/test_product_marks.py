@@ -72,6 +72,7 @@ def shop(run: Path) -> World:
     for row in world.rows["phrases"]:
         row["class"] = {"thing": "product", "person": "human"}.get(row["bank"], "animal")
     world.finish()
+    world.rows["marks"].clear()
     for row in world.rows["detections"]:
         if row["clip_id"].startswith("shop"):
             x0, y0, x1, y1 = (int(v) for v in row["box"])

@@ -52,7 +52,7 @@ class Asked:
         self.questions = self._questions()
 
     def _questions(self) -> dict[str, Row]:
-        book = Questions(self.tables, {}, "f", self.verifier.prompts)
+        book = Questions(self.tables, {}, (), "f", self.verifier.prompts)
         names = self.tables["detections"]["detection_id"].to_pylist()
         book.look_up(names)
         # A spread of all pairs: each detection is in several of them, with many others.

@@ -15,7 +15,7 @@ from vlm_double import double, made, picture, pictures, says, status, words
 from s2v.datapipe.backends import registry
 from s2v.datapipe.backends.vlm import verifier
 from s2v.datapipe.base.settings import SettingsError
-from s2v.datapipe.pair.verify import UNANSWERED_RULES, VERIFIER_RULES
+from s2v.datapipe.pair.evidence import UNANSWERED_RULES, VERIFIER_RULES
 from s2v.datapipe.roles import (
     CLASSES,
     OPTIONAL,

@@ -46,12 +46,6 @@ def paired_world(run: Path) -> World:
     for row in world.rows["phrases"]:
         row["class"] = CLASS_OF[row["bank"]]
     world.finish()
-    products = {r["subject_id"] for r in world.rows["phrases"] if r["class"] == "product"}
-    for row in world.rows["detections"]:
-        if row["subject_id"] in products:
-            read = {"text": "CUPS & CO", "text_score": 0.9, "text_share": 0.1}
-            ids = {name: row[name] for name in ("detection_id", "clip_id")}
-            world.rows["marks"].append({**ids, **read})
     for row in world.rows["detections"]:
         x0, y0, x1, y1 = (int(v) for v in row["box"])
         picture = world.pictures[row["frame_id"]]

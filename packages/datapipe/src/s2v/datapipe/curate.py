@@ -24,6 +24,7 @@ from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import read_exclusions
 from s2v.datapipe.pair.select import Selection
+from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import make_roles
 from s2v.datapipe.verifying import Verified, select_verified
@@ -64,6 +65,11 @@ class Curated:
             "quarantined": tables["quarantine"].num_rows,
             "samples": dict(sorted(Counter(r["pair_type"] for r in samples).items())),
             "scenarios": dict(sorted(Counter(r["scenario"] for r in samples).items())),
+            "short of": {
+                f"{row['pair_type']} {row['of']} {row['name']}": f"{row['kept']} of {row['least']}"
+                for row in self.selection.quotas.to_pylist()
+                if row["missing"]
+            },
             "written": self.written.samples,
             "not written": self.written.skipped,
             **asked,
@@ -113,6 +119,7 @@ def curate(
             ask=measure,
             retry_quarantine=retry_quarantine,
             quiet=quiet,
+            steps=Steps(folder / "select", measured.digest),
         )
         measured.tables, selection = verified.tables, verified.selection
         conservation = check(measured.tables, selection, settings.select)
@@ -149,6 +156,8 @@ def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selecti
         "pairs": selection.pairs,
         "samples": selection.samples,
         "clip_reasons": selection.clips,
+        "sample_reasons": selection.sample_reasons,
+        "quotas": selection.quotas,
     }
     for name, table in sorted(views.items()):
         with atomic.replacing(folder / "tables" / f"{name}.parquet") as path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -73,6 +75,7 @@ class Measured:
     measured: Counter[str] = field(default_factory=Counter)  # ids newly measured per stage
     cpu_seconds: Counter[str] = field(default_factory=Counter)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    digest: str = ""  # of everything that the tables are made of
 
 
 class Measuring:
@@ -96,6 +99,7 @@ class Measuring:
         self.quiet = quiet
         self.result = Measured({}, fingerprints={n: r.fingerprint for n, r in self.plan.items()})
         self._admitted = False
+        self._digest = hashlib.sha256()
 
     def run(self) -> Measured:
         """Measure and return all tables.
@@ -140,6 +144,9 @@ class Measuring:
             if name not in {"subjects", "pairs", "samples"}:
                 tables.setdefault(name, records.table(name, []))
         self.result.tables = apply_gates(apply_crops(tables), self.settings.gates)
+        listed = json.dumps([sources, self.settings.gates.model_dump(mode="json")], sort_keys=True)
+        self._digest.update(listed.encode())
+        self.result.digest = self._digest.hexdigest()
         return self.result
 
     def _windows(
@@ -196,6 +203,7 @@ class Measuring:
             store = self._listed(run)
             _all_seen(store, items)
             found, ids[run.stage.name] = store.tables_and_ids(item.unit for item in items)
+            self._digest.update(store.digest(item.unit for item in items).encode())
             tables.append(found)
         merged = merge(tables)
         if names == pipeline.BY_SOURCE:

@@ -27,10 +27,11 @@ from s2v.datapipe.engine.store import StageStore, StoreError
 from s2v.datapipe.engine.units import slices
 from s2v.datapipe.measure.verify import KEY, QUESTIONS, verdict_row
 from s2v.datapipe.measuring import Measured
+from s2v.datapipe.pair.evidence import UNANSWERED_RULES
 from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.questions import Questions
 from s2v.datapipe.pair.select import Selection, select
-from s2v.datapipe.pair.verify import UNANSWERED_RULES
+from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.roles import PairVerifier, Roles
 from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
 from s2v.datapipe.sources import identity_of
@@ -66,6 +67,7 @@ def select_verified(
     ask: bool = True,
     retry_quarantine: bool = False,
     quiet: bool = False,
+    steps: Steps | None = None,
 ) -> Verified:
     """Select, ask the verifier about what passed the rules, and select again.
 
@@ -77,6 +79,7 @@ def select_verified(
         ask: ``False`` takes the committed verdicts and runs no model.
         retry_quarantine: ask again where the answer stayed wrong.
         quiet: no progress.
+        steps: what keeps the first steps of a selection, which no verdict changes.
 
     Raises:
         UnitFailedError: the server gave no answer to the last try; what was answered is kept.
@@ -84,14 +87,16 @@ def select_verified(
         StoreError: a committed part is missing or damaged.
     """
     if roles.verifier is None:
-        selection = select(measured.tables, settings.select, exclusions)
+        selection = select(measured.tables, settings.select, exclusions, steps=steps)
         return Verified(selection, measured.tables)
     book = _Book(settings, roles.verifier, measured, retry_quarantine)
     asking = _Asking(settings, roles, retry_quarantine, quiet)
     asked = 0
     while True:
         verdicts = book.table()
-        selection = select(measured.tables, settings.select, exclusions, verdicts=verdicts)
+        selection = select(
+            measured.tables, settings.select, exclusions, verdicts=verdicts, steps=steps
+        )
         without = _not_verified(selection)
         questions = book.questions(without)
         if book.settle(questions):
@@ -142,9 +147,11 @@ class _Book:
         self._verifier = verifier
         self._fingerprint = measured.fingerprints[STAGE]
         sources = measured.tables["sources"].to_pylist()
+        drawn = settings.select.classes.drawn_origins
         self._questions = Questions(
             measured.tables,
             {row["video_id"]: identity_of(row) for row in sources},
+            frozenset(row["video_id"] for row in sources if row["origin"] in drawn),
             measured.fingerprints["frames"],
             verifier.prompts,
         )

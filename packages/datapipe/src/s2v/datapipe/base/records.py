@@ -27,6 +27,8 @@ STRING: Final = pa.string()
 INT: Final = pa.int64()
 FLOAT: Final = pa.float64()
 BOOL: Final = pa.bool_()
+#: Strings that repeat, where there are millions of rows.
+NAME: Final = pa.dictionary(pa.int32(), STRING)
 
 #: One row per source. A photograph is a source with ``kind == "image"`` and one clip.
 SOURCES: Final = _s(
@@ -272,7 +274,8 @@ EMBEDDINGS: Final = _s(
     ("phash", STRING),  # of the crop
 )
 
-#: A view joined from the tables above: one row per subject, by its best detection.
+#: A view joined from the tables above: one row per subject, by its best detection. It names
+#: its vectors and does not hold them: a million subjects' would be 11 GB.
 SUBJECTS: Final = _s(
     ("subject_id", STRING),
     ("clip_id", STRING),
@@ -286,7 +289,8 @@ SUBJECTS: Final = _s(
     ("phrase_end", INT),
     ("noun", STRING),
     ("bank", STRING),
-    ("class", STRING),
+    ("class", STRING),  # as in table phrases, never null; told anew at every selection
+    ("class_source", STRING),  # who said so: origin | extractor | words | bank
     ("detection_id", STRING),
     ("frame_id", STRING),
     ("pts_us", INT),
@@ -297,13 +301,10 @@ SUBJECTS: Final = _s(
     ("frame_phash", STRING),
     ("crop_phash", STRING),
     ("detections", INT),  # on how many sampled frames the phrase was found
-    ("embedder", STRING),
-    ("embedding", EMBEDDING),
-    ("background", EMBEDDING),
-    ("joint", EMBEDDING),  # body and face parts, each normalised and weighted; people with a face
+    ("embedder", STRING),  # of its vectors, which are in EMBEDDINGS by ``detection_id``
+    ("face", INT),  # a person's usable face: its row in FACES by ``frame_id`` and this number
     ("face_score", FLOAT),
     ("face_embedder", STRING),
-    ("face_embedding", EMBEDDING),
     ("face_phash", STRING),  # of the face crop
     ("face_yaw", FLOAT),  # degrees
     ("identity_id", STRING),
@@ -312,13 +313,15 @@ SUBJECTS: Final = _s(
 
 #: One row per candidate pair, kept or not; ``rules`` names every rule that it fails.
 PAIRS: Final = _s(
-    ("target_subject_id", STRING),
-    ("reference_subject_id", STRING),
-    ("target_clip_id", STRING),
-    ("reference_clip_id", STRING),
-    ("bank", STRING),
+    ("target_subject_id", NAME),
+    ("reference_subject_id", NAME),
+    ("target_clip_id", NAME),
+    ("reference_clip_id", NAME),
+    ("bank", NAME),
+    ("search", NAME),  # all | copy | faces | joint | own; docs/pairs.md
     ("similarity", FLOAT),
     ("face_similarity", FLOAT),
+    ("joint_similarity", FLOAT),  # of body and face together; people with a face
     ("background_similarity", FLOAT),
     ("phash_distance", INT),  # bits between the crops
     ("face_phash_distance", INT),  # bits between the face crops
@@ -327,7 +330,7 @@ PAIRS: Final = _s(
     ("rank", INT),  # among the target's candidates by similarity
     ("same_identity", STRING),  # the verifier's yes | no | unsure; null: not asked
     ("different_context", STRING),
-    ("rules", pa.list_(STRING)),
+    ("rules", pa.list_(pa.dictionary(pa.int8(), STRING))),
     ("accepted", BOOL),
 )
 
@@ -358,6 +361,7 @@ REFERENCE: Final = pa.struct(
         pa.field("similarity", FLOAT),
         pa.field("face_similarity", FLOAT),
         pa.field("background_similarity", FLOAT),
+        pa.field("distance_us", INT),  # its frame from the trained span; null in another file
     ]
 )
 
@@ -370,7 +374,7 @@ SAMPLES: Final = _s(
     ("long_video_id", STRING),
     ("split", STRING),  # train | test
     ("heldout", BOOL),
-    ("scenario", STRING),
+    ("scenario", STRING),  # one of pair/scenario.py, by the classes of its references
     ("caption", STRING),
     ("shard", STRING),
     ("references", pa.list_(REFERENCE)),

@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from s2v.datapipe.base import ids
 from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.frame_stage import Frames, ModelStage
 from s2v.datapipe.measure.gates import GateSettings
 from s2v.datapipe.measure.segment import SegmentSettings, chosen
+from s2v.datapipe.pair.classes import class_of, word_table
 from s2v.datapipe.roles import Image, TextLine, TextReader
 
 #: Only these are looked at: the others need no mark, and cost nothing.
@@ -40,10 +42,11 @@ class MarkStage(ModelStage):
         self.gates = gates
 
     def identity(self) -> Mapping[str, Any]:
-        """Model id, and which boxes are read."""
+        """Model id, and which boxes are read: the words that say what a product is among them."""
         if self.reader is None:
             return {"model": None}
-        return {"model": self.reader.model_id, **self.settings.model_dump()}
+        words = ids.stable_hash(f"{word}={name}" for word, name in sorted(word_table().items()))
+        return {"model": self.reader.model_id, "words": words, **self.settings.model_dump()}
 
     def setup(self) -> None:
         """Load the reader, if there is one."""
@@ -56,7 +59,7 @@ class MarkStage(ModelStage):
         if reader is None:
             return {"marks": []}
         frames = Frames(unit)
-        wanted = {r["subject_id"] for r in unit.rows("phrases") if r["class"] in MARKED_CLASSES}
+        wanted = {r["subject_id"] for r in unit.rows("phrases") if _marked(r)}
         boxes = {
             clip: mine
             for clip, rows in unit.by_id("detections").items()
@@ -82,6 +85,12 @@ class MarkStage(ModelStage):
             return rows
 
         return {"marks": self.each(unit, boxes, work)}
+
+
+def _marked(phrase: Row) -> bool:
+    """As the selection names classes; whether a source is drawn changes nothing about things."""
+    said = (phrase[name] for name in ("noun", "phrase", "bank", "class"))
+    return class_of(*said)[0] in MARKED_CLASSES
 
 
 def _says(line: TextLine) -> tuple[float, str]:

@@ -14,11 +14,10 @@ from itertools import pairwise
 from typing import Any
 
 from s2v.datapipe.base import ids
-from s2v.datapipe.pair.retrieve import clip_of
+from s2v.datapipe.pair.evidence import RULES, clip_of
 from s2v.datapipe.pair.rows import KEYS, Row, Tables, by, group, read
 from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.settings import SelectSettings
-from s2v.datapipe.pair.verify import RULES
 
 _SHOWN = 10
 _LOST = "lost"
@@ -147,6 +146,7 @@ class _Checker:
         self.box_rows = selection.boxes.to_pylist()
         self.face_rows = selection.faces.to_pylist()
         self.excluded_samples = selection.excluded_samples
+        self.sample_rows = selection.sample_reasons.to_pylist()
         self.settings = settings
         self.reason = {row["clip_id"]: row["reason"] for row in self.clip_rows}
         self.quarantined = {row["id"] for row in self.of("quarantine")}
@@ -237,6 +237,8 @@ class _Checker:
                 yield f"{name}: unknown subject"
 
     def samples(self) -> Iterator[str]:
+        kept_samples = [row for row in self.sample_rows if row["reason"] is None]
+        yield from _same_ids("samples", kept_samples, self.of("samples"), "sample_id")
         accepted = {
             (row["target_subject_id"], row["reference_subject_id"])
             for row in self.of("pairs")
@@ -296,6 +298,7 @@ class _Checker:
                 _ledger("boxes", [row["reason"] for row in self.box_rows]),
                 _ledger("faces", [row["reason"] for row in self.face_rows]),
                 _ledger("pairs", first),
+                _ledger("samples", [row["reason"] for row in self.sample_rows]),
                 _ledger("clips with a sample", self._clip_outcomes()),
             ),
             rules={rule: failed[rule] for rule in RULES if failed[rule]},
@@ -336,6 +339,7 @@ class _Checker:
         phrased = {row["clip_id"] for row in self.of("phrases")}
         fit = {row["clip_id"] for row in self.of("subjects") if row["reason"] is None}
         images = {row["clip_id"] for row in self.of("clips") if row["kind"] == "image"}
+        dropped = {row["clip_id"]: row["reason"] for row in self.sample_rows if row["reason"]}
         found: list[str | None] = []
         for clip in (row["clip_id"] for row in self.clip_rows if row["reason"] is None):
             if clip in sampled:
@@ -346,6 +350,8 @@ class _Checker:
                 found.append("no subject in the caption")
             elif clip not in fit:
                 found.append("no subject kept")
+            elif clip in dropped:
+                found.append(dropped[clip].partition(":")[0])
             elif self.excluded_samples:
                 found.append("excluded")
             else:

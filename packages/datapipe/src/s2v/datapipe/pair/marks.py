@@ -6,56 +6,43 @@ like one cup twice, whatever embedder or model compares them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from unicodedata import east_asian_width
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2v.datapipe.pair.columns import Flags, whole
 from s2v.datapipe.pair.rows import Row, Tables, by
 from s2v.datapipe.pair.settings import BANKS, PairRules
-from s2v.datapipe.pair.verify import Flags
 
 PRODUCT = "product"
 
 
-def unmarked(
-    subjects: Sequence[str],
-    detections: Sequence[str | None],
-    banks: Sequence[str],
-    tables: Tables,
-    rules: PairRules,
-) -> Flags:
+def unmarked(subjects: pa.Table, tables: Tables, rules: PairRules) -> Flags:
     """``[n]`` flags: products whose best box shows no mark, or was not looked at for one.
 
     The checker's word counts where it was asked, as it knows logos that are no text; else what was
     read on the box.
 
     Args:
-        subjects, detections, banks: ``[n]`` of SUBJECTS: id, its best box, bank.
-        tables: of which ``phrases``, ``checks`` and ``marks`` are read.
+        subjects: ``n`` rows of SUBJECTS with their classes.
+        tables: of which ``checks`` and ``marks`` are read.
         rules: thresholds; a bank whose ``require_mark`` is off has no unmarked subjects.
     """
-    found = np.zeros(len(subjects), np.bool_)
-    products = _products(tables)
-    strict = {bank for bank in BANKS if rules.of(bank).require_mark}
-    wanted = {
-        n: detection
-        for n, detection in enumerate(detections)
-        if detection is not None and banks[n] in strict and subjects[n] in products
-    }
-    checks = by(_of(tables, "checks", wanted.values()), "detection_id")
-    marks = by(_of(tables, "marks", wanted.values()), "detection_id")
-    for n, detection in wanted.items():
+    found = np.zeros(subjects.num_rows, np.bool_)
+    strict = pa.array([bank for bank in BANKS if rules.of(bank).require_mark], pa.string())
+    asked = pc.and_(pc.equal(subjects["class"], PRODUCT), pc.is_in(subjects["bank"], strict))
+    asked = pc.and_(pc.fill_null(asked, False), pc.is_valid(subjects["detection_id"]))
+    at = np.flatnonzero(whole(asked).to_numpy(zero_copy_only=False))
+    detections = subjects["detection_id"].take(pa.array(at)).to_pylist()
+    checks = by(_of(tables, "checks", detections), "detection_id")
+    marks = by(_of(tables, "marks", detections), "detection_id")
+    for n, detection in zip(at, detections, strict=True):
         said = checks.get(detection, {}).get("mark")
         found[n] = not (_legible(marks.get(detection), rules) if said is None else said)
     return found
-
-
-def _products(tables: Tables) -> set[str]:
-    phrases = tables["phrases"]
-    return set(phrases.filter(pc.equal(phrases["class"], PRODUCT))["subject_id"].to_pylist())
 
 
 def _of(tables: Tables, name: str, detections: Iterable[str]) -> list[Row]:

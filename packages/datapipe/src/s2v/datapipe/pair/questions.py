@@ -8,13 +8,14 @@ answer stands for its question as long as all of that stays, whatever else is me
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2v.datapipe.base import ids
+from s2v.datapipe.pair.classes import class_of
 from s2v.datapipe.pair.rows import Row, Tables, by
 from s2v.datapipe.roles import CLASSES, PromptId
 
@@ -27,6 +28,7 @@ class Questions:
     Args:
         tables: the measure tables.
         content: ``video_id`` -> digest of the source's bytes.
+        drawn: videos that state that they are drawn (:mod:`.classes`).
         frames: fingerprint of the stage that stored the frames.
         prompts: class -> prompt.
     """
@@ -35,10 +37,11 @@ class Questions:
         self,
         tables: Tables,
         content: Mapping[str, str],
+        drawn: Collection[str],
         frames: str,
         prompts: Mapping[str, PromptId],
     ) -> None:
-        self._tables, self._content = tables, content
+        self._tables, self._content, self._drawn = tables, content, drawn
         self._stored, self._prompts = frames, prompts
         self._sides: dict[str, Row] = {}
         self._hashes: dict[str, str] = {}
@@ -66,7 +69,7 @@ class Questions:
                 "detection_id": row["detection_id"],
                 "subject_id": row["subject_id"],
                 "phrase": phrase["phrase"],
-                "class": phrase["class"] if phrase["class"] in CLASSES else "other",
+                "class": self._class(phrase, clip["video_id"]),
                 "box": [float(v) for v in row["box"]],
                 "frame": {name: frame[name] for name in _FRAME},
             }
@@ -87,6 +90,11 @@ class Questions:
             "target": target,
             "reference": reference,
         }
+
+    def _class(self, phrase: Row, video: str) -> str:
+        """As table SUBJECTS names it."""
+        said = (phrase[name] for name in ("noun", "phrase", "bank", "class"))
+        return class_of(*said, drawn=video in self._drawn)[0]
 
     def _hash(self, side: Row, video: str) -> str:
         crop = side["frame"]["crop"]

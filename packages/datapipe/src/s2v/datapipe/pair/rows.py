@@ -69,6 +69,11 @@ def read(tables: Tables, name: str) -> list[Row]:
     return sorted(rows, key=lambda row: tuple(row[k] for k in KEYS[name]))
 
 
+def measured(tables: Tables, name: str) -> pa.Table:
+    """A table as it was measured, without rows where it was not."""
+    return tables[name] if name in tables else records.TABLES[name].empty_table()
+
+
 def _vectors(column: pa.ChunkedArray) -> Iterator[npt.NDArray[np.float32] | None]:
     for chunk in column.chunks:
         values = chunk.values.to_numpy(zero_copy_only=False)

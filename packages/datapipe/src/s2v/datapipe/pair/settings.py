@@ -2,7 +2,8 @@
 
 Sources: P Phantom, PD Phantom-Data, O OpenS2V-5M, CI Concat-ID, OS2 Open-Sora 2.0, VXF
 VideoX-Fun, SV Step-Video, HC HunyuanCustom, M MAGREF, V VACE; *ours* where all of them are
-silent. Those on files and clips are in :mod:`.clip_rules`. Bounds are
+silent. Those on files and clips are in :mod:`.clip_rules`, those on samples in
+:mod:`.sample_rules`. Bounds are
 half-open: a value passes when ``lower <= value < upper``. ``None`` switches a rule off.
 
 A threshold that is on needs its score: a row without one is dropped as ``not measured``,
@@ -16,6 +17,12 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from s2v.datapipe.pair.clip_rules import ClipRules, SourceRules, Strict
+from s2v.datapipe.pair.sample_rules import (
+    ClassRules,
+    QuotaSettings,
+    SampleRules,
+    SplitSettings,
+)
 
 Bank = Literal["person", "creature", "thing"]
 BANKS: tuple[Bank, ...] = ("person", "creature", "thing")
@@ -155,6 +162,14 @@ class BankRules(Strict):
 
     lower: float = Field(description="subject cosine below it: another subject; P, PD unpublished")
     upper: float = Field(description="from here on a near copy; P, PD unpublished")
+    joint_lower: float | None = Field(
+        default=None,
+        description="the same for people's joint vectors, beside the bounds of body and face; off: "
+        "with those two bounded their weighted mean is",
+    )
+    joint_upper: float | None = Field(
+        default=None, description="joint vectors, from here on a near copy"
+    )
     max_background: float | None = Field(
         default=None,
         description="cosine of backgrounds; PD asks for another one. On the film pairs above "
@@ -261,6 +276,12 @@ class RetrievalSettings(Strict):
         default=8, ge=1, description="passing candidates per subject and search"
     )
     overfetch: int = Field(default=64, ge=1, description="candidates looked at before giving up")
+    floor_margin: float | None = Field(
+        default=0.2,
+        ge=0.05,
+        description="a gate: how far below the lower bound neighbours are still looked at and "
+        "listed as candidates, down to the next tenth; left out, `overfetch` alone ends the list",
+    )
     backend: Literal["auto", "faiss", "numpy"] = "auto"
 
     @model_validator(mode="after")
@@ -270,37 +291,6 @@ class RetrievalSettings(Strict):
                 f"overfetch {self.overfetch} is below candidates {self.candidates}; raise it"
             )
         return self
-
-
-class SampleRules(Strict):
-    """How samples are put together."""
-
-    max_references: int = Field(
-        default=6, ge=1, le=6, description="O top 6; trainers draw at most 4"
-    )
-    max_uses: int = Field(
-        default=4, ge=1, description="cross samples one reference subject may enter"
-    )
-    image_samples: bool = Field(
-        default=False, description="photographs as one-frame targets (P); they need an mp4 each"
-    )
-
-
-class SplitSettings(Strict):
-    """Splits. ``test`` is leak-safe; ``heldout`` are other scenes of training sources."""
-
-    test_share: float = Field(default=0.0, ge=0, lt=1, description="of source groups")
-    heldout_share: float = Field(
-        default=0.1, ge=0, lt=1, description="of scenes of training sources"
-    )
-    scene_seconds: float = Field(default=30.0, gt=0, description="neighbours in time stay together")
-    salt: str = Field(default="", description="another salt, another split")
-    train_only: tuple[str, ...] = Field(
-        default=(), description="long_video_ids never put into test"
-    )
-    test_only: tuple[str, ...] = Field(
-        default=(), description="long_video_ids always put into test"
-    )
 
 
 class ShardCounts(Strict):
@@ -330,6 +320,8 @@ class SelectSettings(Strict):
     people: PeopleRules = PeopleRules()
     pair: PairRules = PairRules()
     retrieval: RetrievalSettings = RetrievalSettings()
+    classes: ClassRules = ClassRules()
     sample: SampleRules = SampleRules()
+    quota: QuotaSettings = QuotaSettings()
     split: SplitSettings = SplitSettings()
     shards: ShardCounts = ShardCounts()

@@ -6,19 +6,14 @@ has no answer is ``not_verified``; it never passes for want of one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s2v.datapipe.pair.verify import UNANSWERED_RULES, VERIFIER_RULES, Flags
+from s2v.datapipe.pair.columns import Column, Flags, Ints, whole
+from s2v.datapipe.pair.evidence import ANSWERS, UNANSWERED_RULES, VERIFIER_RULES
 
-Ints = npt.NDArray[np.int64]
-
-ANSWERS: Final = ("same_identity", "different_context")
 _QUARANTINED, _NOT_VERIFIED = UNANSWERED_RULES
 
 
@@ -27,19 +22,22 @@ class Verdicts:
 
     Args:
         table: rows of table VERDICTS in any order, each pair of detections at most once.
-        detections: detection id of every subject that can be in a pair.
+        detections: detection id of every subject that can be in a pair, null for none.
         target, reference: ``[n]`` positions of the candidates' subjects in ``detections``; which
             of the two comes first does not matter.
     """
 
     def __init__(
-        self, table: pa.Table, detections: Sequence[str] | pa.Array, target: Ints, reference: Ints
+        self,
+        table: pa.Table,
+        detections: Column,
+        target: npt.NDArray[np.integer],
+        reference: npt.NDArray[np.integer],
     ) -> None:
-        known = pa.array(detections, pa.string())
+        known = whole(detections)
         ends = []
         for side in ("target", "reference"):
-            at = pc.index_in(table[f"{side}_detection_id"], value_set=known)
-            ends.append(at.combine_chunks() if isinstance(at, pa.ChunkedArray) else at)
+            ends.append(whole(pc.index_in(table[f"{side}_detection_id"], value_set=known)))
         here = pc.and_(ends[0].is_valid(), ends[1].is_valid())
         asked = table.filter(here)
         one, other = (end.filter(here).to_numpy().astype(np.int64) for end in ends)

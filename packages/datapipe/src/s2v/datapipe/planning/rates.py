@@ -24,7 +24,7 @@ from s2v.datapipe import pipeline
 from s2v.datapipe.base import records
 from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.engine.store import Commit, StageStore
-from s2v.datapipe.pair.verify import UNANSWERED_RULES, VERIFIER_RULES
+from s2v.datapipe.pair.evidence import UNANSWERED_RULES, VERIFIER_RULES
 
 SHIPPED = "rates.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from s2v.datapipe.base import shards
 from s2v.datapipe.pair.rows import Row
-from s2v.datapipe.pair.verify import RuleVerifier
+from s2v.datapipe.pair.verify import RULES_VERIFIER
 
 Said = Mapping[tuple[str, str], Row]
 
@@ -28,7 +28,7 @@ def verdicts_on(said: Said, one: str, other: str) -> shards.Verdicts:
     row = said.get((min(one, other), max(one, other)))
     if row is None:
         return shards.Verdicts(
-            same_identity="yes", different_context="yes", verifier=RuleVerifier.verifier_id
+            same_identity="yes", different_context="yes", verifier=RULES_VERIFIER
         )
     return shards.Verdicts(
         **{name: row[name] for name in ("same_identity", "different_context")},
