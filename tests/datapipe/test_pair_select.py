@@ -5,16 +5,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2v.datapipe.base import ids
-from s2v.datapipe.pair.evidence import RULES, Evidence
+from s2v.datapipe.base import ids, records
+from s2v.datapipe.pair.evidence import RULES
 from s2v.datapipe.pair.select import Selection, select
-from s2v.datapipe.pair.verify import Verdict
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_selection import DEFAULT, accepted, changed, rows, truth
@@ -268,17 +266,29 @@ def test_different_faces_are_not_paired_however_alike_their_coats() -> None:
     assert all("face_mismatch" in r["rules"] for r in street)
 
 
-def test_a_verifiers_no_refuses_the_pair_and_is_written_down(world: World) -> None:
-    class Doubter:
-        verifier_id = "doubter"
-
-        def verify(self, evidence: Evidence, at: Any) -> list[Verdict]:
-            return [Verdict("yes", "no" if evidence.bank[n] == "thing" else "yes") for n in at]
-
-    selection = select(world.tables(), DEFAULT, verifier=Doubter())
-    refused = [r for r in rows(selection, "pairs") if r["rules"] == ["verifier_different_context"]]
+def test_a_second_models_no_refuses_the_pair_and_is_written_down(
+    world: World, selection: Selection
+) -> None:
+    best = {row["subject_id"]: row["detection_id"] for row in rows(selection, "subjects")}
+    things = {row["subject_id"] for row in rows(selection, "subjects") if row["bank"] == "thing"}
+    said = [
+        {
+            "verdict_id": f"{a} {b}",
+            "target_detection_id": best[b],  # a pair has no direction
+            "reference_detection_id": best[a],
+            "same_identity": "yes",
+            "different_context": "no" if a in things else "yes",
+        }
+        for a, b in sorted({(min(pair), max(pair)) for pair in accepted(selection)})
+    ]
+    assert said
+    judged = select(world.tables(), DEFAULT, verdicts=records.table("verdicts", said))
+    refused = [r for r in rows(judged, "pairs") if r["rules"] == ["verifier_different_context"]]
     assert refused
     assert {r["bank"] for r in refused} == {"thing"}
+    assert {(r["same_identity"], r["different_context"]) for r in refused} == {("yes", "no")}
+    gone = {(r["target_subject_id"], r["reference_subject_id"]) for r in refused}
+    assert set(accepted(judged)) == set(accepted(selection)) - gone
 
 
 def test_a_reference_is_not_used_more_often_than_its_cap(world: World) -> None:

@@ -23,11 +23,12 @@ from s2v.datapipe.engine.lock import run_lock
 from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import read_exclusions
-from s2v.datapipe.pair.select import Selection, select
+from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.pair.unseen import read_test_faces
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import make_roles
+from s2v.datapipe.verifying import Verified, select_verified
 from s2v.datapipe.write.write import Written, write_shards
 
 #: Packages whose version can change a result; recorded in run.json.
@@ -43,12 +44,18 @@ class Curated:
 
     folder: Path
     measured: Measured
-    selection: Selection
+    verified: Verified
     conservation: Report
     written: Written
 
+    @property
+    def selection(self) -> Selection:
+        """What was selected."""
+        return self.verified.selection
+
     def summary(self) -> dict[str, Any]:
         """The figures a user wants to see first."""
+        asked = {} if self.verified.missing is None else {"not verified": self.verified.missing}
         samples = self.selection.samples.to_pylist()
         tables = self.measured.tables
         return {
@@ -66,6 +73,7 @@ class Curated:
             },
             "written": self.written.samples,
             "not written": self.written.skipped,
+            **asked,
             "shards": self.written.shards,
             "measured now": {k: n for k, n in self.measured.measured.items() if n},
             "conservation": "holds",
@@ -110,10 +118,18 @@ def curate(
             only_committed=not measure,
             quiet=quiet,
         ).run()
-        steps = Steps(folder / "select", measured.digest)
-        selection = select(
-            measured.tables, settings.select, exclusions, steps=steps, test_faces=test_faces
+        verified = select_verified(
+            settings,
+            roles,
+            measured,
+            exclusions,
+            ask=measure,
+            retry_quarantine=retry_quarantine,
+            quiet=quiet,
+            steps=Steps(folder / "select", measured.digest),
+            test_faces=test_faces,
         )
+        measured.tables, selection = verified.tables, verified.selection
         conservation = check(measured.tables, selection, settings.select)
         sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
         wanted = set(selection.samples["clip_id"].to_pylist())
@@ -137,7 +153,7 @@ def curate(
         written = write_shards(
             folder, tables, selection, settings.write, cut.files, folder / "shards"
         )
-    return Curated(folder, measured, selection, conservation, written)
+    return Curated(folder, measured, verified, conservation, written)
 
 
 def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selection) -> None:
@@ -167,6 +183,9 @@ def write_run_json(folder: Path, settings: Settings, roles: Roles) -> None:
             "settings": settings.model_dump(mode="json"),
             "packages": {name: _version(name) for name in RECORDED},
             "models": roles.ids(),
+            "verifier_prompts": {}
+            if roles.verifier is None
+            else {name: vars(prompt) for name, prompt in sorted(roles.verifier.prompts.items())},
             "fingerprints": {n: r.fingerprint for n, r in pipeline.plan(settings, roles).items()},
             "stage_models": pipeline.stage_models(roles),
             "git_commit": _git_commit(),

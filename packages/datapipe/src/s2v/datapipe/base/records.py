@@ -209,6 +209,20 @@ CHECKS: Final = _s(
     ("specific", BOOL),  # not a vague thing, such as trees or rocks
     ("matches", BOOL),  # it is what the phrase says
     ("match_score", FLOAT),
+    (
+        "mark",
+        BOOL,
+    ),  # a complete, recognisable logo or text; asked of products only
+)
+
+#: What is written on a product (Phantom-Data, step 3), one row per box of a product.
+MARKS: Final = _s(
+    ("detection_id", STRING),
+    ("clip_id", STRING),
+    ("reader", STRING),  # model id
+    ("text_share", FLOAT),  # share of the box's pixels inside lines that could be read
+    ("text", STRING),  # the line that says most: letters times score; null: none
+    ("text_score", FLOAT),  # mean probability of its letters, 0..1
 )
 
 MASKS: Final = _s(
@@ -314,8 +328,29 @@ PAIRS: Final = _s(
     ("frame_phash_distance", INT),  # smallest between any two sampled frames of the clips
     ("gap_us", INT),  # between the clips on the source's time line, null across sources
     ("rank", INT),  # among the target's candidates by similarity
+    ("same_identity", STRING),  # the verifier's yes | no | unsure; null: not asked
+    ("different_context", STRING),
     ("rules", pa.list_(pa.dictionary(pa.int8(), STRING))),
     ("accepted", BOOL),
+)
+
+#: What a second model said of a pair (Phantom-Data, step 3). A pair has no direction, so it is
+#: asked about once: its target is the one whose detection id comes first.
+VERDICTS: Final = _s(
+    ("verdict_id", STRING),  # 20 hex over the prompt and what was shown of both sides
+    ("target_detection_id", STRING),
+    ("reference_detection_id", STRING),
+    ("target_subject_id", STRING),
+    ("reference_subject_id", STRING),
+    ("class", STRING),  # whose prompt was used
+    ("verifier", STRING),  # model id
+    ("prompt", STRING),  # id and version
+    ("prompt_sha256", STRING),
+    ("same_identity", STRING),  # yes | no | unsure; null: quarantined
+    ("different_context", STRING),
+    ("note", STRING),  # the model's reason, in its words
+    ("attempts", INT),
+    ("reason", STRING),  # why there is no answer
 )
 
 REFERENCE: Final = pa.struct(
@@ -368,12 +403,14 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "phrases": PHRASES,
     "detections": DETECTIONS,
     "checks": CHECKS,
+    "marks": MARKS,
     "masks": MASKS,
     "faces": FACES,
     "people": PEOPLE,
     "embeddings": EMBEDDINGS,
     "subjects": SUBJECTS,
     "pairs": PAIRS,
+    "verdicts": VERDICTS,
     "samples": SAMPLES,
     "quarantine": QUARANTINE,
 }

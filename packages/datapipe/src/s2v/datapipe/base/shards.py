@@ -83,10 +83,12 @@ class ReferenceScores(_Strict):
 
 
 class Verdicts(_Strict):
-    """The pair verifier's two answers: ``yes``, ``no`` or ``not asked``."""
+    """The pair verifier's two answers: ``yes``, ``no``, ``unsure`` or ``not asked``."""
 
     same_identity: str = "not asked"
     different_context: str = "not asked"
+    verifier: str | None = None  # model id, or the rules' version
+    prompt_sha256: str | None = None  # of a model
 
 
 class SampleScores(_Strict):

@@ -21,7 +21,7 @@ Candidates are sorted by target, search, descending ``order``, reference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -43,6 +43,7 @@ IDENTITY_RULES: Final = (
     "person_without_face",
     "living_across_sources_without_verified_face",
     "noun_mismatch",
+    "no_mark",
     "identity_conflict",
 )
 #: Rules that speak against another context.
@@ -60,7 +61,12 @@ CONTEXT_RULES: Final = (
     "copy_not_measured",
 )
 VERIFIER_RULES: Final = ("verifier_same_identity", "verifier_different_context")
-RULES: Final = CONTEXT_RULES + IDENTITY_RULES + VERIFIER_RULES + ("excluded",)
+#: A verifier is configured, and has no answer on the pair (:mod:`.verdicts`).
+UNANSWERED_RULES: Final = ("verdict_quarantined", "not_verified")
+RULES: Final = CONTEXT_RULES + IDENTITY_RULES + VERIFIER_RULES + UNANSWERED_RULES + ("excluded",)
+
+#: A verifier's two answers, as columns of tables VERDICTS and PAIRS.
+ANSWERS: Final = ("same_identity", "different_context")
 
 #: How a candidate was found, in the order in which a target's lists are walked.
 SEARCHES: Final = ("all", "copy", "faces", "joint", "own")
@@ -142,6 +148,7 @@ class Candidates:
     def __init__(self, evidence: Evidence, failed: Bits) -> None:
         self.evidence = evidence
         self.failed = failed
+        self._said: dict[str, pa.Array] = {}
 
     @property
     def target(self) -> Places:
@@ -156,6 +163,12 @@ class Candidates:
     def refuse(self, rule: str, flags: Flags) -> None:
         """Add a rule that some candidates fail."""
         self.failed = self.failed | (flags.astype(np.uint64) << np.uint64(RULES.index(rule)))
+
+    def hear(self, failed: Mapping[str, Flags], said: Mapping[str, pa.Array]) -> None:
+        """Take in what a second model said: rules that fail by it, and its answers by column."""
+        for rule, flags in failed.items():
+            self.refuse(rule, flags)
+        self._said = dict(said)
 
     def fails(self, rule: str) -> Flags:
         """Candidates that fail a rule."""
@@ -202,10 +215,15 @@ class Candidates:
             "frame_phash_distance": _count(e.frame_phash_distance),
             "gap_us": _count(e.gap_us),
             "rank": pa.array(ranks, pa.int64()),
+            **{name: self._answers(name, order) for name in ANSWERS},
             "rules": _rules(failed),
             "accepted": pa.array(failed == 0),
         }
         return pa.table(columns, schema=records.PAIRS)
+
+    def _answers(self, name: str, order: Ints) -> pa.Array:
+        said = self._said.get(name)
+        return pa.nulls(len(order), pa.string()) if said is None else said.take(pa.array(order))
 
 
 def _named(known: pa.Array, at: npt.NDArray[np.integer]) -> pa.Array:

@@ -10,14 +10,14 @@ from typing import Final
 import numpy as np
 
 from s2v.datapipe.pair.columns import Flags, Ints, runs
-from s2v.datapipe.pair.evidence import RULES, VERIFIER_RULES, Bits, Candidates, Evidence
+from s2v.datapipe.pair.evidence import RULES, Bits, Candidates, Evidence
 from s2v.datapipe.pair.settings import SelectSettings
-from s2v.datapipe.pair.verify import PairVerifier, RuleVerifier, failed_rules
+from s2v.datapipe.pair.verify import failed_rules
 
 _BLOCK: Final = 1 << 19  # candidates whose flags are held at once
 
 
-def judge(evidence: Evidence, settings: SelectSettings, verifier: PairVerifier) -> Candidates:
+def judge(evidence: Evidence, settings: SelectSettings, unmarked: Flags) -> Candidates:
     """Ask every rule of every candidate, and cut the lists.
 
     A target's list ends, per search, after the ``retrieval.candidates``-th that passes.
@@ -25,16 +25,16 @@ def judge(evidence: Evidence, settings: SelectSettings, verifier: PairVerifier) 
     Args:
         evidence: sorted by target, search and descending order.
         settings: thresholds.
-        verifier: asked about what passes all rules.
+        unmarked: by position in table SUBJECTS: products that nothing tells apart (:mod:`.marks`).
     """
     failed = np.zeros(len(evidence), np.uint64)
     for at in range(0, len(evidence), _BLOCK):
         block = slice(at, at + _BLOCK)
-        failed[block] = _bits(failed_rules(evidence.take(block), settings))
+        part = evidence.take(block)
+        bare = unmarked[part.target_at] | unmarked[part.reference_at]
+        failed[block] = _bits({**failed_rules(part, settings), "no_mark": bare})
     kept = _first_passing(evidence, failed == 0, settings.retrieval.candidates)
-    candidates = Candidates(evidence.take(kept), failed[kept])
-    _ask(candidates, verifier)
-    return candidates
+    return Candidates(evidence.take(kept), failed[kept])
 
 
 def _bits(flags: dict[str, Flags]) -> Bits:
@@ -50,18 +50,3 @@ def _first_passing(evidence: Evidence, passing: Flags, wanted: int) -> Flags:
     before: Ints = np.cumsum(passing) - passing
     first: Ints = before[starts[:-1]]
     return np.asarray(before - np.repeat(first, np.diff(starts)) < wanted, np.bool_)
-
-
-def _ask(candidates: Candidates, verifier: PairVerifier) -> None:
-    if isinstance(verifier, RuleVerifier):
-        return  # yes and yes to all that is left
-    at = np.flatnonzero(candidates.accepted())
-    verdicts = verifier.verify(candidates.evidence, at)
-    if len(verdicts) != len(at):
-        raise ValueError(
-            f"verifier {verifier.verifier_id!r} gave {len(verdicts)} verdicts on {len(at)} pairs"
-        )
-    for rule, answer in zip(VERIFIER_RULES, ("same_identity", "different_context"), strict=True):
-        flags = np.zeros(len(candidates.evidence), np.bool_)
-        flags[at] = [getattr(verdict, answer) != "yes" for verdict in verdicts]
-        candidates.refuse(rule, flags)

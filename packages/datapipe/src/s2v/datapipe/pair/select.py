@@ -20,6 +20,7 @@ from s2v.datapipe.pair.evidence import Candidates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, identity_ids
 from s2v.datapipe.pair.judge import judge
+from s2v.datapipe.pair.marks import unmarked
 from s2v.datapipe.pair.pool import Bank, Pool
 from s2v.datapipe.pair.rows import Row, Tables, measured
 from s2v.datapipe.pair.sample_pool import Pairs, Splits, make_pool
@@ -29,7 +30,7 @@ from s2v.datapipe.pair.split import heldout_clips, split_of_sources
 from s2v.datapipe.pair.steps import CLIP_REASONS, Clips, Found, Steps
 from s2v.datapipe.pair.subjects import BOX_REASONS, FACE_REASONS, SubjectView
 from s2v.datapipe.pair.unseen import TestFaces, seen_identities
-from s2v.datapipe.pair.verify import PairVerifier, RuleVerifier
+from s2v.datapipe.pair.verdicts import Verdicts
 
 __all__ = ["BOX_REASONS", "CLIP_REASONS", "FACE_REASONS", "Selection", "select"]
 
@@ -68,7 +69,7 @@ def select(
     tables: Tables,
     settings: SelectSettings,
     exclusions: Iterable[Exclusion] = (),
-    verifier: PairVerifier | None = None,
+    verdicts: pa.Table | None = None,
     steps: Steps | None = None,
     test_faces: TestFaces | None = None,
 ) -> Selection:
@@ -79,7 +80,8 @@ def select(
             order; tables that were not measured may be missing.
         settings: every threshold.
         exclusions: exclusion and takedown list.
-        verifier: judge of pairs that pass all rules; the rules themselves by default.
+        verdicts: rows of table VERDICTS of a second model; pairs without one do not pass. Without
+            the table no second model is asked.
         steps: what keeps the results of the first steps; the selection is the same without.
         test_faces: of an evaluation set, whose people are kept out.
 
@@ -96,13 +98,17 @@ def select(
     steps = steps or Steps()
     clips = steps.clips(tables, settings, listed)
     view, digest = steps.subjects(tables, settings, listed, clips)
+    view = view.with_table(name_classes(view.table, tables, settings.classes))
     pool = Pool(view.table, clips.ids, clips.duplicate_of)
     found = steps.found(tables, settings, digest, pool, clips)
-    candidates = judge(found.evidence, settings, verifier or RuleVerifier())
+    candidates = judge(found.evidence, settings, unmarked(view.table, tables, settings.pair))
+    if verdicts is not None:
+        ends = (candidates.target, candidates.reference)
+        said = Verdicts(verdicts, view.table["detection_id"], *ends)
+        candidates.hear(said.failed(candidates.accepted()), said.columns())
     names = _cluster(pool, candidates, found, settings)
     seen = seen_identities(pool, Bank(pool, tables), names, test_faces) if test_faces else {}
     view = _identify(view, pool, candidates, names, excluded, seen)
-    view = view.with_table(name_classes(view.table, tables, settings.classes))
     splits = _splits(tables, clips, view, candidates, settings)
     made = make_samples(
         make_pool(

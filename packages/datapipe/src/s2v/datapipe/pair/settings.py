@@ -182,6 +182,11 @@ class BankRules(Strict):
         default=False, description="both subjects need a usable face, always"
     )
     same_noun: bool = Field(default=False, description="both phrases must have the same head noun")
+    require_mark: bool = Field(
+        default=False,
+        description="products need a recognisable logo or text on both sides; PD keeps no other "
+        "products. Other classes need none",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -215,6 +220,16 @@ class PairRules(Strict):
         max_background=0.85,
         across_sources="yes",
         same_noun=True,
+        require_mark=True,
+    )
+    mark_letters: int = Field(
+        default=3,
+        ge=1,
+        description="letters of the text that makes a product recognisable, a wide one counts two. "
+        "Of the demo's 145 boxes one has three or more: the motorcycle with its maker's name; ours",
+    )
+    mark_score: float = Field(
+        default=0.6, ge=0, le=1, description="mean probability of that text's letters; there 0.69"
     )
     min_gap_seconds: float = Field(
         default=10.0, ge=0, description="between clips of one video; PD shows minutes beat seconds"

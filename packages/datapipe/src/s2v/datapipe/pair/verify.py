@@ -1,4 +1,4 @@
-"""Is it the same subject, and is it in another context? Rules and the verifier's protocol.
+"""Is it the same subject, and is it in another context? The rules; a model is asked after them.
 
 A near copy is as wrong as another subject. Every candidate states *every* rule that it
 fails, so that thresholds can be judged from the table of pairs alone. (Phantom, section
@@ -8,55 +8,23 @@ fails, so that thresholds can be judged from the table of pairs alone. (Phantom,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final
 
 import numpy as np
 
-from s2v.datapipe.pair.columns import Flags, Floats, Ints
-from s2v.datapipe.pair.evidence import (
-    Evidence,
-)
+from s2v.datapipe.pair.columns import Flags, Floats
+from s2v.datapipe.pair.evidence import Evidence
 from s2v.datapipe.pair.settings import BANKS, LIVING, BankRules, SelectSettings
 
-Answer = Literal["yes", "no", "not asked"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A verifier's two answers on one pair (Phantom-Data, step 3)."""
-
-    same_identity: Answer
-    different_context: Answer
-
-
-class PairVerifier(Protocol):
-    """Judges pairs that passed every rule; a vision-language model in production."""
-
-    @property
-    def verifier_id(self) -> str:
-        """Model and prompt digest; part of the selection's fingerprint."""
-        ...
-
-    def verify(self, evidence: Evidence, at: Ints) -> list[Verdict]:
-        """Judge the candidates at positions ``at``; one verdict each, in order."""
-        ...
-
-
-class RuleVerifier:
-    """The embedded verifier: the rules are all it knows, so what passed them is a yes."""
-
-    verifier_id = "rules-1"
-
-    def verify(self, evidence: Evidence, at: Ints) -> list[Verdict]:
-        """Yes and yes: :func:`failed_rules` has already said every no."""
-        return [Verdict("yes", "yes") for _ in at]
+#: Who has said yes to what passed all rules, where no model is asked: the rules are all that the
+#: embedded profile knows.
+RULES_VERIFIER: Final = "rules-1"
 
 
 def failed_rules(evidence: Evidence, settings: SelectSettings) -> dict[str, Flags]:
     """Which candidates fail which rule: ``[n]`` flags per name of ``RULES``.
 
-    ``identity_conflict``, ``excluded`` and the verifier's rules come later; they are not here.
+    ``no_mark``, ``identity_conflict``, ``excluded`` and the verifier's rules are not asked here.
     """
     e, pair, face = evidence, settings.pair, settings.face
     lower = _bound(e, settings, lambda bank: bank.lower)

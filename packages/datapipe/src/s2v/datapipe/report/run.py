@@ -34,9 +34,12 @@ _VECTORS: Final = {
 _LATER: Final = {
     "clips": ("marks",),
     "clip_reasons": ("concept",),
-    "pairs": ("search", "joint_similarity"),
+    "pairs": ("search", "joint_similarity", "same_identity", "different_context"),
     "subjects": ("face", "class_source"),
+    "checks": ("mark",),
 }
+#: Tables that runs of older versions lack, because nobody was asked for them.
+_LATER_TABLES: Final = frozenset({"verdicts", "marks"})
 #: Views of the selection that are no tables of the contract.
 _VIEWS: Final = {
     "clip_reasons": CLIP_REASONS,
@@ -184,6 +187,8 @@ def _table(path: Path, name: str) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)
     except FileNotFoundError:
+        if name in _LATER_TABLES:
+            return records.table(name, [])
         if name in _LATER_VIEWS:
             return _VIEWS[name].empty_table()
         raise RunFolderError(
