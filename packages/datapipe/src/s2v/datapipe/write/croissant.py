@@ -62,7 +62,7 @@ def croissant(dataset: Dataset) -> dict[str, Any]:
     index = (dataset.folder / INDEX_FILE).read_bytes()
     files = [
         _file("index", INDEX_FILE, "application/x-parquet", len(index), _sha256(index)),
-        *(_file(f.name, f.name, "application/x-tar", f.bytes, f.sha256) for f in dataset.files),
+        *(_file(f.shard, f.shard, "application/x-tar", f.bytes, f.sha256) for f in dataset.files),
     ]
     return {
         "@context": _CONTEXT,

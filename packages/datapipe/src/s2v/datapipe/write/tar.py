@@ -91,6 +91,12 @@ def index_row(shard: str, written: dict[str, Any], meta: shards.SampleMeta) -> d
     }
 
 
+def sample_bytes(row: dict[str, Any]) -> int:
+    """What the members of an index row take in a tar, headers and padding included."""
+    block = tarfile.BLOCKSIZE
+    return sum(block + -(-int(m["size"]) // block) * block for m in row["members"])
+
+
 def write_index(folder: Path, rows: list[dict[str, Any]]) -> Path:
     """Write ``index/samples.parquet`` atomically; rows in the order given."""
     path = folder / shards.INDEX_FILE
