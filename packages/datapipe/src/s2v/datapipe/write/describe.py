@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from s2v.datapipe.base import atomic
+from s2v.datapipe.write import figures
 from s2v.datapipe.write.card import card
 from s2v.datapipe.write.croissant import croissant
 from s2v.datapipe.write.previous import ShardRecord
@@ -27,7 +28,8 @@ class Dataset:
         files: its tars in index order.
         sources: table of the run.
         reference_sources: ``video_id`` of what references were cut from.
-        subjects: table of the selection.
+        classes: class of every reference of every sample.
+        motion: of the clip of every sample, where it was measured.
     """
 
     folder: Path
@@ -36,16 +38,27 @@ class Dataset:
     files: Sequence[ShardRecord]
     sources: pa.Table
     reference_sources: frozenset[str]
-    subjects: pa.Table
+    classes: tuple[str, ...] = ()
+    motion: tuple[float, ...] = ()
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Rows of the index, without members."""
         return list(self.index.drop_columns(["members"]).to_pylist())
 
+    @cached_property
+    def used_sources(self) -> list[dict[str, Any]]:
+        """Sources that clips or references of the samples come from, by id."""
+        used = {row["video_id"] for row in self.rows} | self.reference_sources
+        rows = sorted(self.sources.to_pylist(), key=lambda row: str(row["video_id"]))
+        return [row for row in rows if row["video_id"] in used]
+
 
 def write_descriptions(dataset: Dataset) -> None:
-    """Write the three descriptions, each atomically."""
+    """Write the descriptions and the card's figures, each atomically."""
+    for figure in figures.figures(dataset):
+        path = dataset.folder / figures.FOLDER / f"{figure.name}.svg"
+        atomic.write_bytes(path, figure.svg().encode())
     atomic.write_json(dataset.folder / "wids.json", wids(dataset))
     atomic.write_bytes(dataset.folder / "README.md", card(dataset).encode())
     atomic.write_json(dataset.folder / "croissant.json", croissant(dataset))

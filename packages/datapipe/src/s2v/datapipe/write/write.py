@@ -22,6 +22,7 @@ from s2v.datapipe.write.errors import WriteError
 from s2v.datapipe.write.inputs import Inputs
 from s2v.datapipe.write.layout import Layout
 from s2v.datapipe.write.members import BuiltSample, SampleBuilder
+from s2v.datapipe.write.nvmeta import write_nv_meta
 from s2v.datapipe.write.plan import ShardPlan, plan_shards
 from s2v.datapipe.write.previous import Previous, ShardRecord, record, write_records
 from s2v.datapipe.write.settings import WriteSettings
@@ -99,6 +100,7 @@ def write_shards(
     atomic.write_json(coming / plan.LAYOUT_FILE, plan.as_record(layout))
     write_records(coming, records)
     write_index(coming, rows)
+    write_nv_meta(coming, rows, records)
     describe.write_descriptions(
         describe.Dataset(
             folder=coming,
@@ -107,7 +109,8 @@ def write_shards(
             files=records,
             sources=tables["sources"],
             reference_sources=_reference_sources(selection, samples),
-            subjects=selection.subjects,
+            classes=tuple(sorted(_classes(builder, samples))),
+            motion=tuple(m for row in samples if (m := _motion(builder, row)) is not None),
         )
     )
     folder.commit(coming, out)
@@ -212,6 +215,17 @@ def _writable(
                 "cut it first (`s2v-data run` does)"
             )
     return samples, skipped
+
+
+def _classes(builder: SampleBuilder, samples: list[Row]) -> Iterator[str]:
+    for row in samples:
+        for ref in row["references"]:
+            yield str(builder.subjects[ref["subject_id"]]["bank"])
+
+
+def _motion(builder: SampleBuilder, sample: Row) -> float | None:
+    motion: float | None = builder.clips[sample["clip_id"]]["motion"]
+    return motion
 
 
 def _reference_sources(selection: Selection, samples: list[Row]) -> frozenset[str]:
