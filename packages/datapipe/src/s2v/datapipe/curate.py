@@ -26,6 +26,7 @@ from s2v.datapipe.pair.exclusions import read_exclusions
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import make_roles
+from s2v.datapipe.write import takedown
 from s2v.datapipe.write.write import Written, write_shards
 
 #: Packages whose version can change a result; recorded in run.json.
@@ -60,6 +61,7 @@ class Curated:
             "written": self.written.samples,
             "not written": self.written.skipped,
             "shards": self.written.shards,
+            "shards written anew": list(self.written.changed),
             "measured now": {k: n for k, n in self.measured.measured.items() if n},
             "conservation": "holds",
         }
@@ -88,6 +90,7 @@ def curate(
     folder = Path(settings.folder)
     roles = make_roles(settings)
     exclusions = [e for path in settings.exclusions for e in read_exclusions(Path(path))]
+    exclusions += takedown.of_run(folder)
     with run_lock(folder):
         atomic.sweep(folder)
         measured = Measuring(

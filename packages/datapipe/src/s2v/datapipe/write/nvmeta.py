@@ -70,7 +70,9 @@ def write_nv_meta(
         spans_of.setdefault(row["shard"], []).append(_span(row))
     for shard, spans in spans_of.items():
         offsets = [begin for begin, _ in spans] + [end for _, end in spans[-1:]]
-        atomic.write_bytes(folder / f"{shard}.idx", struct.pack(f"<{len(offsets)}Q", *offsets))
+        atomic.write_bytes(
+            folder / f"{shard}.idx", struct.pack(f"<{len(offsets)}Q", *offsets), sync_folder=False
+        )
 
 
 def _part(row: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def write_tar(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> li
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     with (
-        replacing(path) as temporary,
+        replacing(path, sync_folder=False) as temporary,
         tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for key, members in samples:
