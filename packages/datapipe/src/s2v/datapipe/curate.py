@@ -128,7 +128,12 @@ def curate(
 
 
 def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selection) -> None:
-    """Write every table as ``tables/<name>.parquet``, whole or not at all."""
+    """Write every table as ``tables/<name>.parquet``, whole or not at all.
+
+    Only the holder of the run's lock writes there, so whatever is half written is of the dead.
+    """
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    atomic.sweep(folder / "tables", older_than_s=-1)
     views = {
         **tables,
         "subjects": selection.subjects,
