@@ -17,6 +17,7 @@ from s2v.datapipe.base.assets import cli as assets_cli
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.settings import SettingsError, load
 from s2v.datapipe.base.shards import ShardError
+from s2v.datapipe.write import cli as write_cli
 
 EXAMPLES = """\
 examples:
@@ -29,7 +30,8 @@ examples:
   s2v-data select --config my.toml            re-select with changed thresholds; runs no model
   s2v-data stats runs/demo                    the figures of a run
   s2v-data report runs/demo                   write report.html, to be opened in a browser
-  s2v-data verify runs/demo                   check every byte of the shards against the index
+  s2v-data verify runs/demo --deep            check every byte of the shards; decode every clip
+  s2v-data takedown runs/demo --list no.jsonl take out what is listed; says which shards that was
 """
 
 
@@ -145,7 +147,6 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
     for name, run, text in (
         ("stats", _stats, "print the figures of a run"),
-        ("verify", _verify, "check shards against their index"),
         ("report", _report, "write report.html of a run"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -161,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--no-ray", action="store_true", help="leave Ray out")
     doctor.set_defaults(run=_doctor)
     assets_cli.add_arguments(commands)
+    write_cli.add_arguments(commands, _show)
     return top
 
 
@@ -225,12 +227,6 @@ def _stats(args: argparse.Namespace) -> int:
         return _show(figures, True)
     print_stats(figures)
     return 0
-
-
-def _verify(args: argparse.Namespace) -> int:
-    from s2v.datapipe.write.verify import verify_shards
-
-    return _show(verify_shards(args.folder / "shards"), args.json)
 
 
 def _report(args: argparse.Namespace) -> int:

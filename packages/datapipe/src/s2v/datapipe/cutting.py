@@ -16,6 +16,7 @@ from s2v.datapipe import staging
 from s2v.datapipe.base import ids
 from s2v.datapipe.base.media.cut import cut_clip
 from s2v.datapipe.base.media.errors import MediaError
+from s2v.datapipe.base.media.stills import still_clip
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, failure, raise_failure
 from s2v.datapipe.engine.execute import start_ray
@@ -45,7 +46,8 @@ def cut_clips(
 
     Args:
         folder: the run folder.
-        clips: rows of table ``clips`` to be cut, to their ``crop``; photographs are left out.
+        clips: rows of table ``clips`` to be cut, to their ``crop``; a photograph becomes a video
+            of one frame.
         sources: table ``sources`` by ``video_id``.
         encoding: arguments of :func:`s2v.datapipe.base.media.cut.cut_clip`.
         cpus: CPUs of a local Ray.
@@ -57,8 +59,7 @@ def cut_clips(
     folder = folder.absolute()  # actors on other machines stand in other folders
     jobs = []
     for clip in sorted(clips, key=lambda row: str(row["clip_id"])):
-        if clip["kind"] == "video":
-            jobs.append(_job(folder, clip, sources[clip["video_id"]], encoding))
+        jobs.append(_job(folder, clip, sources[clip["video_id"]], encoding))
     files = {job["clip_id"]: Path(job["target"]) for job in jobs}
     missing = [job for job in jobs if not Path(job["target"]).exists()]
     quarantine: list[Row] = []
@@ -84,6 +85,7 @@ def _job(folder: Path, clip: Row, source: Row, encoding: Mapping[str, Any]) -> d
         "folder": str(folder),
         "clip_id": clip["clip_id"],
         "source": source,
+        "kind": clip["kind"],
         "start_us": clip["start_us"],
         "end_us": clip["end_us"],
         "crop": crop,
@@ -111,8 +113,11 @@ def _cut(row: dict[str, Any]) -> dict[str, Any]:
         Path(job["target"]).parent.mkdir(parents=True, exist_ok=True)
         staging.use(Path(job["folder"]))
         path = staging.local_path(job["source"])
-        span = (job["start_us"], job["end_us"])
-        cut_clip(path, *span, job["target"], crop=job["crop"], **job["encoding"])
+        if job["kind"] == "image":
+            still_clip(path, job["target"], **job["encoding"])
+        else:
+            span = (job["start_us"], job["end_us"])
+            cut_clip(path, *span, job["target"], crop=job["crop"], **job["encoding"])
     except MediaError as refused:
         if refused.transient:
             failed = failure(refused, Path(job["target"]))

@@ -133,7 +133,7 @@ def _cut(
         False where ``strict`` is off and the span is not whole; nothing is written then.
     """
     facts = order.facts
-    packets = target.with_name(f"{target.name}.{remux.FORMAT}")
+    packets = target.with_name(f"{target.name}.{remux.FORMAT}.tmp")  # swept after a kill
     span = (order.start_us, order.end_us)
     try:
         run_up_us = 0 if strict else _RUN_UP_US
