@@ -17,6 +17,7 @@ from s2v.datapipe.base.assets import cli as assets_cli
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.settings import SettingsError, load
 from s2v.datapipe.base.shards import ShardError
+from s2v.datapipe.interop import cli as interop_cli
 
 EXAMPLES = """\
 examples:
@@ -30,6 +31,8 @@ examples:
   s2v-data stats runs/demo                    the figures of a run
   s2v-data report runs/demo                   write report.html, to be opened in a browser
   s2v-data verify runs/demo                   check every byte of the shards against the index
+  s2v-data import opens2v --help              Phantom-Data, OpenS2V-5M, NeMo, video2dataset
+  s2v-data export phantom-data runs/demo --out released
 """
 
 
@@ -59,6 +62,7 @@ def _explanation(error: Exception) -> str | None:
     from s2v.datapipe.engine.execute import AdmissionError, UnitFailedError
     from s2v.datapipe.engine.lock import RunBusyError
     from s2v.datapipe.engine.store import StoreError
+    from s2v.datapipe.interop.errors import InteropError
     from s2v.datapipe.measuring import (
         NothingUsableError,
         NotMeasuredError,
@@ -72,7 +76,7 @@ def _explanation(error: Exception) -> str | None:
     from s2v.datapipe.write.errors import WriteError
 
     known = (
-        *(AdmissionError, AssetError, ConservationError, ExclusionError, MediaError),
+        *(AdmissionError, AssetError, ConservationError, ExclusionError, InteropError, MediaError),
         *(ModelFaultError, NotMeasuredError, NothingUsableError, PageTooLargeError),
         *(QuarantineBudgetError, RunBusyError, SettingsError, ShardError, SourceError),
         *(ServerStartError, StoreError, UnitFailedError, WeightsError, WriteError),
@@ -159,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--no-ray", action="store_true", help="leave Ray out")
     doctor.set_defaults(run=_doctor)
     assets_cli.add_arguments(commands)
+    interop_cli.add_arguments(commands, _show)
     return top
 
 
