@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from s2v.datapipe.audit import cli as audit_cli
 from s2v.datapipe.base.assets import AssetError
 from s2v.datapipe.base.assets import cli as assets_cli
 from s2v.datapipe.base.media.errors import MediaError
@@ -29,6 +30,7 @@ examples:
   s2v-data select --config my.toml            re-select with changed thresholds; runs no model
   s2v-data stats runs/demo                    the figures of a run
   s2v-data report runs/demo                   write report.html, to be opened in a browser
+  s2v-data audit runs/demo                    judge accepted pairs by other models
   s2v-data verify runs/demo                   check every byte of the shards against the index
 """
 
@@ -54,6 +56,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 
 def _explanation(error: Exception) -> str | None:
     """What to tell the user, or ``None`` for what is our own mistake."""
+    from s2v.datapipe.audit.pairs import AuditError
     from s2v.datapipe.backends.vlm.serve import ServerStartError
     from s2v.datapipe.engine.errors import ModelFaultError
     from s2v.datapipe.engine.execute import AdmissionError, UnitFailedError
@@ -72,7 +75,7 @@ def _explanation(error: Exception) -> str | None:
     from s2v.datapipe.write.errors import WriteError
 
     known = (
-        *(AdmissionError, AssetError, ConservationError, ExclusionError, MediaError),
+        *(AdmissionError, AssetError, AuditError, ConservationError, ExclusionError, MediaError),
         *(ModelFaultError, NotMeasuredError, NothingUsableError, PageTooLargeError),
         *(QuarantineBudgetError, RunBusyError, SettingsError, ShardError, SourceError),
         *(ServerStartError, StoreError, UnitFailedError, WeightsError, WriteError),
@@ -158,6 +161,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.add_argument("--no-ray", action="store_true", help="leave Ray out")
     doctor.set_defaults(run=_doctor)
+    audit_cli.add_arguments(commands)
     assets_cli.add_arguments(commands)
     return top
 
