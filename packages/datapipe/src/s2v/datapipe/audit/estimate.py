@@ -120,18 +120,18 @@ def _worth(observed: Sequence[Observation], weights: Sequence[float], estimate: 
     """The effective sample size.
 
     With no fault, or nothing else, there is no variance to measure: then it is the size of a set of
-    pairs of which no two share anything. Otherwise ``p (1 - p) / v``, corrected for the few units
-    that ``v`` is known from, and never above the number of pairs. ``v`` leaves the strata out (a
+    pairs of which no two share anything. Otherwise ``p (1 - p) / v``, corrected for how few such
+    pairs ``v`` is known from, and never above the number of pairs. ``v`` leaves the strata out (a
     source lies in several), which can only widen the interval.
     """
-    units = {unit for one in observed for unit in one.units}
-    if len(units) < 2:
+    apart = _apart(observed)
+    if apart < 2:
         return 1.0
     off = [w * (one.hit - estimate) for w, one in zip(weights, observed, strict=True)]
-    variance = len(units) / (len(units) - 1) * _variance(observed, off)
+    variance = apart / (apart - 1) * _variance(observed, off)
     if not 0 < estimate < 1 or variance <= 0:
-        return max(1.0, _apart(observed) * _evenness(weights))
-    few = (t_quantile(0.975, max(1, len(observed) - 1)) / t_quantile(0.975, len(units) - 1)) ** 2
+        return max(1.0, apart * _evenness(weights))
+    few = (t_quantile(0.975, len(observed) - 1) / t_quantile(0.975, apart - 1)) ** 2
     return max(1.0, min(float(len(observed)), estimate * (1 - estimate) / variance * few))
 
 
