@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from s2v.datapipe.audit.draw import Drawn, Ties, draw, sizes_by_kind, ties
-from s2v.datapipe.audit.estimate import Observation, Share, share
+from s2v.datapipe.audit.estimate import Observation, Share, Stratum, share
 from s2v.datapipe.audit.judges import FAULTS, Answer, Fault, Judged, Judges
 from s2v.datapipe.audit.labels import Labels, read_labels, template
 from s2v.datapipe.audit.pairs import AuditError, accepted_pairs
@@ -173,9 +173,7 @@ def _estimates(
     return found
 
 
-def _every_stratum(
-    said: Sequence[tuple[Judged, Answer]], sizes: dict[tuple[str, str], int]
-) -> bool:
+def _every_stratum(said: Sequence[tuple[Judged, Answer]], sizes: dict[Stratum, int]) -> bool:
     """Whether some pair of every stratum was judged."""
     judged = {one.pair.stratum for one, answer in said if answer in ("yes", "no")}
     return judged >= set(sizes)
@@ -186,7 +184,7 @@ def _estimate(
     fault: Fault,
     by: Literal["judges", "people"],
     said: Sequence[tuple[Judged, Answer]],
-    sizes: dict[tuple[str, str], int],
+    sizes: dict[Stratum, int],
     tied: Ties,
     confidence: float,
 ) -> Estimate:

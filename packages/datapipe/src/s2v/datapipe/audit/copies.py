@@ -78,7 +78,7 @@ class Picture:
 def _keypoints(grey: Grey) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """``[n, 2]`` positions and ``[n, 128]`` descriptors."""
     # A low contrast threshold: smooth drawn surfaces have few corners.
-    finder = cv2.SIFT_create(nfeatures=KEYPOINTS, contrastThreshold=0.02)
+    finder = cv2.SIFT.create(nfeatures=KEYPOINTS, contrastThreshold=0.02)
     points, features = finder.detectAndCompute(grey, None)
     if features is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
@@ -111,10 +111,10 @@ def _laid(one: Picture, other: Picture, *, mirrored: bool) -> Fit:
         matrix, kept = cv2.estimateAffinePartial2D(
             source, target, method=cv2.RANSAC, ransacReprojThreshold=REACH, maxIters=2000
         )
-        if matrix is None or not _plausible(matrix):
+        if matrix is None or not _plausible(np.asarray(matrix, np.float64)):
             return Fit(mirrored=mirrored)
         matches = len({t for (_, t), k in zip(near, kept.ravel(), strict=True) if k})
-        covered, correlation = _overlap(one.grey, other.grey, np.asarray(matrix))
+        covered, correlation = _overlap(one.grey, other.grey, np.asarray(matrix, np.float64))
     return Fit(matches, covered, correlation, mirrored)
 
 

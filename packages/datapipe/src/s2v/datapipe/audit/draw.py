@@ -7,11 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from s2v.datapipe.audit.estimate import Stratum
 from s2v.datapipe.audit.pairs import Pair
 from s2v.datapipe.base import ids
 from s2v.datapipe.pair.unionfind import UnionFind
-
-Stratum = tuple[str, str]
 
 MIN_SOURCES = 10  # fewer sources say too little about how sources differ
 

@@ -15,10 +15,13 @@ with one source, and both are the common case here.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s2v.datapipe.audit.intervals import clopper_pearson, rule_of_three, t_quantile
+
+
+Stratum = tuple[str, str]  # class and scenario
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Observation:
         hit: the fault was found.
     """
 
-    stratum: Hashable
+    stratum: Stratum
     units: frozenset[str]
     hit: bool
 
@@ -67,7 +70,7 @@ class Share:
 
 def share(
     observed: Sequence[Observation],
-    population: Mapping[Hashable, int],
+    population: Mapping[Stratum, int],
     confidence: float = 0.95,
 ) -> Share:
     """Estimate the share of a fault.
@@ -85,7 +88,7 @@ def share(
     Raises:
         ValueError: more pairs were observed in a stratum than it has.
     """
-    seen: dict[Hashable, int] = defaultdict(int)
+    seen: dict[Stratum, int] = defaultdict(int)
     for one in observed:
         seen[one.stratum] += 1
     for stratum, count in seen.items():

@@ -64,8 +64,8 @@ class Judged:
 
     @property
     def badness(self) -> tuple[int, float]:
-        """Sorts the worst first when reversed: faults found, then those in doubt, then scores."""
-        order = {"yes": 3, "unsure": 2, "no judge": 0, "no": 0}
+        """Sorts the worst first when reversed: faults found, then those in doubt, then unjudged."""
+        order = {"yes": 3, "unsure": 2, "no judge": 1, "no": 0}
         worst = max(order[found.answer] for found in self.findings.values())
         return worst, max(found.score for found in self.findings.values())
 
@@ -89,10 +89,10 @@ class Judges:
     @property
     def ids(self) -> dict[str, str]:
         """Which judge answers which question, and what is missing."""
-        missing = isinstance(self.faces, str)
+        faces = self.faces
         return {
             "copy": "SIFT, RANSAC and correlation (crop and frame)",
-            "wrong, faces": f"none: {self.faces}" if missing else self.faces.model_id,
+            "wrong, faces": f"none: {faces}" if isinstance(faces, str) else faces.model_id,
             "wrong, all others": "none: selection's embedder has no independent rival; label",
         }
 
