@@ -17,6 +17,7 @@ from s2v.datapipe.base.assets import cli as assets_cli
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.settings import SettingsError, load
 from s2v.datapipe.base.shards import ShardError
+from s2v.datapipe.calibrate import cli as calibrate_cli
 
 EXAMPLES = """\
 examples:
@@ -27,6 +28,7 @@ examples:
   s2v-data plan --config my.toml              model calls, hours and bytes before a run
   s2v-data plan --config my.toml --cluster 8x16cpu,4gpu,256gb --rates runs/trial
   s2v-data select --config my.toml            re-select with changed thresholds; runs no model
+  s2v-data calibrate page runs/demo           label pairs by eye; calibrate makes bounds of them
   s2v-data stats runs/demo                    the figures of a run
   s2v-data report runs/demo                   write report.html, to be opened in a browser
   s2v-data verify runs/demo                   check every byte of the shards against the index
@@ -55,6 +57,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
 def _explanation(error: Exception) -> str | None:
     """What to tell the user, or ``None`` for what is our own mistake."""
     from s2v.datapipe.backends.vlm.serve import ServerStartError
+    from s2v.datapipe.calibrate.errors import CalibrateError
     from s2v.datapipe.engine.errors import ModelFaultError
     from s2v.datapipe.engine.execute import AdmissionError, UnitFailedError
     from s2v.datapipe.engine.lock import RunBusyError
@@ -72,7 +75,14 @@ def _explanation(error: Exception) -> str | None:
     from s2v.datapipe.write.errors import WriteError
 
     known = (
-        *(AdmissionError, AssetError, ConservationError, ExclusionError, MediaError),
+        *(
+            AdmissionError,
+            AssetError,
+            CalibrateError,
+            ConservationError,
+            ExclusionError,
+            MediaError,
+        ),
         *(ModelFaultError, NotMeasuredError, NothingUsableError, PageTooLargeError),
         *(QuarantineBudgetError, RunBusyError, SettingsError, ShardError, SourceError),
         *(ServerStartError, StoreError, UnitFailedError, WeightsError, WriteError),
@@ -158,6 +168,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.add_argument("--no-ray", action="store_true", help="leave Ray out")
     doctor.set_defaults(run=_doctor)
+    calibrate_cli.add_arguments(commands)
     assets_cli.add_arguments(commands)
     return top
 
