@@ -1,4 +1,4 @@
-"""Which pairs to label: alike many from every step of the score, more around the bounds.
+"""Which pairs to label: some from every step of the score, most around and between the bounds.
 
 Drawn by chance they would nearly all be plainly different ones, and say nothing about a bound.
 What that does to the shares is undone by weights (:func:`weights`).
@@ -17,7 +17,8 @@ from s2v.datapipe.calibrate.pool import STRATUM, Bound, Candidate, Pool
 from s2v.datapipe.calibrate.statistics import Floats
 
 Cell = tuple[bool, int]
-_NEAR_BOUND: Final = 3  # times as many from the steps that touch a bound
+_ACCEPTED: Final = 3  # times as many from the steps around and between the bounds
+_FAR_COPY: Final = 0.25  # of pairs that another rule refuses as copies and that are not alike
 
 
 def draw(pool: Pool, count: int, seed: int = 0) -> list[Candidate]:
@@ -40,8 +41,14 @@ def draw(pool: Pool, count: int, seed: int = 0) -> list[Candidate]:
 def shares(sizes: dict[Cell, int], bound: Bound, count: int) -> dict[Cell, int]:
     """How many pairs of each stratum: one by one to the stratum that is furthest behind."""
     half = STRATUM / 2
-    near = {int(v // STRATUM) for b in (bound.lower, bound.upper) for v in (b - half, b + half)}
-    due = {cell: _NEAR_BOUND if cell[1] in near else 1 for cell in sizes}
+    first, last = (int(v // STRATUM) for v in (bound.lower - half, bound.upper + half))
+
+    def weight(cell: Cell) -> float:
+        guarded, step = cell
+        near = first <= step <= last
+        return (1 if near else _FAR_COPY) if guarded else (_ACCEPTED if near else 1)
+
+    due = {cell: weight(cell) for cell in sizes}
     given = dict.fromkeys(sorted(sizes), 0)
     for _ in range(min(count, sum(sizes.values()))):
         open_ = [cell for cell in given if given[cell] < sizes[cell]]

@@ -194,7 +194,8 @@ def between(low: float, high: float) -> float:
 def _widest(judged: Judged, wanted: Wanted, *, supported: bool) -> tuple[float, float] | None:
     """Lowest and highest accepted score of the best two bounds.
 
-    The best begin and end at a right pair. Sums over a stretch are differences of running sums.
+    They begin and end at a right pair: wrong ones at an end would only thin out copies. Sums over
+    a stretch are differences of running sums.
     """
     passing = ~judged.guarded
     order = np.argsort(judged.scores[passing], kind="stable")

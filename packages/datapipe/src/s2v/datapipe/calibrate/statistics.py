@@ -136,7 +136,11 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     if x >= 1:
         return 1.0
     if x > (a + 1) / (a + b + 2):  # the fraction converges fast on the other side
-        return 1.0 - beta_cdf(1 - x, b, a)
+        return max(0.0, 1.0 - _lower(1 - x, b, a))
+    return min(1.0, _lower(x, a, b))
+
+
+def _lower(x: float, a: float, b: float) -> float:
     front = math.exp(
         a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     )
@@ -154,7 +158,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
             fraction *= c * d
         if abs(fraction - before) <= 1e-15 * abs(fraction):
             break
-    return min(1.0, front * fraction / a)
+    return front * fraction / a
 
 
 def _away(value: float, tiny: float) -> float:
@@ -215,10 +219,10 @@ def auc(
         return np.asarray((summed[first] + summed[last]) / 2)
 
     beaten, beating = below(down), 1.0 - below(up)
-    area = float((up * beaten).sum())
+    area = min(1.0, float((up * beaten).sum()))
     influence = np.where(positive, up * (beaten - area), down * (beating - area))
     variance = max(dyadic_variance(influence, ends), float((influence**2).sum()), 0.0)
-    if variance == 0:
+    if variance <= 1e-12:  # parted without an overlap, or tied as a whole
         effective = float(min(positive.sum(), (~positive).sum()))
     else:
         effective = area * (1 - area) / variance
