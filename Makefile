@@ -47,7 +47,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .tools/.stamp: tools/requirements.txt
 	@if [ -z "$(PYTHON)" ]; then \
@@ -89,6 +89,10 @@ prove: assets ## the long proofs; their results go to docs/
 .PHONY: bench-data
 bench-data: assets ## beside PySceneDetect and Data-Juicer on the same work: docs/benchmarks.md
 	@$(BIN)/python tests/benchmarks/bench_data.py $(ARGS)
+
+.PHONY: bench-characters
+bench-characters: install ## bounds of the film's characters, from labels: docs/calibration.md
+	@$(BIN)/python tests/benchmarks/bench_characters.py --check $(ARGS)
 
 .PHONY: reliability
 reliability: assets ## a corpus of damaged files through us and through them: docs/reliability.md

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from s2v.datapipe.base.ids import stable_hash
+from s2v.datapipe.calibrate.consistency import carried
 from s2v.datapipe.calibrate.draw import draw
 from s2v.datapipe.calibrate.evaluate import plain_region, plain_share
 from s2v.datapipe.calibrate.labels import Labels, read_labels
@@ -44,6 +45,7 @@ DEMO = (0.79, 0.93)
 #: OpenS2V-5M's rule: image similarity over 0.6, nothing above. Its second 0.6 is on a text
 #: embedding of the picture and the word; the embedded profile has none, so it is taken as met.
 OPENS2V = 0.6
+LADDER = (0.60, 0.65, 0.70, 0.72, 0.74, 0.76, 0.77, 0.78, 0.79, 0.80, 0.85)
 GROUPS = ("first", "second", "across", "copies")
 
 
@@ -160,8 +162,9 @@ def measure(run: Path) -> None:
     manifest = run.with_name(f"{run.name}-input") / "manifest.jsonl"
     manifest.parent.mkdir(parents=True, exist_ok=True)
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    settings = load(Settings, HERE / "film.toml", [f'folder="{run}"'])
-    settings = settings.model_copy(update={"sources": [SourceSpec(manifest=str(manifest))]})
+    settings = load(Settings, HERE / "film.toml").model_copy(
+        update={"folder": str(run), "sources": [SourceSpec(manifest=str(manifest))]}
+    )
     roles = make_roles(settings)
     with run_lock(run):
         measured = Measuring(settings, roles).run()
@@ -226,7 +229,33 @@ def figures(embedder: str, groups: dict[str, list[Candidate]], labels: Labels) -
         "bounds from all labels": None if shipped.region is None else plain_region(shipped.region),
         "notes": list(shipped.notes),
     }
+    made["carried over"] = {
+        name: census(one, labels, bounds)
+        for name, one in (*((n, groups[n]) for n in GROUPS[:3]), ("whole film", everything))
+        for bounds in [{"chosen": (found.lower, found.upper), "demo's": DEMO}]
+    }
+    made["lower bounds"] = census(
+        everything, labels, {f"{lower:.2f}": (lower, found.upper) for lower in LADDER}
+    )
     made["known copies"] = copies(groups, labels, (found.lower, found.upper))
+    return made
+
+
+def census(
+    population: Sequence[Candidate], labels: Labels, bounds: dict[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """Wrong subjects among *all* accepted pairs, labelled or not, by what the labels imply."""
+    known = carried(labels.of, [one.key for one in population])
+    made: dict[str, Any] = {}
+    for name, (lower, upper) in bounds.items():
+        accepted = [c for c in population if not c.guards and lower <= c.score < upper]
+        said = [known.get(one.key) for one in accepted]
+        made[name] = {
+            "accepted": len(accepted),
+            "same": said.count("same"),
+            "different": said.count("different"),
+            "unknown": said.count(None),
+        }
     return made
 
 
@@ -321,6 +350,17 @@ def show(made: dict[str, Any]) -> None:
             f"| {name} | {row['near copies']} | {row['refused']} "
             f"| {row['by the upper bound alone']} | {rules} |"
         )
+    print("\n| all accepted pairs, labels carried over | bounds | accepted | same | different "
+          "| unknown |")  # fmt: skip
+    print("|---|---|---|---|---|---|")
+    for name, row in made["carried over"].items():
+        for which, c in row.items():
+            print(f"| {name} | {which} | {' | '.join(str(c[k]) for k in c)} |")
+    print("\n| lower bound, whole film | accepted | same | different | unknown | precision |")
+    print("|---|---|---|---|---|---|")
+    for lower, c in made["lower bounds"].items():
+        share_of = c["same"] / (c["same"] + c["different"])
+        print(f"| {lower} | {' | '.join(str(c[k]) for k in c)} | {share_of:.3f} |")
     for note in made["first half"]["notes"]:
         print(f"- {note}")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2v.datapipe.calibrate.consistency import carried, contradictions
 from s2v.datapipe.calibrate.draw import draw, shares, unseen, weights
 from s2v.datapipe.calibrate.errors import CalibrateError
 from s2v.datapipe.calibrate.labels import read_labels, write_labels
@@ -197,3 +199,27 @@ def test_labels_that_cannot_be_used_are_named(tmp_path: Path, text: str, said: s
 def test_a_missing_labels_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CalibrateError, match=r"gone\.csv"):
         read_labels(tmp_path / "gone.csv", KNOWN)
+
+
+def test_labels_that_contradict_one_another_are_shown_with_the_chain() -> None:
+    of = {("a", "b"): "same", ("b", "c"): "near copy", ("a", "c"): "different"}
+    assert contradictions(of) == [(("a", "c"), ["a", "b", "c"])]
+    assert contradictions({**of, ("a", "c"): "unsure"}) == []
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=9), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_what_labels_imply_is_true_and_never_more_than_they_say(
+    who: list[int], random: Random
+) -> None:
+    """Labels given by a known truth never contradict, and carry over to the truth alone."""
+    names = [f"s{n}" for n in range(len(who))]
+    truth = {
+        (names[i], names[j]): "same" if who[i] == who[j] else "different"
+        for i, j in itertools.combinations(range(len(who)), 2)
+    }
+    of = {key: label for key, label in truth.items() if random.random() < 0.5}
+    assert contradictions(of) == []
+    found = carried(of, truth)
+    assert found.items() <= truth.items()
+    assert of.items() <= found.items()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from s2v.datapipe.calibrate.consistency import contradictions
 from s2v.datapipe.calibrate.errors import CalibrateError
 from s2v.datapipe.calibrate.labels import UNSURE, Labels, read_labels
 from s2v.datapipe.calibrate.pool import Pool, Run, read_run
@@ -68,6 +69,10 @@ class Calibration:
                 "labelled by several people": self.labels.repeated,
                 "of pairs other rules refuse": self.unused,
             },
+            "contradictions": [
+                f"{a} and {b} are labelled different, and the same by way of {' = '.join(chain)}"
+                for (a, b), chain in contradictions(self.labels.of)
+            ],
             "wanted": vars(self.wanted),
             "bounds": {name: plain(one) for name, one in self.bounds.items()},
         }

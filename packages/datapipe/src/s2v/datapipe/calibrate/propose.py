@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -27,6 +27,11 @@ from s2v.datapipe.calibrate.statistics import (
 )
 
 DECIDED: Final = (SAME, DIFFERENT, NEAR_COPY)
+#: What must reach the wanted precision: the interval; that of the weights alone, as if pairs that
+#: share a clip were independent; the estimate.
+Proof = Literal["interval", "weights", "estimate"]
+PROOFS: Final[tuple[Proof, ...]] = ("interval", "weights", "estimate")
+_MOST_EDGES: Final = 1500
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,9 @@ def propose(
 ) -> Proposal:
     """Choose both bounds.
 
-    Bounds whose precision holds with the interval's lower end come first; without any the
-    estimate has to do, and the proposal says so.
+    Bounds whose precision holds with the interval's lower end come first. Without any, those
+    for which it would hold if pairs that share a clip erred each for itself; without any of
+    them the estimate has to do. The proposal says which it was.
 
     Args:
         judged: labelled pairs.
@@ -142,7 +148,7 @@ def propose(
         current_upper: kept where no labelled pair lies above what is accepted.
     """
     notes = _notes(judged, population, wanted)
-    found = _widest(judged, wanted, supported=True) or _widest(judged, wanted, supported=False)
+    found = next((f for proof in PROOFS if (f := _widest(judged, wanted, proof))), None)
     if found is None:
         return Proposal(
             None,
@@ -191,8 +197,8 @@ def between(low: float, high: float) -> float:
     return high
 
 
-def _widest(judged: Judged, wanted: Wanted, *, supported: bool) -> tuple[float, float] | None:
-    """Lowest and highest accepted score of the best two bounds.
+def _widest(judged: Judged, wanted: Wanted, proof: Proof) -> tuple[float, float] | None:
+    """Lowest and highest accepted score of the best two bounds that ``proof`` allows.
 
     They begin and end at a right pair: wrong ones at an end would only thin out copies. Sums over
     a stretch are differences of running sums.
@@ -205,6 +211,8 @@ def _widest(judged: Judged, wanted: Wanted, *, supported: bool) -> tuple[float, 
     edges = np.unique(scores[same])
     if not len(edges):
         return None
+    if len(edges) > _MOST_EDGES:  # the tables below have a cell for every two
+        edges = edges[np.linspace(0, len(edges) - 1, _MOST_EDGES).astype(np.int64)]
     first = np.searchsorted(scores, edges, "left")
     last = np.searchsorted(scores, edges, "right")
 
@@ -220,14 +228,24 @@ def _widest(judged: Judged, wanted: Wanted, *, supported: bool) -> tuple[float, 
     ok &= (right / safe >= wanted.precision - 1e-9) & (copied / safe <= wanted.copy_rate + 1e-9)
     at = np.argwhere(ok)
     right_of = np.round(right[ok], 9)
+    tried: set[int] = set()
+    clips = judged.where(passing)
+    ends = [clips[n] for n in order]
     # Most right pairs first; of equals the highest lower and the lowest upper bound.
     for n in np.lexsort((at[:, 1], -at[:, 0], -right_of)):
         i, j = at[n]
-        if supported:
+        if proof != "estimate":
             count = total[i, j] ** 2 / squares[i, j]
             hits = count * min(1.0, right[i, j] / total[i, j])
-            tail = (1 - wanted.confidence) / 2
-            if beta_cdf(wanted.precision, hits, count - hits + 1) > tail:
+            if beta_cdf(wanted.precision, hits, count - hits + 1) > (1 - wanted.confidence) / 2:
+                continue
+        if proof == "interval":
+            if int(i) in tried:  # a lower bound is tried with the widest upper one only
+                continue
+            tried.add(int(i))
+            part = slice(int(first[i]), int(last[j]))
+            found = share(same[part], weight[part], ends[part], wanted.confidence)
+            if found.low < wanted.precision:
                 continue
         return float(edges[i]), float(edges[j])
     return None

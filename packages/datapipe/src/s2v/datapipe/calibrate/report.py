@@ -23,6 +23,11 @@ from s2v.datapipe.report.charts import Series, histogram, histogram_bins, legend
 from s2v.datapipe.report.markup import Markup, data_uri, element, join, joined, table
 
 _EXAMPLES: Final = 6  # pairs shown on either side of a bound
+_STYLE: Final = """
+.card img { max-width: 48%; max-height: 170px; }
+.curves { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
+"""
 
 
 def write_report(made: Calibration, out: Path) -> Path:
@@ -93,20 +98,20 @@ def said_share(one: Share | None) -> str:
 
 
 def _charts(name: str, one: Calibrated) -> Markup:
-    made = []
+    curved, made = [], []
     curves = [("same subject", one.identity), ("near copy", one.copying)]
     known = [(title, found) for title, found in curves if found is not None]
     if known:
         names = [title for title, _ in known]
         roc = [Series(t, [0.0, *c.wrong.tolist()], [0.0, *c.found.tolist()]) for t, c in known]
         curve = [Series(t, c.found.tolist(), c.precision.tolist()) for t, c in known]
-        made += [
+        curved = [
             line_chart(f"ROC, {name}", "Share of positives found over share of negatives that "
                        "pass, for every threshold.", roc, "wrongly passed", "found"),
             line_chart(f"Precision and recall, {name}", "Precision over recall, for every "
                        "threshold.", curve, "recall", "precision"),
-            legend(names),
         ]  # fmt: skip
+        curved = [element("div", *curved, class_="curves"), legend(names)]
     region = one.proposal.region or one.current
     judged = one.judged
     marks = [("lower", region.lower), ("upper", region.upper)]
@@ -129,7 +134,7 @@ def _charts(name: str, one: Calibrated) -> Markup:
                             f"{len(held)} hatched do not"),
                 )
             )  # fmt: skip
-    return element("div", *made, class_="charts")
+    return join(*curved, element("div", *made, class_="charts"))
 
 
 def _around(one: Calibrated) -> list[tuple[str, list[Candidate]]]:
@@ -167,9 +172,19 @@ def _examples(
     return join(element("h3", title), body)
 
 
+def _contradictions(made: Calibration) -> Markup | None:
+    said = made.as_dict()["contradictions"]
+    if not said:
+        return None
+    return join(
+        element("p", f"{len(said)} labels contradict others; look at them again:"),
+        element("ul", *(element("li", line) for line in said)),
+    )
+
+
 def _document(made: Calibration, parts: Sequence[Markup]) -> str:
     style = resources.files("s2v.datapipe.report").joinpath("page.css").read_text("utf-8")
-    style += "\n.card img { max-width: 48%; max-height: 170px; }\n"
+    style += _STYLE
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'"
     w = made.wanted
@@ -193,6 +208,6 @@ def _document(made: Calibration, parts: Sequence[Markup]) -> str:
                 "weighted by stratum; intervals count pairs that share a clip as dependent.",
             ),
         ),
-        element("main", joined(parts)),
+        element("main", _contradictions(made), joined(parts)),
     )
     return "<!doctype html>\n" + element("html", head, "\n", body, lang="en") + "\n"
