@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from s2v.datapipe.base.ids import stable_hash
+from s2v.datapipe.calibrate.candidates import Bound, Candidate, Pool
 from s2v.datapipe.calibrate.consistency import carried
 from s2v.datapipe.calibrate.draw import draw
 from s2v.datapipe.calibrate.evaluate import plain_region, plain_share
 from s2v.datapipe.calibrate.labels import Labels, read_labels
-from s2v.datapipe.calibrate.pool import Bound, Candidate, Pool, read_run
+from s2v.datapipe.calibrate.pool import read_run
 from s2v.datapipe.calibrate.propose import Judged, Wanted, judge, propose, region
 from s2v.datapipe.calibrate.statistics import auc, share
 
@@ -110,6 +111,11 @@ def write_pairs(path: Path, embedder: str, groups: dict[str, list[Candidate]]) -
                 out.writerow(row)
 
 
+def pool_of(embedder: str, pairs: Sequence[Candidate], bounds: tuple[float, float] = DEMO) -> Pool:
+    """The pairs of a group as a pool."""
+    return Pool(Bound("creature", ("select", "pair", "creature"), *bounds, embedder), tuple(pairs))
+
+
 def drawn(groups: dict[str, list[Candidate]], embedder: str) -> list[Candidate]:
     """The pairs to label, of all groups, in one order that tells nothing."""
     chosen = []
@@ -118,8 +124,7 @@ def drawn(groups: dict[str, list[Candidate]], embedder: str) -> list[Candidate]:
         ("second", PER_HALF, DEMO),
         ("across", ACROSS, ACROSS_BOUNDS),
     ):
-        bound = Bound("creature", ("select", "pair", "creature"), *bounds, embedder)
-        chosen += draw(Pool(bound, tuple(groups[name])), count)
+        chosen += draw(pool_of(embedder, groups[name], bounds), count)
     # Of the ready-made copies the most alike: among them are all that show one moment twice.
     chosen += groups["copies"][:OF_COPIES]
     return sorted(chosen, key=lambda one: stable_hash(["show", *one.key]))
@@ -193,8 +198,9 @@ def opens2v(judged: Judged) -> dict[str, Any]:
 
 def figures(embedder: str, groups: dict[str, list[Candidate]], labels: Labels) -> dict[str, Any]:
     """Everything that docs/calibration.md says of the characters."""
-    first, second, across = (judge(groups[name], labels.of) for name in GROUPS[:3])
-    proposal = propose(first, groups["first"], WANTED, DEMO[1])
+    pools = {name: pool_of(embedder, groups[name]) for name in GROUPS[:3]}
+    first, second, across = (judge(one, labels.of) for one in pools.values())
+    proposal = propose(first, pools["first"].sizes, WANTED, DEMO[1])
     found = proposal.region
     if found is None:
         raise SystemExit("the first half supports no bounds: " + "; ".join(proposal.notes))
@@ -222,7 +228,8 @@ def figures(embedder: str, groups: dict[str, list[Candidate]], labels: Labels) -
     }
     whole = together([first, second, across])
     everything = [one for name in GROUPS[:3] for one in groups[name]]
-    shipped = propose(whole, everything, WANTED, DEMO[1])
+    sizes = pool_of(embedder, everything).sizes
+    shipped = propose(whole, sizes, WANTED, DEMO[1])
     made["whole film"] = {
         **counts(whole, everything),
         "demo's bounds": plain_region(region(whole, *DEMO)),
@@ -404,8 +411,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.run:
         for line in differences(args.run, groups):
             print(line, file=sys.stderr)
-    known = frozenset(one.key for name in GROUPS for one in groups[name])
-    made = figures(embedder, groups, read_labels(HERE / "labels.csv", known))
+    labels = read_labels(HERE / "labels.csv")
+    labels.require({one.key for name in GROUPS for one in groups[name]})
+    made = figures(embedder, groups, labels)
     stored = HERE / "measured.json"
     text = json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if args.commit:

@@ -25,9 +25,9 @@ from s2v.datapipe.backends.embedded.small import YuNetSFace
 from s2v.datapipe.base.assets import asset
 from s2v.datapipe.base.media.decode import frames_at
 from s2v.datapipe.base.media.probe import probe
+from s2v.datapipe.calibrate.candidates import Bound, Candidate, Key, Pool
 from s2v.datapipe.calibrate.evaluate import of_pool, plain
-from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME, Key, Labels
-from s2v.datapipe.calibrate.pool import Bound, Candidate, Pool
+from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME, Labels
 from s2v.datapipe.calibrate.propose import Wanted
 from s2v.datapipe.calibrate.statistics import clopper_pearson
 from s2v.datapipe.pair.settings import FaceRules
@@ -51,7 +51,7 @@ def main() -> int:
     pairs, of = all_pairs(pictures(model))
     rules = FaceRules()
     bound = Bound("face", ("select", "face"), rules.lower, rules.upper, model.model_id)
-    labels = Labels(of, {}, 0)
+    labels = Labels(of, {})
     found = plain(of_pool(Pool(bound, pairs), labels, Wanted()))
     apart = [one.score for one in pairs if of[one.key] == DIFFERENT]
     found["false accepts"] = {

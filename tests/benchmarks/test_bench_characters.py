@@ -34,8 +34,8 @@ def test_the_bounds_of_the_first_half_hold_on_the_second() -> None:
 
 def test_labels_are_of_pairs_drawn_blind_and_agree_with_one_another() -> None:
     embedder, groups = read_pairs(HERE / "pairs.csv")
-    known = frozenset(one.key for name in GROUPS for one in groups[name])
-    labels = read_labels(HERE / "labels.csv", known)
+    labels = read_labels(HERE / "labels.csv")
+    labels.require({one.key for name in GROUPS for one in groups[name]})
     assert {one.key for one in drawn(groups, embedder)} == set(labels.of)
     assert contradictions(labels.of) == []
     assert len(labels.of) >= 200

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2v.datapipe.calibrate.candidates import Bound, Candidate, Pool
+from s2v.datapipe.calibrate.collect import Collector
 from s2v.datapipe.calibrate.consistency import carried, contradictions
 from s2v.datapipe.calibrate.draw import draw, shares, unseen, weights
 from s2v.datapipe.calibrate.errors import CalibrateError
 from s2v.datapipe.calibrate.labels import read_labels, write_labels
-from s2v.datapipe.calibrate.pool import Bound, Candidate, Pool
 from s2v.datapipe.calibrate.propose import Wanted, between, judge, propose, region
 
 BOUND = Bound("creature", ("select", "pair", "creature"), 0.79, 0.93, "net-1")
@@ -40,7 +41,7 @@ def test_a_draw_looks_at_every_step_and_most_around_the_bounds() -> None:
     whole = spread(3000)
     drawn = draw(whole, 200)
     assert len({one.key for one in drawn}) == 200
-    assert unseen(drawn, whole.candidates) == {}
+    assert unseen(drawn, whole.sizes) == {}
     near = sum(0.75 <= one.score < 0.85 for one in drawn)
     far = sum(0.45 <= one.score < 0.55 for one in drawn)
     assert near > 2 * far > 0
@@ -54,6 +55,41 @@ def test_a_draw_repeats_grows_and_hides_the_score() -> None:
     assert drawn != draw(whole, 60, seed=1)
     order = np.corrcoef(np.arange(60), [one.score for one in drawn])[0, 1]
     assert abs(order) < 0.35
+
+
+def collected(rows: list[Candidate], most: int, keep: frozenset[tuple[str, str]]) -> Pool:
+    collector = Collector(BOUND, keep, most)
+    for one in rows:
+        collector.add(one)
+    found = collector.pool()
+    assert found is not None
+    return found
+
+
+def test_a_large_run_is_thinned_alike_in_any_order_and_keeps_what_is_labelled() -> None:
+    """Of 20 000 pairs, each met in both orders, 200 a stratum are held; sizes stay true."""
+    made = np.random.default_rng(5)
+    rows = [candidate(n, float(s)) for n, s in enumerate(made.uniform(0.5, 0.7, 20_000).round(6))]
+    turned = [Candidate(c.reference, c.target, c.score, (c.clips[1], c.clips[0]), ()) for c in rows]
+    keep = frozenset(one.key for one in rows[:50])
+    found = collected([*rows, *turned], 200, keep)
+    again = collected([rows[n] for n in made.permutation(len(rows))] + turned, 200, keep)
+    assert {c.key for c in found.candidates} == {c.key for c in again.candidates}
+    assert found.sizes == again.sizes
+    assert keep <= {c.key for c in found.candidates}
+    assert len(found.candidates) <= 4 * 200 + 50
+    for cell, size in found.sizes.items():
+        truly = sum(one.cell == cell for one in rows)
+        assert size == pytest.approx(truly, rel=0.2)
+    assert collected(rows, 30_000, keep).count == 20_000
+
+
+def test_a_rule_that_fails_in_one_order_fails_the_pair() -> None:
+    one, other = candidate(1, 0.8), candidate(1, 0.8, ("min_gap",))
+    for rows in ([one, other], [other, one]):
+        found = collected(rows, 10, frozenset())
+        assert [c.guards for c in found.candidates] == [("min_gap",)]
+        assert found.sizes == {(True, 16): 1}
 
 
 @given(st.dictionaries(st.integers(0, 19), st.integers(1, 30), min_size=1), st.integers(1, 120))
@@ -70,7 +106,7 @@ def test_no_step_gives_more_than_it_has_and_none_is_wasted(
 def test_weights_give_back_the_whole_population() -> None:
     whole = spread(800)
     drawn = draw(whole, 150)
-    weight = weights(drawn, whole.candidates)
+    weight = weights(drawn, whole.sizes)
     assert weight.sum() == pytest.approx(800)
     high = np.array([one.score >= 0.9 for one in drawn])  # 0.9 is the edge of a step
     assert weight[high].sum() == pytest.approx(sum(c.score >= 0.9 for c in whole.candidates))
@@ -94,9 +130,10 @@ def test_no_other_bounds_accept_more_right_pairs(
 ) -> None:
     """Against trying all bounds that begin and end at a right pair: to take in wrong ones at an
     end would only thin out copies. So few labels support nothing, so the estimate decides."""
-    population = pool([score for score, _ in rows]).candidates
+    whole = pool([score for score, _ in rows])
+    population = whole.candidates
     of = {c.key: label for c, (_, label) in zip(population, rows, strict=True)}
-    judged = judge(population, of)
+    judged = judge(whole, of)
     edges = sorted({c.score for c in population if of[c.key] == "same"})
     best = 0
     for low, high in itertools.combinations_with_replacement(edges, 2):
@@ -105,7 +142,7 @@ def test_no_other_bounds_accept_more_right_pairs(
         copied = labels.count("near copy")
         if labels and right >= precision * len(labels) and copied <= copies * len(labels):
             best = max(best, right)
-    made = propose(judged, population, Wanted(precision, copies), 0.99)
+    made = propose(judged, whole.sizes, Wanted(precision, copies), 0.99)
     if made.region is None:
         assert best == 0
         return
@@ -115,9 +152,9 @@ def test_no_other_bounds_accept_more_right_pairs(
 
 
 def test_labels_too_few_to_support_a_bound_are_said_to_be() -> None:
-    population = pool([0.5] * 5 + [0.85] * 12).candidates
-    of = {c.key: "same" if c.score > 0.8 else "different" for c in population}
-    made = propose(judge(population, of), population, Wanted(), 0.93)
+    whole = pool([0.5] * 5 + [0.85] * 12)
+    of = {c.key: "same" if c.score > 0.8 else "different" for c in whole.candidates}
+    made = propose(judge(whole, of), whole.sizes, Wanted(), 0.93)
     assert made.region is not None
     assert 0.5 < made.region.lower <= 0.85
     assert not made.precision_supported
@@ -127,10 +164,10 @@ def test_labels_too_few_to_support_a_bound_are_said_to_be() -> None:
 
 def test_enough_labels_support_a_bound_and_copies_push_the_upper_one_down() -> None:
     scores = [0.5] * 40 + [0.85] * 60 + [0.95] * 30
-    population = pool(scores).candidates
+    whole = pool(scores)
     named = {0.5: "different", 0.85: "same", 0.95: "near copy"}
-    of = {c.key: named[c.score] for c in population}
-    made = propose(judge(population, of), population, Wanted(), 0.99)
+    of = {c.key: named[c.score] for c in whole.candidates}
+    made = propose(judge(whole, of), whole.sizes, Wanted(), 0.99)
     assert made.region is not None
     assert made.precision_supported
     assert 0.85 < made.region.upper <= 0.95
@@ -140,7 +177,7 @@ def test_enough_labels_support_a_bound_and_copies_push_the_upper_one_down() -> N
 def test_near_copies_that_another_rule_refuses_do_not_count_against_the_bounds() -> None:
     population = (*(candidate(n, 0.85) for n in range(50)), candidate(99, 0.86, ("min_gap",)))
     of = {c.key: "near copy" if c.guards else "same" for c in population}
-    found = region(judge(population, of), 0.8, 0.93)
+    found = region(judge(Pool(BOUND, population), of), 0.8, 0.93)
     assert found.copies.estimate == 0
     assert found.precision.count == 50
     assert found.copies_refused.estimate == 0
@@ -163,7 +200,8 @@ def test_labels_hold_for_both_orders_and_several_people(tmp_path: Path) -> None:
         "target,reference,label,who,when\n"
         "b,a,Near_Copy,ann,2020-01-01\na,b,near copy,bob,\nc,a,unsure,,\n",
     )
-    found = read_labels(path, KNOWN)
+    found = read_labels(path)
+    found.require(KNOWN)
     assert found.of == {("a", "b"): "near copy", ("a", "c"): "unsure"}
     assert found.repeated == 1
     assert found.who == {"ann": 1, "bob": 1, "": 1}
@@ -171,7 +209,7 @@ def test_labels_hold_for_both_orders_and_several_people(tmp_path: Path) -> None:
 
 def test_written_labels_are_read_back(tmp_path: Path) -> None:
     write_labels(tmp_path / "l.csv", [("a", "b", "same", "x, y"), ("b", "c", "different", "")])
-    assert read_labels(tmp_path / "l.csv", KNOWN).of == {
+    assert read_labels(tmp_path / "l.csv").of == {
         ("a", "b"): "same",
         ("b", "c"): "different",
     }
@@ -184,7 +222,7 @@ def test_written_labels_are_read_back(tmp_path: Path) -> None:
         ("target,reference,label\n", "no label in it"),
         ("target,reference,label\na,b,sam\n", "did you mean 'same'"),
         ("target,reference,label\na,b,rabbit\n", "one of 'same'"),
-        ("target,reference,label\na,x,same\n", "1 pairs are not in the run"),
+        ("target,reference,label\na,x,same\n", r"1 pairs are not in the run.*line 2: a, x"),
         ("target,reference,label\na,b,same\nb,a,different\n", "line 2"),
         ("target,reference,label\na,b,same\na,b,same\n", "labelled on line 2 already"),
         ("target,reference,label\na,b\n", "fewer than three"),
@@ -193,12 +231,12 @@ def test_written_labels_are_read_back(tmp_path: Path) -> None:
 )
 def test_labels_that_cannot_be_used_are_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(CalibrateError, match=said):
-        read_labels(labels_file(tmp_path, text), KNOWN)
+        read_labels(labels_file(tmp_path, text)).require(KNOWN)
 
 
 def test_a_missing_labels_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CalibrateError, match=r"gone\.csv"):
-        read_labels(tmp_path / "gone.csv", KNOWN)
+        read_labels(tmp_path / "gone.csv")
 
 
 def test_labels_that_contradict_one_another_are_shown_with_the_chain() -> None:

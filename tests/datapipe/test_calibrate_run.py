@@ -136,7 +136,7 @@ def test_a_pair_refused_one_way_counts_once_and_as_refused(run: Path) -> None:
     ("words", "said"),
     [
         (["calibrate", "{run}"], "give --labels"),
-        (["calibrate", "nowhere", "--labels", "x.csv"], "no run.json"),
+        (["calibrate", "page", "nowhere"], "no run.json"),
         (["calibrate", "{run}", "--labels", "gone.csv"], "gone.csv"),
         (["calibrate", "page", "{run}", "--bank", "car"], "no pairs of car"),
         (["calibrate", "one", "two"], "expected [page] RUN"),

@@ -166,7 +166,7 @@ def evidence(made: Calibration, one: Calibrated) -> list[str]:
     counts = f"{int(judged.same.sum())} same, {int(judged.different.sum())} different"
     lines = [
         f"{len(judged.pairs)} labelled pairs ({counts}, {int(judged.copy.sum())} near copies) "
-        f"of {len(one.pool.candidates)}, embedder {one.pool.bound.embedder}",
+        f"of {one.pool.count}, embedder {one.pool.bound.embedder}",
         f"wanted precision {made.wanted.precision:g}, copy rate {made.wanted.copy_rate:g}; found "
         f"precision {said_share(found.precision)} over {found.precision.count} accepted, copy "
         f"rate {said_share(found.copies)}, recall {said_share(found.recall)} "

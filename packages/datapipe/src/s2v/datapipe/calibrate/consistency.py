@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 
-from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME, Key
+from s2v.datapipe.calibrate.candidates import Key
+from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME
 
 _LINKS = (SAME, NEAR_COPY)
 

@@ -7,16 +7,15 @@ What that does to the shares is undone by weights (:func:`weights`).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from s2v.datapipe.base.ids import stable_hash
-from s2v.datapipe.calibrate.pool import STRATUM, Bound, Candidate, Pool
+from s2v.datapipe.calibrate.candidates import STRATUM, Bound, Candidate, Cell, Pool
 from s2v.datapipe.calibrate.statistics import Floats
 
-Cell = tuple[bool, int]
 _ACCEPTED: Final = 3  # times as many from the steps around and between the bounds
 _FAR_COPY: Final = 0.25  # of pairs that another rule refuses as copies and that are not alike
 
@@ -56,18 +55,16 @@ def shares(sizes: dict[Cell, int], bound: Bound, count: int) -> dict[Cell, int]:
     return given
 
 
-def weights(labelled: Sequence[Candidate], population: Sequence[Candidate]) -> Floats:
+def weights(labelled: Sequence[Candidate], sizes: Mapping[Cell, int]) -> Floats:
     """``[n]``: how many pairs of its stratum each labelled pair stands for, itself included."""
-    there = Counter(one.cell for one in population)
     seen = Counter(one.cell for one in labelled)
-    return np.array([there[one.cell] / seen[one.cell] for one in labelled], np.float64)
+    return np.array([sizes[one.cell] / seen[one.cell] for one in labelled], np.float64)
 
 
-def unseen(labelled: Sequence[Candidate], population: Sequence[Candidate]) -> dict[Cell, int]:
+def unseen(labelled: Sequence[Candidate], sizes: Mapping[Cell, int]) -> dict[Cell, int]:
     """Strata with pairs of which none is labelled, and how many pairs they have."""
     seen = {one.cell for one in labelled}
-    there = Counter(one.cell for one in population)
-    return {cell: n for cell, n in sorted(there.items()) if cell not in seen}
+    return {cell: n for cell, n in sorted(sizes.items()) if cell not in seen}
 
 
 def _chance(seed: int, what: str, one: Candidate) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from s2v.datapipe.calibrate.candidates import Pool
 from s2v.datapipe.calibrate.consistency import contradictions
 from s2v.datapipe.calibrate.errors import CalibrateError
 from s2v.datapipe.calibrate.labels import UNSURE, Labels, read_labels
-from s2v.datapipe.calibrate.pool import Pool, Run, read_run
+from s2v.datapipe.calibrate.pool import Run, read_run
 from s2v.datapipe.calibrate.propose import (
     Judged,
     Proposal,
@@ -85,8 +86,9 @@ def calibrate(folder: Path, labels: Path, wanted: Wanted) -> Calibration:
         CalibrateError: see :func:`.labels.read_labels` and :func:`.pool.read_run`; or no label
             is of a pair that a bound decides on.
     """
-    run = read_run(folder)
-    said = read_labels(labels, run.keys)
+    said = read_labels(labels)
+    run = read_run(folder, said.of.keys())
+    said.require(run.known)
     used = {one.key for pool in run.pools.values() for one in pool.candidates}
     bounds = {
         name: of_pool(pool, said, wanted)
@@ -103,7 +105,7 @@ def calibrate(folder: Path, labels: Path, wanted: Wanted) -> Calibration:
 
 def of_pool(pool: Pool, labels: Labels, wanted: Wanted) -> Calibrated:
     """The calibration of one bound."""
-    judged = judge(pool.candidates, labels.of)
+    judged = judge(pool, labels.of)
     everywhere = np.ones(len(judged.pairs), np.bool_)
     not_different = ~judged.different
     ends = judged.where(everywhere)
@@ -121,7 +123,7 @@ def of_pool(pool: Pool, labels: Labels, wanted: Wanted) -> Calibrated:
         auc(*of_identity, ends, wanted.confidence),
         auc(*of_copies, alike, wanted.confidence),
         region(judged, bound.lower, bound.upper, wanted.confidence),
-        propose(judged, pool.candidates, wanted, bound.upper),
+        propose(judged, pool.sizes, wanted, bound.upper),
     )
 
 
@@ -130,10 +132,8 @@ def plain(one: Calibrated) -> dict[str, Any]:
     judged, proposal = one.judged, one.proposal
     return {
         "embedder": one.pool.bound.embedder,
-        "candidates": len(one.pool.candidates),
-        "of which refused as copies by other rules": sum(
-            bool(c.guards) for c in one.pool.candidates
-        ),
+        "candidates": one.pool.count,
+        "of which refused as copies by other rules": one.pool.guarded,
         "labelled": {
             "same": int(judged.same.sum()),
             "different": int(judged.different.sum()),

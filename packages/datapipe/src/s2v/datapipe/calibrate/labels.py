@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import difflib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from s2v.datapipe.calibrate.candidates import Key, ordered
 from s2v.datapipe.calibrate.errors import CalibrateError
 
 SAME: Final = "same"
@@ -25,8 +26,6 @@ COLUMNS: Final = ("target", "reference", "label")
 _SHOWN: Final = 3  # examples in a message
 _MOST_BYTES: Final = 256 << 20
 
-Key = tuple[str, str]
-
 
 @dataclass(frozen=True)
 class Labels:
@@ -36,33 +35,49 @@ class Labels:
         of: pair (ids sorted) -> label.
         who: how many labels each person gave; ``""`` where nobody is named.
         repeated: pairs that several people labelled, all alike.
+        path: the file.
+        lines: pair -> line of its first label.
     """
 
     of: dict[Key, str]
     who: dict[str, int]
-    repeated: int
+    repeated: int = 0
+    path: Path = Path("labels")
+    lines: dict[Key, int] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """How many pairs have each label."""
         found = Counter(self.of.values())
         return {label: found[label] for label in LABELS}
 
+    def require(self, known: Collection[Key]) -> None:
+        """Check that the run has every pair.
 
-def read_labels(path: Path, known: frozenset[Key]) -> Labels:
+        Raises:
+            CalibrateError: it has not; the message names lines.
+        """
+        strange = sorted(self.lines[key] for key in self.of if key not in known)
+        if strange:
+            at = {line: key for key, line in self.lines.items()}
+            shown = "; ".join(f"line {n}: {', '.join(at[n])}" for n in strange[:_SHOWN])
+            raise CalibrateError(
+                f"{self.path}: {len(strange)} pairs are not in the run's table pairs ({shown}); "
+                "were they labelled on another run, or have its clips changed since?"
+            )
+
+
+def read_labels(path: Path) -> Labels:
     """Read and check labels.
 
     Args:
         path: CSV in UTF-8 with a header.
-        known: every pair of the run, ids sorted.
 
     Raises:
-        CalibrateError: unreadable, a column or label that does not exist, a pair the run does
-            not have, one that a person labelled twice, or two people who disagree. The message
-            names the lines.
+        CalibrateError: unreadable, a column or label that does not exist, a pair that a person
+            labelled twice, or on which two disagree. The message names the lines.
     """
     said: dict[Key, tuple[int, str, str]] = {}
     who: Counter[str] = Counter()
-    strange: list[str] = []
     repeated: set[Key] = set()
     by: set[tuple[Key, str]] = set()
     for line, row in _rows(path):
@@ -70,10 +85,7 @@ def read_labels(path: Path, known: frozenset[Key]) -> Labels:
         label = " ".join(label.replace("_", " ").lower().split())
         if label not in LABELS:
             raise CalibrateError(f"{path}:{line}: label {row['label']!r}; {_nearest(label)}")
-        key = (min(target, reference), max(target, reference))
-        if key not in known:
-            strange.append(f"line {line}: {target}, {reference}")
-            continue
+        key = ordered(target, reference)
         person = (row.get("who") or "").strip()
         if key in said:
             first, other, _ = said[key]
@@ -91,15 +103,11 @@ def read_labels(path: Path, known: frozenset[Key]) -> Labels:
         said.setdefault(key, (line, label, person))
         by.add((key, person))
         who[person] += 1
-    if strange:
-        raise CalibrateError(
-            f"{path}: {len(strange)} pairs are not in the run's table pairs "
-            f"({'; '.join(strange[:_SHOWN])}); were they labelled on another run, or have its "
-            "clips changed since?"
-        )
     if not said:
         raise CalibrateError(f"{path}: no label in it")
-    return Labels({k: label for k, (_, label, _) in said.items()}, dict(who), len(repeated))
+    lines = {key: line for key, (line, _, _) in said.items()}
+    of = {key: label for key, (_, label, _) in said.items()}
+    return Labels(of, dict(who), len(repeated), path, lines)
 
 
 def write_labels(path: Path, rows: Iterable[tuple[str, str, str, str]]) -> None:
@@ -126,6 +134,8 @@ def _rows(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
                 if any(row[name] is None for name in COLUMNS):
                     raise CalibrateError(f"{path}:{reader.line_num}: fewer than three values")
                 yield reader.line_num, row
+    except FileNotFoundError:
+        raise CalibrateError(f"{path}: no such file; the page's button saves it") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CalibrateError(f"{path}: cannot be read as CSV: {error}") from None
 

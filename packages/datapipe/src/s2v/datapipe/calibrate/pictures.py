@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2v.datapipe.base.media.boxes import crop
 from s2v.datapipe.base.media.images import resize
+from s2v.datapipe.calibrate.candidates import Row
 from s2v.datapipe.calibrate.errors import CalibrateError
-from s2v.datapipe.calibrate.pool import Row, Run, table
+from s2v.datapipe.calibrate.pool import Run, table
 from s2v.datapipe.engine.errors import StoreError
 from s2v.datapipe.measure.frames import FrameReader
 from s2v.datapipe.pair.detections import source_scale
@@ -40,13 +43,10 @@ def views(run: Run, subjects: Iterable[str]) -> dict[str, Views]:
         CalibrateError: a frame is missing or damaged.
     """
     wanted = sorted(set(subjects))
-    rows = {s: run.subjects[s] for s in wanted if s in run.subjects}
-    frames = {r["frame_id"] for r in rows.values()}
-    stored = {
-        row["frame_id"]: row
-        for row in table(run.folder, "frames").to_pylist()
-        if row["frame_id"] in frames
-    }
+    columns = ("subject_id", "frame_id", "box", "area_share")
+    rows = {row["subject_id"]: row for row in _rows(run, "subjects", "subject_id", wanted, columns)}
+    frames = sorted({row["frame_id"] for row in rows.values() if row["frame_id"]})
+    stored = {row["frame_id"]: row for row in _rows(run, "frames", "frame_id", frames)}
     reader = FrameReader(Path(run.folder))
     found = {}
     for subject in wanted:
@@ -60,6 +60,15 @@ def views(run: Run, subjects: Iterable[str]) -> dict[str, Views]:
             found[subject] = _views(reader.image(stored[row["frame_id"]]), row)
         except StoreError as error:
             raise CalibrateError(str(error)) from None
+    return found
+
+
+def _rows(
+    run: Run, name: str, column: str, wanted: Sequence[str], columns: Iterable[str] | None = None
+) -> list[Row]:
+    """Rows of a table whose ``column`` is among ``wanted``; the others are not made."""
+    chosen = pc.field(column).isin(pa.array(wanted, pa.string()))
+    found: list[Row] = table(run.folder, name, columns, chosen).to_pylist()
     return found
 
 

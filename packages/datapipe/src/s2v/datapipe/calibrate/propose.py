@@ -8,15 +8,15 @@ both promises the one is proposed that accepts most right pairs; of equals the t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
 
+from s2v.datapipe.calibrate.candidates import STRATUM, Candidate, Cell, Key, Pool
 from s2v.datapipe.calibrate.draw import unseen, weights
-from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME, Key
-from s2v.datapipe.calibrate.pool import STRATUM, Candidate
+from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME
 from s2v.datapipe.calibrate.statistics import (
     Flags,
     Floats,
@@ -64,9 +64,9 @@ class Judged:
         return [one.clips for one, chosen in zip(self.pairs, flags, strict=True) if chosen]
 
 
-def judge(population: Sequence[Candidate], of: dict[Key, str]) -> Judged:
+def judge(pool: Pool, of: Mapping[Key, str]) -> Judged:
     """Join pairs with their labels and weight them by stratum."""
-    pairs = tuple(one for one in population if of.get(one.key) in DECIDED)
+    pairs = tuple(one for one in pool.candidates if of.get(one.key) in DECIDED)
     said = [of[one.key] for one in pairs]
     return Judged(
         pairs,
@@ -74,7 +74,7 @@ def judge(population: Sequence[Candidate], of: dict[Key, str]) -> Judged:
         np.array([label == SAME for label in said], np.bool_),
         np.array([label == NEAR_COPY for label in said], np.bool_),
         np.array([bool(one.guards) for one in pairs], np.bool_),
-        weights(pairs, population),
+        weights(pairs, pool.sizes),
     )
 
 
@@ -133,7 +133,7 @@ class Proposal:
 
 
 def propose(
-    judged: Judged, population: Sequence[Candidate], wanted: Wanted, current_upper: float
+    judged: Judged, sizes: Mapping[Cell, int], wanted: Wanted, current_upper: float
 ) -> Proposal:
     """Choose both bounds.
 
@@ -143,11 +143,11 @@ def propose(
 
     Args:
         judged: labelled pairs.
-        population: all pairs of the bound.
+        sizes: how many pairs each stratum has.
         wanted: precision and copy rate.
         current_upper: kept where no labelled pair lies above what is accepted.
     """
-    notes = _notes(judged, population, wanted)
+    notes = _notes(judged, sizes, wanted)
     found = next((f for proof in PROOFS if (f := _widest(judged, wanted, proof))), None)
     if found is None:
         return Proposal(
@@ -251,7 +251,7 @@ def _widest(judged: Judged, wanted: Wanted, proof: Proof) -> tuple[float, float]
     return None
 
 
-def _notes(judged: Judged, population: Sequence[Candidate], wanted: Wanted) -> list[str]:
+def _notes(judged: Judged, sizes: Mapping[Cell, int], wanted: Wanted) -> list[str]:
     notes = []
     passing = int((~judged.guarded).sum())
     needed = fewest_without_error(wanted.precision, wanted.confidence)
@@ -267,7 +267,7 @@ def _notes(judged: Judged, population: Sequence[Candidate], wanted: Wanted) -> l
             "every labelled near copy is refused by another rule (time, hashes, background); the "
             "upper bound stands behind them and is not tested on its own"
         )
-    missing = {c: n for c, n in unseen(judged.pairs, population).items() if not c[0]}
+    missing = {c: n for c, n in unseen(judged.pairs, sizes).items() if not c[0]}
     if missing:
         steps = ", ".join(f"{c[1] * STRATUM:.2f}" for c in sorted(missing))
         notes.append(

@@ -12,10 +12,10 @@ from typing import Final
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.media.images import encode_jpeg
+from s2v.datapipe.calibrate.candidates import Candidate
 from s2v.datapipe.calibrate.evaluate import Calibrated, Calibration
 from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME
 from s2v.datapipe.calibrate.pictures import Views, views
-from s2v.datapipe.calibrate.pool import Candidate
 from s2v.datapipe.calibrate.propose import Region
 from s2v.datapipe.calibrate.statistics import Share
 from s2v.datapipe.report import bars
@@ -64,7 +64,7 @@ def _tables(made: Calibration, one: Calibrated) -> Markup:
     return join(
         element(
             "p",
-            f"{len(one.pool.candidates)} candidate pairs, {sum(counts)} labelled: {counts[0]} "
+            f"{one.pool.count} candidate pairs, {sum(counts)} labelled: {counts[0]} "
             f"same, {counts[1]} different, {counts[2]} near copies; {one.unsure} unsure are "
             f"not counted. All labels of the file: {sum(said.values())}.",
         ),

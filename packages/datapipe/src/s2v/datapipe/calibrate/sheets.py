@@ -16,8 +16,8 @@ import numpy as np
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.media.images import encode_jpeg
+from s2v.datapipe.calibrate.candidates import Candidate
 from s2v.datapipe.calibrate.pictures import Views, fitted
-from s2v.datapipe.calibrate.pool import Candidate
 from s2v.datapipe.roles import Image
 
 ACROSS: Final = 3
