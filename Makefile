@@ -47,7 +47,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .tools/.stamp: tools/requirements.txt
 	@if [ -z "$(PYTHON)" ]; then \
@@ -93,6 +93,9 @@ bench-data: assets ## beside PySceneDetect and Data-Juicer on the same work: doc
 .PHONY: bench-shards
 bench-shards: install ## write and read shards beside webdataset and Ray: docs/shards.md
 	@$(BIN)/python tests/benchmarks/bench_shards.py $(ARGS)
+.PHONY: bench-characters
+bench-characters: install ## bounds of the film's characters, from labels: docs/calibration.md
+	@$(BIN)/python tests/benchmarks/bench_characters.py --check $(ARGS)
 
 .PHONY: reliability
 reliability: assets ## a corpus of damaged files through us and through them: docs/reliability.md
