@@ -15,19 +15,22 @@ BLAS library: approximate search runs on whole numbers (:mod:`.whole`), where su
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.pair.hnsw import HnswSearch
 from s2v.datapipe.pair.index import Cosines, Positions, Vectors, exact_top, same_width
 from s2v.datapipe.pair.ivf import IvfSearch
 from s2v.datapipe.pair.settings import RetrievalSettings
 
 Bank = npt.NDArray[np.floating[Any]]
-_NORM_TOLERANCE = 5e-3  # float16 rows are off by up to 1e-3
-_CHECKED = 65_536
+BUILD_VERSION: Final = 1  # of what is kept in a `built` folder
+_NORM_TOLERANCE: Final = 5e-3  # float16 rows are off by up to 1e-3
+_CHECKED: Final = 16_384
 
 
 class Search(Protocol):
@@ -58,13 +61,15 @@ def nearest(
     return open_search(bank, settings).top(queries, k)
 
 
-def open_search(bank: Bank, settings: RetrievalSettings) -> Search:
+def open_search(bank: Bank, settings: RetrievalSettings, built: Path | None = None) -> Search:
     """Make a bank ready to be asked.
 
     Args:
         bank: ``[n, d]``, L2-normalised float32 or float16; may be memory-mapped. It is kept,
             not copied.
         settings: which index, and its sizes.
+        built: a folder of this bank and of :func:`build_name`, where what takes long to build is
+            looked for and else left: centroids and lists, or the graph.
 
     Raises:
         ValueError: an empty bank, values that are not finite, rows that are not of length one,
@@ -73,9 +78,9 @@ def open_search(bank: Bank, settings: RetrievalSettings) -> Search:
     check(bank, "bank")
     kind = kind_of(len(bank), settings)
     if kind == "ivf":
-        return _Checked(IvfSearch(bank, settings), bank)
+        return _Checked(IvfSearch(bank, settings, built), bank)
     if kind == "hnsw":
-        return _Checked(HnswSearch(bank, settings), bank)
+        return _Checked(HnswSearch(bank, settings, built), bank)
     return _Checked(_Exact(bank, settings), bank)
 
 
@@ -84,6 +89,12 @@ def kind_of(n: int, settings: RetrievalSettings) -> str:
     if settings.index == "auto":
         return "exact" if n < settings.exact_below else "ivf"
     return settings.index
+
+
+def build_name(settings: RetrievalSettings) -> str:
+    """A name for everything that an index depends on besides its bank."""
+    sizes = (settings.nlist, settings.seed, settings.hnsw_m, settings.hnsw_ef_construction)
+    return stable_hash([str(value) for value in (BUILD_VERSION, *sizes)], 12)
 
 
 def check(vectors: npt.NDArray[Any], name: str) -> None:
@@ -98,7 +109,8 @@ def check(vectors: npt.NDArray[Any], name: str) -> None:
         )
     for begin in range(0, len(vectors), _CHECKED):
         block = vectors[begin : begin + _CHECKED]
-        squares = np.einsum("nd,nd->n", block, block, dtype=np.float32, casting="unsafe")
+        wide = np.asarray(block, np.float32)
+        squares = np.einsum("nd,nd->n", wide, wide)
         bad = ~(np.abs(squares - 1) <= 2 * _NORM_TOLERANCE)  # NaN too
         if bad.any():
             row = begin + int(np.flatnonzero(bad)[0])

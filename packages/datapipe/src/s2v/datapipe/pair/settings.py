@@ -259,7 +259,14 @@ class RetrievalSettings(Strict):
     nprobe: int | None = Field(
         default=None,
         ge=1,
-        description="ivf: lists a query looks into; left out, one in 32, at least 8",
+        description="ivf: lists a query looks into; left out, as many as `recall` takes",
+    )
+    recall: float = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        description="ivf: share of the true 10 neighbours to be found; `nprobe` is measured for it "
+        "on 256 vectors of the bank; ours",
     )
     hnsw_m: int = Field(default=16, ge=2, le=128, description="hnsw: links per vector")
     hnsw_ef_construction: int = Field(default=80, ge=4, description="hnsw: width of building")
