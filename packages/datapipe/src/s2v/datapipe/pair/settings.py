@@ -272,6 +272,14 @@ class RetrievalSettings(Strict):
     hnsw_ef_construction: int = Field(default=80, ge=4, description="hnsw: width of building")
     hnsw_ef_search: int = Field(default=128, ge=1, description="hnsw: least width of searching")
     seed: int = Field(default=0, ge=0, description="ivf: sample and start of k-means")
+    hub_above: float | None = Field(
+        default=10.0,
+        gt=1,
+        description="a subject that so many times the mean number of targets list is a hub; ours",
+    )
+    hub_floor: int = Field(
+        default=64, ge=1, description="targets that may list a subject in any case; ours"
+    )
 
     @model_validator(mode="after")
     def _cap(self) -> Self:
