@@ -93,6 +93,7 @@ bench-data: assets ## beside PySceneDetect and Data-Juicer on the same work: doc
 .PHONY: bench-shards
 bench-shards: install ## write and read shards beside webdataset and Ray: docs/shards.md
 	@$(BIN)/python tests/benchmarks/bench_shards.py $(ARGS)
+
 .PHONY: bench-characters
 bench-characters: install ## bounds of the film's characters, from labels: docs/calibration.md
 	@$(BIN)/python tests/benchmarks/bench_characters.py --check $(ARGS)

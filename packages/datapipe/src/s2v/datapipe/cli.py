@@ -11,12 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from s2v.datapipe.base.assets import AssetError
-from s2v.datapipe.base.assets import cli as assets_cli
-from s2v.datapipe.base.media.errors import MediaError
-from s2v.datapipe.base.settings import SettingsError, load
-from s2v.datapipe.base.shards import ShardError
 from s2v.datapipe.audit import cli as audit_cli
+from s2v.datapipe.base.assets import cli as assets_cli
+from s2v.datapipe.base.settings import load
 from s2v.datapipe.calibrate import cli as calibrate_cli
 from s2v.datapipe.explaining import explanation
 from s2v.datapipe.interop import cli as interop_cli
