@@ -23,8 +23,8 @@ from s2v.datapipe.base.settings import parse
 from s2v.datapipe.calibrate.candidates import FACE, Bound, Candidate, Key, Pool, Row, ordered
 from s2v.datapipe.calibrate.collect import Collector
 from s2v.datapipe.calibrate.errors import CalibrateError
+from s2v.datapipe.pair.evidence import CONTEXT_RULES, VERIFIER_RULES
 from s2v.datapipe.pair.settings import BANKS, SelectSettings
-from s2v.datapipe.pair.verify import CONTEXT_RULES, VERIFIER_RULES
 
 _OWN: Final = {
     False: frozenset({"below_lower", "above_upper"}),
