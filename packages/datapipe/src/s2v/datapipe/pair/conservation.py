@@ -122,7 +122,7 @@ def _report(tables: Tables, selection: Selection) -> Report:
     pairs, samples = selection.pairs, selection.samples
     tally: Counter[str] = Counter()
     for name in ("pair_type", "split", "scenario"):
-        tally.update(_tally(samples[name]))
+        tally.update({str(value): count for value, count in _tally(samples[name]).items()})
     tally.update({"heldout": pc.sum(samples["heldout"]).as_py() or 0})
     code, names = codes(pc.list_flatten(pairs["rules"]))
     counts = np.bincount(code, minlength=len(names)).tolist()

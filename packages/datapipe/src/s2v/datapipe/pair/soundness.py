@@ -296,8 +296,6 @@ def _splits(tables: All) -> Iterator[str]:
     both = np.unique(np.stack([code, np.concatenate(sides)]), axis=1)
     for key in names.take(pa.array(both[0][1:][both[0][1:] == both[0][:-1]])).to_pylist():
         yield f"samples: {key!r} is in train and in test"
-    held = whole(pc.and_(samples["heldout"], pc.not_equal(samples["split"], "train")))
-    for name in _told(
-        samples["sample_id"], np.asarray(held.to_numpy(zero_copy_only=False), np.bool_)
-    ):
-        yield f"samples: {name} is held out of a split it is not in"
+    held = pc.and_(samples["heldout"], pc.not_equal(samples["split"], "train"))
+    for sample in samples.filter(held)["sample_id"].to_pylist():
+        yield f"samples: {sample} is held out of a split it is not in"
