@@ -217,9 +217,13 @@ class _Clusters:
 
     def _one_by_one(self, links: Links, found: Ints) -> None:
         """Take links strongest first, and put the smallest member of each cluster in ``found``."""
-        members = {n: [n] for n in np.unique(np.concatenate((links.a, links.b))).tolist()}
+        linked = np.unique(np.concatenate((links.a, links.b)))
+        members = {n: [n] for n in linked.tolist()}
         root = {n: n for n in members}
-        clips = {n: {int(self._pool.clip[n])} for n in members}
+        clips = {
+            n: {clip} for n, clip in zip(members, self._pool.clip[linked].tolist(), strict=True)
+        }
+        faces = {n: self._face_of(n) for n in members}
         enemies: dict[int, set[int]] = {n: set() for n in members}  # refused once, refused for good
 
         def find(n: int) -> int:
@@ -228,12 +232,16 @@ class _Clusters:
                 n = root[n]
             return n
 
-        for a, b in zip(links.a.tolist(), links.b.tolist(), strict=True):
+        apart = self._apart(links).tolist()
+        for a, b, strangers in zip(links.a.tolist(), links.b.tolist(), apart, strict=True):
             one, other = find(a), find(b)
             if one == other or other in enemies[one]:
                 continue
-            if not clips[one].isdisjoint(clips[other]) or self._strangers(
-                members[one], members[other]
+            alone = len(members[one]) == len(members[other]) == 1  # then all was looked at
+            if (
+                strangers
+                or not clips[one].isdisjoint(clips[other])
+                or (not alone and self._strangers(faces[one], faces[other]))
             ):
                 enemies[one].add(other)
                 enemies[other].add(one)
@@ -243,6 +251,8 @@ class _Clusters:
             root[other] = one
             members[one] += members.pop(other)
             clips[one] |= clips.pop(other)
+            for embedder, rows in faces.pop(other).items():
+                faces[one].setdefault(embedder, []).extend(rows)
             for enemy in enemies.pop(other):
                 enemies[enemy].discard(other)
                 enemies[enemy].add(one)
@@ -250,16 +260,28 @@ class _Clusters:
         for cluster in members.values():
             found[cluster] = min(cluster)
 
-    def _strangers(self, a: list[int], b: list[int]) -> bool:
-        one, other = (self._faced(side) for side in (a, b))
-        for embedder in np.intersect1d(self._embedder[one], self._embedder[other]):
-            mine = self._vectors[self._face[one[self._embedder[one] == embedder]]]
-            theirs = self._vectors[self._face[other[self._embedder[other] == embedder]]]
-            cosines = mine.astype(np.float64) @ theirs.astype(np.float64).T
-            if np.round(cosines.min(), DECIMALS) < self._different:
+    def _face_of(self, n: int) -> dict[int, list[int]]:
+        """Rows of faces by embedder, of one subject."""
+        row = int(self._face[n])
+        return {} if row < 0 else {int(self._embedder[n]): [row]}
+
+    def _apart(self, links: Links) -> Flags:
+        """Links between two faces that plainly differ: no cluster may hold both."""
+        found = np.zeros(len(links.a), np.bool_)
+        both = (self._face[links.a] >= 0) & (self._embedder[links.a] == self._embedder[links.b])
+        at = np.flatnonzero(both)
+        for begin in range(0, len(at), _PAIRS):
+            part = at[begin : begin + _PAIRS]
+            found[part] = self._cosines(links.a[part], links.b[part]) < self._different
+        return found
+
+    def _strangers(self, one: dict[int, list[int]], other: dict[int, list[int]]) -> bool:
+        """Whether two faces of two clusters plainly differ."""
+        for embedder, mine in one.items():
+            theirs = other.get(embedder)
+            if theirs is None:
+                continue
+            a, b = (self._vectors[rows].astype(np.float64) for rows in (mine, theirs))
+            if round(float((a @ b.T).min()), DECIMALS) < self._different:
                 return True
         return False
-
-    def _faced(self, members: list[int]) -> Ints:
-        found = np.array(members, np.int64)
-        return found[self._face[found] >= 0]
