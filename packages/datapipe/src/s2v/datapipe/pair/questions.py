@@ -94,7 +94,7 @@ class Questions:
     def _class(self, phrase: Row, video: str) -> str:
         """As table SUBJECTS names it."""
         said = (phrase[name] for name in ("noun", "phrase", "bank", "class"))
-        return class_of(*said, drawn=video in self._drawn)[0]
+        return class_of(*said, video in self._drawn)[0]
 
     def _hash(self, side: Row, video: str) -> str:
         crop = side["frame"]["crop"]
