@@ -43,6 +43,7 @@ from s2v.datapipe.engine.execute import start_ray
 from s2v.datapipe.engine.pools import Node
 from s2v.datapipe.engine.runner import UnitRunner
 from s2v.datapipe.engine.stage import StageRun
+from s2v.datapipe.measuring import QuarantineBudgetError
 from s2v.datapipe.pair.conservation import check
 from s2v.datapipe.pair.select import select
 from s2v.datapipe.verifying import Verified, select_verified
@@ -238,6 +239,20 @@ def select_rows(world: World, run: Path) -> list[dict[str, Any]]:
         world.tables(), settings_of(run, "http://127.0.0.1:9").select
     ).subjects.to_pylist()
     return rows
+
+
+def test_a_model_that_refuses_most_pairs_stops_the_run_and_is_named(
+    world: World, tmp_path: Path
+) -> None:
+    def says_nothing_of_use(request: dict[str, Any], handler: Handler) -> None:
+        handler.say("I'm sorry")
+
+    told = r"stage verify: \d+ of \d+ pairs in quarantine.*no valid answer.*roles\.verifier"
+    with double(says_nothing_of_use) as server, pytest.raises(QuarantineBudgetError, match=told):
+        verified(tmp_path, world, server.url)
+    with double(judges(11)) as server:
+        mended = verified(tmp_path, world, server.url, retry_quarantine=True)
+    assert strayed(verdicts(mended)) == []
 
 
 def test_a_server_that_dies_half_way_costs_nothing_that_it_answered(

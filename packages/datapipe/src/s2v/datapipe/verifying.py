@@ -27,7 +27,7 @@ from s2v.datapipe.engine.stage import Row, StageRun
 from s2v.datapipe.engine.store import StageStore, StoreError
 from s2v.datapipe.engine.units import slices
 from s2v.datapipe.measure.verify import KEY, QUESTIONS, verdict_row
-from s2v.datapipe.measuring import Measured
+from s2v.datapipe.measuring import Measured, QuarantineBudgetError
 from s2v.datapipe.pair.evidence import UNANSWERED_RULES
 from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.questions import Questions
@@ -88,6 +88,7 @@ def select_verified(
     Raises:
         UnitFailedError: the server gave no answer to the last try; what was answered is kept.
         AdmissionError, ModelFaultError, ServerStartError: one clear line each.
+        QuarantineBudgetError: so many answers stay wrong that the cause is hardly the pairs.
         StoreError: a committed part is missing or damaged.
     """
     chosen = partial(
@@ -113,10 +114,23 @@ def select_verified(
         asking.put(questions)
         asked += len(questions)
         book.read(questions)
+    refused = book.quarantine(verdicts)
+    _check_budget(refused, verdicts, settings.engine.quarantine_budget)
     tables = dict(measured.tables)
     tables["verdicts"] = verdicts
-    tables["quarantine"] = pa.concat_tables([tables["quarantine"], book.quarantine(verdicts)])
+    tables["quarantine"] = pa.concat_tables([tables["quarantine"], refused])
     return Verified(selection, tables, asked, len(without))
+
+
+def _check_budget(refused: pa.Table, verdicts: pa.Table, budget: float) -> None:
+    """Stop when much of what was asked has no answer: then it is the prompt or the model."""
+    lost, asked = refused.num_rows, verdicts.num_rows
+    if lost > 1 and lost > budget * asked:
+        raise QuarantineBudgetError(
+            f"stage {STAGE}: {lost} of {asked} pairs in quarantine, over engine.quarantine_budget "
+            f"= {budget:g}; first: {refused['message'][0]}. Change roles.verifier or its prompts "
+            "and run again, ask again with --retry-quarantine, or raise the budget"
+        )
 
 
 def _not_verified(selection: Selection) -> list[tuple[str, str]]:
