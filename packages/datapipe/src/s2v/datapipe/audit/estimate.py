@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 from s2v.datapipe.audit.intervals import clopper_pearson, rule_of_three, t_quantile
 
-
 Stratum = tuple[str, str]  # class and scenario
 
 
