@@ -5,8 +5,17 @@ The whole of it, with every photograph, is ``make bench-face-pairs``.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pyarrow as pa
 import pytest
 from face_gallery import CLIPS, GROUP, LISTED, MAN_CLIP, PORTRAITS, Gallery, build
+from report_run import write_about, write_tables
+
+from s2v.datapipe.base import records
+from s2v.datapipe.cli import main
+from s2v.datapipe.pair.select import Selection
 
 pytestmark = pytest.mark.assets
 
@@ -48,3 +57,36 @@ def test_a_photograph_of_somebody_pairs_with_the_clip_of_him_and_of_nobody_else(
     (row,) = man
     assert gallery.between("man-photo", "man-clip") == [row]
     assert 0.5 <= row["face_similarity"] < 0.9
+
+
+def test_an_audit_by_dlib_clears_the_true_pairs_and_finds_a_stranger(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    """The run as it was selected, and one in which selection had taken Biden for Obama."""
+    code, shares = audited(gallery, gallery.selection.pairs, tmp_path / "right")
+    assert code == 0
+    assert shares["wrong"]["judged"] == shares["copy"]["judged"] >= 8
+    assert (shares["wrong"]["hits"], shares["copy"]["hits"]) == (0, 0)
+    rows = gallery.selection.pairs.to_pylist()
+    stranger = next(
+        row
+        for row in rows
+        if {gallery.medium(row[f"{side}_subject_id"]).name for side in ("target", "reference")}
+        == {"biden", "obama-2"}
+    )
+    stranger["accepted"] = True
+    pairs = records.table("pairs", rows)
+    code, shares = audited(gallery, pairs, tmp_path / "wrong")
+    assert code == 1
+    assert (shares["wrong"]["hits"], shares["copy"]["hits"]) == (1, 0)
+
+
+def audited(gallery: Gallery, pairs: pa.Table, out: Path) -> tuple[int, dict[str, dict[str, int]]]:
+    """Exit code of an audit with budgets of nothing, and the shares of people."""
+    of = {**vars(gallery.selection), "pairs": pairs}
+    write_tables(gallery.folder, gallery.world.tables(), Selection(**of))
+    write_about(gallery.folder)
+    told = ("--of", "accepted", "--max-wrong", "0", "--max-copies", "0", "--quiet")
+    code = main(["audit", str(gallery.folder), "--out", str(out), *told])
+    found = json.loads((out / "audit.json").read_text())["estimates"]
+    return code, {one["fault"]: one["share"] for one in found}

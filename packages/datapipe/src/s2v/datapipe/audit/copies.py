@@ -27,6 +27,7 @@ KEYPOINTS: Final = 600
 RATIO: Final = 0.8  # Lowe's: the nearest descriptor must be that much nearer than the second
 REACH: Final = 5.0  # pixels a match may lie off the common transform
 SCALES: Final = (0.2, 5.0)  # of the transform; beyond them it is an accident
+SURE: Final = 40  # matches that no other picture has: its mirror image need not be tried
 WINDOW: Final = 15  # pixels: correlation is local, so that brightness and large areas cancel
 FLAT: Final = 4.0  # grey levels of deviation below which a window shows nothing to compare
 
@@ -80,21 +81,22 @@ def _keypoints(grey: Grey) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.floa
     # A low contrast threshold: smooth drawn surfaces have few corners.
     finder = cv2.SIFT.create(nfeatures=KEYPOINTS, contrastThreshold=0.02)
     points, features = finder.detectAndCompute(grey, None)
-    if features is None:
+    if not points:  # then there are no features either
         return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
     return np.array([p.pt for p in points], np.float32), np.asarray(features, np.float32)
 
 
 def fit(one: Picture, other: Picture) -> Fit:
-    """Lay ``one`` on ``other``, and on its mirror image; the better of the two.
+    """Lay one picture on the other, and on its mirror image; the better of the two.
 
-    Which picture is given first does not matter much: the transform is sought in both
-    directions and the better is taken.
+    The one with fewer keypoints is looked for in the other, whichever is given first.
     """
-    found = [_laid(one, other, mirrored=False), _laid(other, one, mirrored=False)]
-    mirror = other.mirror
-    found += [_laid(one, mirror, mirrored=True), _laid(mirror, one, mirrored=True)]
-    return max(found, key=lambda f: (f.correlation * (f.matches >= 6), f.matches))
+    less, more = sorted((one, other), key=lambda picture: len(picture.points))
+    straight = _laid(less, more, mirrored=False)
+    if straight.matches >= SURE:
+        return straight
+    turned = _laid(less, more.mirror, mirrored=True)
+    return max(straight, turned, key=lambda f: (f.matches, f.correlation))
 
 
 def _laid(one: Picture, other: Picture, *, mirrored: bool) -> Fit:
