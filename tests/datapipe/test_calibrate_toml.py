@@ -53,6 +53,14 @@ def test_writing_twice_leaves_one_piece_of_evidence(tmp_path: Path) -> None:
     assert "second" in path.read_text()
 
 
+def test_long_evidence_is_wrapped_and_goes_as_a_whole(tmp_path: Path) -> None:
+    path = config(tmp_path, MINE)
+    write_bounds(path, SECTION, BOUNDS, ["word " * 80], replace=True)
+    assert max(map(len, path.read_text().splitlines())) <= 100
+    write_bounds(path, SECTION, BOUNDS, ["short"])
+    assert "word" not in path.read_text()
+
+
 def test_a_section_that_is_not_there_is_added(tmp_path: Path) -> None:
     path = config(tmp_path, 'folder = "x"\n')
     write_bounds(path, SECTION, BOUNDS, ["e"])

@@ -27,6 +27,7 @@ def add_arguments(commands: Subparsers) -> None:
         "calibrate",
         help=text,
         description=f"{text}. With 'page' before the run folder: write the page to label on.",
+        usage="s2v-data calibrate [page] RUN [options]",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from s2v.datapipe.calibrate.errors import CalibrateError
 
 #: Marks the comments that this module wrote, and may write anew.
 MARK: Final = "# calibrated: "
+_WIDTH: Final = 100
 _HEADER: Final = re.compile(r"^\s*\[(?!\[)\s*([^\]]+?)\s*\]\s*(#.*)?$")
 
 
@@ -77,7 +79,9 @@ def _edited(
     text: str, section: Sequence[str], values: Mapping[str, float], evidence: Sequence[str]
 ) -> str:
     lines = text.splitlines()
-    comments = [MARK + " ".join(line.split()) for line in evidence]
+    comments = [
+        MARK + part for line in evidence for part in textwrap.wrap(line, _WIDTH - len(MARK))
+    ]
     start = next((n for n, line in enumerate(lines) if _names(line) == list(section)), None)
     if start is None:
         gap = [""] if lines and lines[-1].strip() else []
