@@ -23,6 +23,7 @@ MAX_FILE: Final = 256 << 20
 
 _CHUNK: Final = 1 << 20
 _SPACE: Final = " \t\r\n"
+_IN_NUMBERS: Final = "+-.0123456789Ee"  # also holds "", the end of what was read
 
 
 def entries(path: Path, max_entry: int = MAX_ENTRY) -> Iterator[tuple[str, Any]]:
@@ -148,8 +149,8 @@ class _Text:
                 continue
             except (ValueError, RecursionError) as error:
                 raise InteropError(f"{self._path}, {what}: {str(error)[:200]}") from None
-            # A number may go on in what was not read yet; objects and strings cannot.
-            if end == len(self._text) and not self._eof:
+            # A number may go on in what was not read yet: "3" and ".25"; nothing else can.
+            if not self._eof and self._text[end : end + 1] in _IN_NUMBERS:
                 self._more(_CHUNK)
                 continue
             self._at = end

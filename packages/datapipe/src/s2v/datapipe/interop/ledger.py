@@ -57,6 +57,13 @@ class Ledger:
             }
         )
 
+    def left_out(self) -> dict[str, int]:
+        """How many were filed, by reason."""
+        counts: Counter[str] = Counter()
+        for (_, reason), count in self._left.items():
+            counts[reason] += count
+        return dict(sorted(counts.items()))
+
     def summary(self) -> dict[str, Any]:
         """Counts by kind, with the reasons of what was left out.
 
