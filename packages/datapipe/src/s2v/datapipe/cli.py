@@ -66,6 +66,7 @@ def _explanation(error: Exception) -> str | None:
     )
     from s2v.datapipe.pair.conservation import ConservationError
     from s2v.datapipe.pair.exclusions import ExclusionError
+    from s2v.datapipe.pair.unseen import TestFacesError
     from s2v.datapipe.report.page import PageTooLargeError
     from s2v.datapipe.roles import WeightsError
     from s2v.datapipe.sources import SourceError
@@ -75,7 +76,8 @@ def _explanation(error: Exception) -> str | None:
         *(AdmissionError, AssetError, ConservationError, ExclusionError, MediaError),
         *(ModelFaultError, NotMeasuredError, NothingUsableError, PageTooLargeError),
         *(QuarantineBudgetError, RunBusyError, SettingsError, ShardError, SourceError),
-        *(ServerStartError, StoreError, UnitFailedError, WeightsError, WriteError),
+        *(ServerStartError, StoreError, TestFacesError, UnitFailedError, WeightsError),
+        WriteError,
     )
     if isinstance(error, OSError):
         full = error.errno == errno.ENOSPC

@@ -25,6 +25,7 @@ from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import read_exclusions
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.steps import Steps
+from s2v.datapipe.pair.unseen import read_test_faces
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import make_roles
 from s2v.datapipe.write.write import Written, write_shards
@@ -94,6 +95,12 @@ def curate(
     folder = Path(settings.folder)
     roles = make_roles(settings)
     exclusions = [e for path in settings.exclusions for e in read_exclusions(Path(path))]
+    split = settings.select.split
+    test_faces = (
+        read_test_faces(Path(split.test_identities), split.test_identity_cosine)
+        if split.test_identities
+        else None
+    )
     with run_lock(folder):
         atomic.sweep(folder)
         measured = Measuring(
@@ -104,7 +111,9 @@ def curate(
             quiet=quiet,
         ).run()
         steps = Steps(folder / "select", measured.digest)
-        selection = select(measured.tables, settings.select, exclusions, steps=steps)
+        selection = select(
+            measured.tables, settings.select, exclusions, steps=steps, test_faces=test_faces
+        )
         conservation = check(measured.tables, selection, settings.select)
         sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
         wanted = set(selection.samples["clip_id"].to_pylist())
