@@ -97,6 +97,9 @@ bench-shards: install ## write and read shards beside webdataset and Ray: docs/s
 .PHONY: bench-characters
 bench-characters: install ## bounds of the film's characters, from labels: docs/calibration.md
 	@$(BIN)/python tests/benchmarks/bench_characters.py --check $(ARGS)
+.PHONY: bench-select
+bench-select: install ## selecting again after a changed threshold, up to a million subjects: docs/pairs.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_select.py --write $(ARGS)
 
 .PHONY: reliability
 reliability: assets ## a corpus of damaged files through us and through them: docs/reliability.md
