@@ -279,7 +279,7 @@ def make(folder: Path, n: int) -> None:
     steps = Steps(folder / "select", MEASURED)
     with (
         mock.patch.object(steps_module, "_clips", made.clips),
-        mock.patch.object(steps_module, "_subjects", lambda *_: view),
+        mock.patch.object(steps_module, "_subjects", return_value=view),
         mock.patch.object(steps_module, "find_candidates", made.evidence),
         mock.patch.object(steps_module, "find_faces", made.faces),
         mock.patch.object(steps_module, "FrameHashes"),

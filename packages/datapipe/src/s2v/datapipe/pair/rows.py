@@ -54,11 +54,7 @@ def read(tables: Tables, name: str) -> list[Row]:
     if name not in tables:
         return []
     table = tables[name]
-    if missing := [n for n in records.TABLES[name].names if n not in table.schema.names]:
-        raise ValueError(
-            f"table {name!r} lacks columns {missing}; it was measured by another version: "
-            "delete its measure parts and run again"
-        )
+    check_columns(name, table)
     schema = records.TABLES[name]
     plain = [field.name for field in schema if field.type != records.EMBEDDING]
     rows: list[Row] = table.select(plain).to_pylist()
@@ -67,6 +63,19 @@ def read(tables: Tables, name: str) -> list[Row]:
             for row, vector in zip(rows, _vectors(table[field.name]), strict=True):
                 row[field.name] = vector
     return sorted(rows, key=lambda row: tuple(row[k] for k in KEYS[name]))
+
+
+def check_columns(name: str, table: pa.Table) -> None:
+    """Refuse a table that lacks a column of the contract.
+
+    Raises:
+        ValueError: naming the columns.
+    """
+    if missing := [n for n in records.TABLES[name].names if n not in table.schema.names]:
+        raise ValueError(
+            f"table {name!r} lacks columns {missing}; it was measured by another version: "
+            "delete its measure parts and run again"
+        )
 
 
 def measured(tables: Tables, name: str) -> pa.Table:
