@@ -90,6 +90,10 @@ prove: assets ## the long proofs; their results go to docs/
 bench-data: assets ## beside PySceneDetect and Data-Juicer on the same work: docs/benchmarks.md
 	@$(BIN)/python tests/benchmarks/bench_data.py $(ARGS)
 
+.PHONY: bench-face-pairs
+bench-face-pairs: assets ## every pair of people among the sample media: docs/audit.md
+	@$(BIN)/python tests/benchmarks/bench_face_pairs.py
+
 .PHONY: reliability
 reliability: assets ## a corpus of damaged files through us and through them: docs/reliability.md
 	@$(BIN)/python tests/faults/reliability.py $(ARGS)
