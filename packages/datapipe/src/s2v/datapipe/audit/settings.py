@@ -15,7 +15,7 @@ class CopyRules(Strict):
     matches: int = Field(
         default=15,
         ge=4,
-        description="keypoints that one shift, turn and scale explains; copies had 22 and more, "
+        description="keypoints that one shift, turn and scale explains; copies had 21 and more, "
         "other pictures at most 5, the same place from another camera up to 12",
     )
     correlation: float = Field(
