@@ -407,3 +407,35 @@ def test_a_run_is_exported_in_columns_that_are_read_back_whole(
         for (at, box), (pts, real) in zip(sorted(found), expected, strict=True):
             assert abs(at - pts) <= 1e6 / 8
             assert box == pytest.approx(real)
+
+
+def test_a_takedown_holds_for_targets_and_references_of_an_import(
+    tmp_path: Path, videos: Path
+) -> None:
+    file = phantom_pairs(tmp_path / "p.parquet", [good(), good(BIG)])
+    run(file, videos, tmp_path / "first")
+    taken = {s.row["video_id"]: s for s in ShardIndex.open(tmp_path / "first" / "shards")}
+    reference_video = next(iter(taken.values())).meta().refs[0].from_.source
+    sample = by_type_of(tmp_path / "first", "in", BIG)
+    lines = [("video_id", reference_video), ("sample_id", sample.id)]
+    entries = [
+        json.dumps({"key_type": k, "key": v, "reason": "asked", "by": "x", "when": "2026-01-01"})
+        for k, v in lines
+    ]
+    (tmp_path / "gone.jsonl").write_text("\n".join(entries))
+    chosen = [str(tmp_path / "gone.jsonl")]
+    done = run(file, videos, tmp_path / "second", exclusions=chosen)
+    index = ShardIndex.open(tmp_path / "second" / "shards")
+    left = {s.id for s in index}
+    assert sample.id not in left
+    assert all(r.from_.source != reference_video for s in index for r in s.meta().refs)
+    assert done["counts"]["reference"]["left_out"]["excluded"] >= 2
+
+
+def by_type_of(out: Path, pair_type: str, name: str) -> Sample:
+    (found,) = [
+        s
+        for s in ShardIndex.open(out / "shards")
+        if s.row["pair_type"] == pair_type and s.row["long_video_id"] == name.partition("_")[0]
+    ]
+    return found

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from s2v.datapipe.base import ids, shards
+from s2v.datapipe.base.atomic import sha256_file
 from s2v.datapipe.base.media import boxes, isolated, masks
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.images import encode_jpeg, encode_png_mask
@@ -31,6 +32,7 @@ from s2v.datapipe.interop.imported import (
 )
 from s2v.datapipe.interop.settings import ImportSettings
 from s2v.datapipe.interop.videos import Film, Videos, film, unusable
+from s2v.datapipe.pair.exclusions import ExclusionIndex, read_exclusions
 from s2v.datapipe.pair.scenario import scenario
 
 _CUT: Final = "s2v.datapipe.base.media.cut:cut_clip"
@@ -194,6 +196,30 @@ class Builder:
             settings: sizes, margins, what is stated of the videos.
         """
         self.videos, self.clips, self.settings = videos, clips, settings
+        listed = [one for path in settings.exclusions for one in read_exclusions(Path(path))]
+        self.excluded = ExclusionIndex(listed)
+        self._by_content = any(one.key_type == "sha256" for one in listed)
+
+    def check_sample(self, sample_id: str) -> None:
+        """Refuse a sample that is listed itself.
+
+        Raises:
+            RowError: it is.
+        """
+        if why := self.excluded.reason({"sample_id": sample_id}, "sample_id"):
+            raise RowError("excluded", f"sample {sample_id}: {why}")
+
+    def _locate(self, clip: Clip) -> Found:
+        found = locate(clip, self.videos)
+        row = {
+            "video_id": found.video_id,
+            "long_video_id": found.long_video_id,
+            "clip_id": found.clip_id,
+            "sha256": _sha256(found.film.path) if self._by_content else None,
+        }
+        if why := self.excluded.reason(row, "video_id", "long_video_id", "clip_id", "sha256"):
+            raise RowError("excluded", f"{found.clip_id}: {why}")
+        return found
 
     def build(self, sample: Imported, split: str) -> Built:
         """Build one sample.
@@ -203,7 +229,7 @@ class Builder:
             MediaError: only what may pass (disk full, a mount that is gone).
         """
         try:
-            target = locate(sample.clip, self.videos)
+            target = self._locate(sample.clip)
         except RowError as error:
             raise UnbuiltError(error) from None
         references: list[shards.Reference] = []
@@ -249,7 +275,7 @@ class Builder:
         return None
 
     def _reference(self, candidate: Candidate) -> _Reference:
-        found = locate(candidate.clip, self.videos)
+        found = self._locate(candidate.clip)
         pts_us, frame = _frame(found.film.path, found.time_of(candidate.moment))
         if found.crop:
             x0, y0, x1, y1 = found.crop
@@ -405,6 +431,11 @@ def decode_mask(rle: masks.Rle, size: tuple[int, int]) -> np.ndarray:
         return masks.decode(rle)
     except (ValueError, OverflowError) as error:
         raise RowError("mask unreadable", str(error)) from None
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path) -> str:
+    return sha256_file(path)
 
 
 @lru_cache(maxsize=8)

@@ -39,6 +39,7 @@ REASONS: Final = frozenset(
         "sample twice",
         "left out by its curator",
         "not downloaded",
+        "excluded",
         # of references
         "unreadable reference",
         "phrase not in the caption",

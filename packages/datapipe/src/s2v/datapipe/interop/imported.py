@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from s2v.datapipe.backends.nouns import BANK_OF_CLASS, category_of
@@ -19,7 +19,7 @@ _DESCRIBING = """in with wearing of on at holding and from near behind beside by
 _AFTER_NOUN = frozenset(_DESCRIBING.split())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Moment:
     """A frame, as formats name it: its number in the file, or its share of a span.
 
@@ -32,7 +32,7 @@ class Moment:
     share: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """The part of a video that a dataset calls a clip.
 
@@ -61,7 +61,7 @@ class Clip:
     url: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An object that may become the reference of a phrase.
 
@@ -85,7 +85,7 @@ class Candidate:
     similarity: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Subject:
     """A phrase of the caption with what may be its reference, best first."""
 
@@ -96,7 +96,7 @@ class Subject:
     candidates: tuple[Candidate, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Imported:
     """One sample to be.
 
@@ -119,7 +119,6 @@ class Imported:
     subjects: tuple[Subject, ...]
     verdict: Literal["yes", "not asked"] = "not asked"
     aesthetic: float | None = None
-    scores: dict[str, float] = field(default_factory=dict)
 
 
 def find_phrase(phrase: str, caption: str) -> tuple[int, int]:

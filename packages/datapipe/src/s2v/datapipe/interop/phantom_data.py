@@ -47,6 +47,7 @@ CLIPS_FILE: Final = "koala36M_multi_ref_meta_info_merged.parquet"
 _ID_COLUMNS: Final = ("video_id", "vid")
 _MAX_JSON: Final = 4 << 20
 _MAX_PHRASES: Final = 200
+_CLIPS_KEPT: Final = 1000
 _YOUTUBE: Final = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
@@ -73,13 +74,16 @@ class PhantomData:
             )
         self._clips = clips
         self._urls: dict[str, str] = {}
+        self._made: dict[str, Clip] = {}
 
     def samples(self, ledger: Ledger) -> list[Imported]:
         """All samples of the part, with what could not be used in the ledger."""
-        rows = list(self._rows(ledger))
-        self._read_urls({vid for _, _, row in rows for vid in _vids(row)})
+        if self._clips is not None:
+            # Read twice rather than held: the file has 651,031 rows of 14 kB once parsed.
+            named = (vid for _, _, row in self._rows(Ledger()) for vid in _vids(row))
+            self._read_urls(self._clips, set(named))
         found = []
-        for number, row_id, row in rows:
+        for number, row_id, row in self._rows(ledger):
             where = f"{self.pairs.name}, row {number}"
             try:
                 found += self._row(row_id, row, where, ledger)
@@ -119,11 +123,9 @@ class PhantomData:
         part = self.settings.part
         return part.of == 1 or ids.bucket(_long_name(vid), part.of) == part.number
 
-    def _read_urls(self, wanted: set[str]) -> None:
-        if self._clips is None:
-            return
-        columns = [c for c in ("vid", "youtube_url", "url") if c in tables.columns_of(self._clips)]
-        for _, row in tables.rows(self._clips, columns):
+    def _read_urls(self, clips: Path, wanted: set[str]) -> None:
+        columns = [c for c in ("vid", "youtube_url", "url") if c in tables.columns_of(clips)]
+        for _, row in tables.rows(clips, columns):
             url = row.get("youtube_url") or row.get("url")
             if row["vid"] in wanted and isinstance(url, str):
                 self._urls[row["vid"]] = url[:2000]
@@ -198,6 +200,14 @@ class PhantomData:
         )
 
     def _clip(self, vid: str) -> Clip:
+        """A clip; the last few are kept, since the objects of a row share theirs."""
+        if vid not in self._made:
+            if len(self._made) >= _CLIPS_KEPT:
+                self._made.clear()
+            self._made[vid] = self._new_clip(vid)
+        return self._made[vid]
+
+    def _new_clip(self, vid: str) -> Clip:
         seconds = _seconds(vid)
         url = self._urls.get(vid)
         long_name = _long_name(vid)

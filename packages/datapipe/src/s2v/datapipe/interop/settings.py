@@ -57,6 +57,9 @@ class ImportSettings(BaseModel):
     )
     licence: str = Field(default="unverified", description="of the videos, as you know it")
     consent: str = Field(default="unverified", description="of the people shown")
+    exclusions: tuple[str, ...] = Field(
+        default=(), description="takedown lists, JSONL; by video, long video, clip, sha256, sample"
+    )
     part: Part = Field(default=Part(), description="for several machines")
     workers: int = Field(default=1, ge=1, le=256, description="clips worked on at once")
     split: SplitSettings = SplitSettings()

@@ -92,8 +92,13 @@ class ShardWriter:
             if (other := seen.setdefault(same, sample.row)) != sample.row:
                 error = RowError("sample twice", f"the same clip as {other!r}")
                 self._refuse(sample, error, ())
-            else:
-                chosen[_sample_id(sample)] = sample
+                continue
+            key = _sample_id(sample)
+            try:
+                self.builder.check_sample(key)
+                chosen[key] = sample
+            except RowError as error:
+                self._refuse(sample, error, ())
         long = {k: name_to_id("l", s.clip.long_name or s.clip.name) for k, s in chosen.items()}
         shared = {
             (long[key], name_to_id("l", one.clip.long_name or one.clip.name))
