@@ -90,6 +90,14 @@ prove: assets ## the long proofs; their results go to docs/
 bench-data: assets ## beside PySceneDetect and Data-Juicer on the same work: docs/benchmarks.md
 	@$(BIN)/python tests/benchmarks/bench_data.py $(ARGS)
 
+.PHONY: bench-retrieval
+bench-retrieval: install ## exact, inverted lists and HNSW side by side: docs/scale.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_retrieval.py $(ARGS)
+
+.PHONY: bench-identities
+bench-identities: install ## known pairs among distractors and copies, two rules: docs/scale.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_identities.py $(ARGS)
+
 .PHONY: reliability
 reliability: assets ## a corpus of damaged files through us and through them: docs/reliability.md
 	@$(BIN)/python tests/faults/reliability.py $(ARGS)
