@@ -103,6 +103,13 @@ bench-select: install ## selecting again after a changed threshold, up to a mill
 .PHONY: bench-face-pairs
 bench-face-pairs: assets ## every pair of people among the sample media: docs/audit.md
 	@$(BIN)/python tests/benchmarks/bench_face_pairs.py
+.PHONY: bench-retrieval
+bench-retrieval: install ## exact, inverted lists and HNSW side by side: docs/scale.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_retrieval.py $(ARGS)
+
+.PHONY: bench-identities
+bench-identities: install ## known pairs among distractors and copies, two rules: docs/scale.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_identities.py $(ARGS)
 
 .PHONY: reliability
 reliability: assets ## a corpus of damaged files through us and through them: docs/reliability.md

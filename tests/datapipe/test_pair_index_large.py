@@ -148,6 +148,24 @@ def test_small_banks_are_searched_exactly_and_large_ones_are_not() -> None:
     assert kind_of(5, options("hnsw")) == "hnsw"
 
 
+def test_vectors_that_lists_do_not_help_are_searched_exactly() -> None:
+    even = rng("even").standard_normal((3000, 64))
+    even = (even / np.linalg.norm(even, axis=1, keepdims=True)).astype(np.float32)
+    search = open_search(even, options("auto", exact_below=100))
+    assert search.top(even[:50], 10)[0].tolist() == brute(even[:50], even, 10)
+    lists = IvfSearch(even, options("ivf"))
+    assert lists.nprobe > lists.nlist / 4
+
+
+def test_probes_are_measured_so_that_the_recall_asked_for_is_reached() -> None:
+    bank = identities(13, 1200, 5)
+    exact, _ = exact_top(bank[:500], bank, 11)
+    for wanted in (0.7, 0.9, 0.99):
+        found, _ = nearest(bank[:500], bank, 11, options("ivf", recall=wanted))
+        hits = [len(set(a[1:]) & set(b)) / 10 for a, b in zip(exact, found, strict=True)]
+        assert wanted - 0.05 < np.mean(hits)
+
+
 def good() -> np.ndarray:
     return identities(6, 20, 2)
 

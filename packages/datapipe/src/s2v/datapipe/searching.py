@@ -9,6 +9,7 @@ and the queries are read through memory maps, so the folder must be one that all
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class ShardedSearch:
             for found in self._answers(asked, k):
                 positions = np.load(found / "positions.npy", allow_pickle=False)
                 cosines = np.load(found / "cosines.npy", allow_pickle=False)
+                shutil.rmtree(found)  # or the answers of all shards would lie there at once
                 best = merge((best, (positions, cosines)), k)
         return best
 

@@ -28,6 +28,7 @@ from s2v.datapipe.pair.ivf import IvfSearch
 from s2v.datapipe.pair.settings import RetrievalSettings
 
 Bank = npt.NDArray[np.floating[Any]]
+WORTHWHILE: Final = 0.25  # of the lists
 BUILD_VERSION: Final = 1  # of what is kept in a `built` folder
 _NORM_TOLERANCE: Final = 5e-3  # float16 rows are off by up to 1e-3
 _CHECKED: Final = 16_384
@@ -78,14 +79,20 @@ def open_search(bank: Bank, settings: RetrievalSettings, built: Path | None = No
     check(bank, "bank")
     kind = kind_of(len(bank), settings)
     if kind == "ivf":
-        return _Checked(IvfSearch(bank, settings, built), bank)
+        lists = IvfSearch(bank, settings, built)
+        if settings.index == "ivf" or lists.nprobe <= WORTHWHILE * lists.nlist:
+            return _Checked(lists, bank)
     if kind == "hnsw":
         return _Checked(HnswSearch(bank, settings, built), bank)
     return _Checked(_Exact(bank, settings), bank)
 
 
 def kind_of(n: int, settings: RetrievalSettings) -> str:
-    """Which index a bank of ``n`` vectors gets: ``exact``, ``ivf`` or ``hnsw``."""
+    """Which index a bank of ``n`` vectors gets: ``exact``, ``ivf`` or ``hnsw``.
+
+    Where ``auto`` says ``ivf``, vectors that need more than ``WORTHWHILE`` of the lists for the
+    recall asked for are searched exactly all the same: that is faster then (docs/scale.md).
+    """
     if settings.index == "auto":
         return "exact" if n < settings.exact_below else "ivf"
     return settings.index

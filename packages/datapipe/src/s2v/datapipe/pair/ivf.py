@@ -60,6 +60,11 @@ class IvfSearch:
         self.nprobe = settings.nprobe or self._probes_for(settings.recall, lists, settings.seed)
         self.nprobe = min(nlist, self.nprobe)
 
+    @property
+    def nlist(self) -> int:
+        """Lists."""
+        return len(self._centroids)
+
     def top(self, queries: Vectors, k: int) -> tuple[Positions, Cosines]:
         """As :class:`.ann.Search`; a query whose lists hold fewer than ``k`` probes more."""
         near: list[Positions] = [np.empty(0, np.int64)] * len(queries)
