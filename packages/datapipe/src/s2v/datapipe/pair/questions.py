@@ -93,8 +93,8 @@ class Questions:
 
     def _class(self, phrase: Row, video: str) -> str:
         """As table SUBJECTS names it."""
-        said = (phrase[name] for name in ("noun", "phrase", "bank", "class"))
-        return class_of(*said, video in self._drawn)[0]
+        words, said = (phrase["noun"], phrase["phrase"]), (phrase["bank"], phrase["class"])
+        return class_of(*words, *said, drawn=video in self._drawn)[0]
 
     def _hash(self, side: Row, video: str) -> str:
         crop = side["frame"]["crop"]
