@@ -25,9 +25,11 @@ from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import read_exclusions
 from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.steps import Steps
+from s2v.datapipe.pair.unseen import read_test_faces
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import make_roles
 from s2v.datapipe.verifying import Verified, select_verified
+from s2v.datapipe.write import takedown
 from s2v.datapipe.write.write import Written, write_shards
 
 #: Packages whose version can change a result; recorded in run.json.
@@ -74,6 +76,7 @@ class Curated:
             "not written": self.written.skipped,
             **asked,
             "shards": self.written.shards,
+            "shards written anew": list(self.written.changed),
             "measured now": {k: n for k, n in self.measured.measured.items() if n},
             "conservation": "holds",
         }
@@ -102,6 +105,13 @@ def curate(
     folder = Path(settings.folder)
     roles = make_roles(settings)
     exclusions = [e for path in settings.exclusions for e in read_exclusions(Path(path))]
+    exclusions += takedown.of_run(folder)
+    split = settings.select.split
+    test_faces = (
+        read_test_faces(Path(split.test_identities), split.test_identity_cosine)
+        if split.test_identities
+        else None
+    )
     with run_lock(folder):
         atomic.sweep(folder)
         measured = Measuring(
@@ -120,6 +130,7 @@ def curate(
             retry_quarantine=retry_quarantine,
             quiet=quiet,
             steps=Steps(folder / "select", measured.digest),
+            test_faces=test_faces,
         )
         measured.tables, selection = verified.tables, verified.selection
         conservation = check(measured.tables, selection, settings.select)
@@ -149,7 +160,12 @@ def curate(
 
 
 def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selection) -> None:
-    """Write every table as ``tables/<name>.parquet``, whole or not at all."""
+    """Write every table as ``tables/<name>.parquet``, whole or not at all.
+
+    Only the holder of the run's lock writes there, so whatever is half written is of the dead.
+    """
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    atomic.sweep(folder / "tables", older_than_s=-1)
     views = {
         **tables,
         "subjects": selection.subjects,

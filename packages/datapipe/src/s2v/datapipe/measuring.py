@@ -32,6 +32,7 @@ from s2v.datapipe.engine.stage import Row, StageRun
 from s2v.datapipe.engine.store import StageStore, StoreError, merge
 from s2v.datapipe.engine.unit_rows import UnitRows
 from s2v.datapipe.engine.units import slices, unit_name
+from s2v.datapipe.measure.caption import given_caption
 from s2v.datapipe.pair.rows import group
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
@@ -175,8 +176,11 @@ class Measuring:
         sources: list[Row],
         content: dict[str, str],
     ) -> list[Item]:
-        made_of = {clip: content[row["video_id"]] for clip, row in clips.items()}
         by_id = {row["video_id"]: row for row in sources}
+        made_of = {clip: content[row["video_id"]] for clip, row in clips.items()}
+        if self.settings.caption.use_given != "never":  # then a corrected caption is new content
+            for clip, row in clips.items():
+                made_of[clip] += given_caption(by_id[row["video_id"]]["given_caption"]) or ""
         items = []
         for name, members in slices(made_of, self.settings.engine.unit_clips):
             rows = [clips[i] for i in members]

@@ -71,7 +71,7 @@ def stages(settings: Settings, roles: Roles) -> list[Stage]:
         FrameStage(settings.frames),
         OverlayStage(settings.overlay, roles.text_regions, settings.shots.scan_short_side),
         QualityStage(settings.quality, roles.text_regions, roles.safety, roles.aesthetics),
-        CaptionStage(roles.captioner, gates),
+        CaptionStage(roles.captioner, gates, settings.caption),
         PhraseStage(roles.phrases, gates),
         DetectStage(roles.detector, gates),
         CheckStage(roles.checker, settings.segment, gates),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.questions import Questions
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.steps import Steps
+from s2v.datapipe.pair.unseen import TestFaces
 from s2v.datapipe.roles import PairVerifier, Roles
 from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
 from s2v.datapipe.sources import identity_of
@@ -70,6 +72,7 @@ def select_verified(
     retry_quarantine: bool = False,
     quiet: bool = False,
     steps: Steps | None = None,
+    test_faces: TestFaces | None = None,
 ) -> Verified:
     """Select, ask the verifier about what passed the rules, and select again.
 
@@ -82,6 +85,7 @@ def select_verified(
         retry_quarantine: ask again where the answer stayed wrong.
         quiet: no progress.
         steps: what keeps the first steps of a selection, which no verdict changes.
+        test_faces: of an evaluation set, whose people are kept out.
 
     Raises:
         UnitFailedError: the server gave no answer to the last try; what was answered is kept.
@@ -89,17 +93,20 @@ def select_verified(
         QuarantineBudgetError: so many answers stay wrong that the cause is hardly the pairs.
         StoreError: a committed part is missing or damaged.
     """
+    chosen = partial(
+        select,
+        *(measured.tables, settings.select, exclusions),
+        steps=steps,
+        test_faces=test_faces,
+    )
     if roles.verifier is None:
-        selection = select(measured.tables, settings.select, exclusions, steps=steps)
-        return Verified(selection, measured.tables)
+        return Verified(chosen(), measured.tables)
     book = _Book(settings, roles.verifier, measured, retry_quarantine)
     asking = _Asking(settings, roles, retry_quarantine, quiet)
     asked = 0
     while True:
         verdicts = book.table()
-        selection = select(
-            measured.tables, settings.select, exclusions, verdicts=verdicts, steps=steps
-        )
+        selection = chosen(verdicts=verdicts)
         without = _not_verified(selection)
         questions = book.questions(without)
         if book.settle(questions):

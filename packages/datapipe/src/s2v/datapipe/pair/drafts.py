@@ -34,15 +34,6 @@ class Drafts:
     target: Ints
     pair: Ints
 
-    @classmethod
-    def of(cls, clips: Iterable[int], chosen: Iterable[Chosen]) -> Drafts:
-        """From lists."""
-        listed = list(chosen)
-        counts = np.fromiter((len(one) for one in listed), np.int64, len(listed))
-        flat = np.array([pair for one in listed for pair in one], np.int64).reshape(-1, 2)
-        edges = np.concatenate(([0], np.cumsum(counts)))
-        return cls(np.array(list(clips), np.int64), edges, flat[:, 0], flat[:, 1])
-
     def __len__(self) -> int:
         return len(self.clip)
 
@@ -60,6 +51,33 @@ class Drafts:
             np.concatenate((self.edges, self.edges[-1] + other.edges[1:])),
             np.concatenate((self.target, other.target)),
             np.concatenate((self.pair, other.pair)),
+        )
+
+
+class Collected:
+    """Drafts one by one, as flat numbers: a million lists would be a million to keep alive."""
+
+    def __init__(self) -> None:
+        self._clips: list[int] = []
+        self._counts: list[int] = [0]
+        self._target: list[int] = []
+        self._pair: list[int] = []
+
+    def add(self, clip: int, chosen: Chosen) -> None:
+        """One more draft."""
+        self._clips.append(clip)
+        self._counts.append(len(chosen))
+        for target, pair in chosen:
+            self._target.append(target)
+            self._pair.append(pair)
+
+    def drafts(self) -> Drafts:
+        """All of them, in the order they came."""
+        return Drafts(
+            np.array(self._clips, np.int64),
+            np.cumsum(np.array(self._counts, np.int64)),
+            np.array(self._target, np.int64),
+            np.array(self._pair, np.int64),
         )
 
 
@@ -119,16 +137,17 @@ class Matcher:
             In the order of the phrases; empty when none is free.
         """
         found: list[tuple[int, int, int]] = []
-        uses, reference = self.uses, self.reference
+        uses, reference, most = self.uses, self.reference, self.pool.rules.max_references
         for n in range(*self._span[clip]):
             for pair in range(self._first[n], self._last[n]):
                 if uses[reference[pair]] < limit:
                     subject = self._subject[n]
                     found.append((self._phrase[subject], subject, pair))
                     break
-            if len(found) == self.pool.rules.max_references:
+            if len(found) == most:
                 break
-        return [(subject, pair) for _, subject, pair in sorted(found)]
+        found.sort()
+        return [(subject, pair) for _, subject, pair in found]
 
     def use(self, chosen: Chosen) -> None:
         """Count the references of a draft."""
@@ -149,15 +168,13 @@ class Matcher:
         """
         is_image: list[bool] = self.pool.clips.image.tolist()
         with_images, limit = self.pool.rules.image_samples, self.pool.rules.max_uses
-        clips: tuple[list[int], list[int]] = ([], [])
-        chosen: tuple[list[Chosen], list[Chosen]] = ([], [])
+        found = (Collected(), Collected())
         for clip in self._clips:
             image = is_image[clip]
-            if (with_images or not image) and (found := self.choose(clip, limit)):
-                self.use(found)
-                clips[image].append(clip)
-                chosen[image].append(found)
-        return Drafts.of(clips[0], chosen[0]), Drafts.of(clips[1], chosen[1])
+            if (with_images or not image) and (chosen := self.choose(clip, limit)):
+                self.use(chosen)
+                found[image].add(clip, chosen)
+        return found[0].drafts(), found[1].drafts()
 
 
 def reference_quality(pool: Pool, drafts: Drafts) -> npt.NDArray[np.float64]:

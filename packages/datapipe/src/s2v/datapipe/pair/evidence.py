@@ -44,6 +44,7 @@ IDENTITY_RULES: Final = (
     "living_across_sources_without_verified_face",
     "noun_mismatch",
     "no_mark",
+    "hub",
     "identity_conflict",
 )
 #: Rules that speak against another context.

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from s2v.datapipe.pair.columns import Flags, Ints, runs
-from s2v.datapipe.pair.evidence import RULES, Bits, Candidates, Evidence
+from s2v.datapipe.pair.evidence import RULES, SEARCHES, Bits, Candidates, Evidence
+from s2v.datapipe.pair.hubs import hubs
 from s2v.datapipe.pair.settings import SelectSettings
 from s2v.datapipe.pair.verify import failed_rules
 
@@ -28,11 +29,15 @@ def judge(evidence: Evidence, settings: SelectSettings, unmarked: Flags) -> Cand
         unmarked: by position in table SUBJECTS: products that nothing tells apart (:mod:`.marks`).
     """
     failed = np.zeros(len(evidence), np.uint64)
+    searched = evidence.search != SEARCHES.index("copy")
+    listed = (evidence.target_at[searched], evidence.reference_at[searched])
+    hub = hubs(*listed, len(evidence.ids), settings.retrieval)
     for at in range(0, len(evidence), _BLOCK):
         block = slice(at, at + _BLOCK)
         part = evidence.take(block)
         bare = unmarked[part.target_at] | unmarked[part.reference_at]
-        failed[block] = _bits({**failed_rules(part, settings), "no_mark": bare})
+        whole = {"no_mark": bare, "hub": hub[part.reference_at]}
+        failed[block] = _bits({**failed_rules(part, settings), **whole})
     kept = _first_passing(evidence, failed == 0, settings.retrieval.candidates)
     return Candidates(evidence.take(kept), failed[kept])
 

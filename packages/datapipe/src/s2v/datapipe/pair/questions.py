@@ -108,8 +108,8 @@ class Questions:
 
     def _class(self, phrase: Row, video: str) -> str:
         """As table SUBJECTS names it."""
-        words, said = (phrase["noun"], phrase["phrase"]), (phrase["bank"], phrase["class"])
-        return class_of(*words, *said, drawn=video in self._drawn)[0]
+        noun, words, bank, said = (phrase[name] for name in ("noun", "phrase", "bank", "class"))
+        return class_of(noun, words, bank, said, drawn=video in self._drawn)[0]
 
     def _hash(self, side: Row, video: str) -> str:
         crop = side["frame"]["crop"]

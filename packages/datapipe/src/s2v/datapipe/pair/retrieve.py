@@ -24,11 +24,12 @@ from typing import Final
 
 import numpy as np
 
+from s2v.datapipe.pair.ann import nearest
 from s2v.datapipe.pair.columns import Flags, Floats, Ints, Places, Vectors, groups, ordinals
 from s2v.datapipe.pair.copies import NOT_COMPARED, FrameHashes
 from s2v.datapipe.pair.evidence import SEARCHES, Evidence, Small
 from s2v.datapipe.pair.faces import joint_vectors
-from s2v.datapipe.pair.index import DECIMALS, cosine, exact_top
+from s2v.datapipe.pair.index import DECIMALS, cosine
 from s2v.datapipe.pair.pool import Bank, Pool
 from s2v.datapipe.pair.settings import BANKS, BankRules, SelectSettings
 
@@ -166,7 +167,7 @@ class _Search:
         most = _most(same[queries], same[bank])
         known = vectors(bank)
         asked = known if queries is bank else vectors(queries)
-        near, order = exact_top(asked, known, self.cap + most, self.settings.retrieval.backend)
+        near, order = nearest(asked, known, self.cap + most, self.settings.retrieval)
         found = bank[near]
         fits = same[found] != same[queries][:, None]
         fits &= np.cumsum(fits, axis=1) <= self.cap

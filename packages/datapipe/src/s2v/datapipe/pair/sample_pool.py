@@ -160,7 +160,7 @@ def make_pool(
     clips = _clip_columns(kept.take(pa.array(first)), captions, splits)
     ids = whole(kept["subject_id"])
 
-    owner = positions(detections["subject_id"], ids)
+    owner = _owners(whole(detections["subject_id"]), ids)
     detections = detections.select(_OF_DETECTIONS)
     if (owner < 0).any():
         detections, owner = detections.filter(pa.array(owner >= 0)), owner[owner >= 0]
@@ -200,6 +200,16 @@ def make_pool(
         pairs=among.take(~leaks).surest_first(),
         rules=rules,
     )
+
+
+def _owners(subject_ids: pa.Array, ids: pa.Array) -> Ints:
+    """Position of each detection's subject, -1 for none; they are sorted by subject."""
+    if not len(subject_ids):
+        return np.zeros(0, np.int64)
+    changes = pc.not_equal(subject_ids[1:], subject_ids[:-1]).to_numpy(zero_copy_only=False)
+    run = np.concatenate(([0], np.cumsum(changes)))
+    first = np.flatnonzero(np.concatenate(([True], changes)))
+    return np.asarray(positions(subject_ids.take(pa.array(first)), ids)[run], np.int64)
 
 
 def _clips(kept: pa.Table) -> tuple[Ints, Ints]:

@@ -139,3 +139,11 @@ class SplitSettings(Strict):
     test_only: tuple[str, ...] = Field(
         default=(), description="long_video_ids always put into test"
     )
+    test_identities: str | None = Field(
+        default=None,
+        description="file of face embeddings of an evaluation set (.npz or .parquet, see "
+        "docs/scenarios.md): people near to one of them are in no sample (CI)",
+    )
+    test_identity_cosine: float = Field(
+        default=0.45, ge=-1, le=1, description="above it two faces may be one person; CI, ArcFace"
+    )

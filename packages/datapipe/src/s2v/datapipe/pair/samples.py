@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from s2v.datapipe.base import ids, records
 from s2v.datapipe.pair import quotas
 from s2v.datapipe.pair.columns import Floats, Ints
 from s2v.datapipe.pair.drafts import (
-    Chosen,
+    Collected,
     Drafts,
     Matcher,
     kind,
@@ -171,8 +172,7 @@ def _top_up(pool: Pool, matcher: Matcher, one: _Some, wanted: Bounds, quota: Quo
     there = set(one.drafts.clip.tolist())
     waiting = [clip for clip in matcher.clips(is_image) if clip not in there]
     class_at = pool.class_at.tolist()
-    clips: list[int] = []
-    added: list[Chosen] = []
+    added = Collected()
     for limit in range(pool.rules.max_uses, max(quota.top_up_uses, pool.rules.max_uses) + 1):
         still: list[int] = []
         for clip in waiting:
@@ -181,14 +181,13 @@ def _top_up(pool: Pool, matcher: Matcher, one: _Some, wanted: Bounds, quota: Quo
             if counts.waited_for(keys) and counts.full(keys) is None:
                 matcher.use(chosen)
                 counts.add(keys)
-                clips.append(clip)
-                added.append(chosen)
+                added.add(clip, chosen)
             else:
                 still.append(clip)
         waiting = still
         if not counts.short():
             break
-    more = _described(pool, one.pair_type, Drafts.of(clips, added))
+    more = _described(pool, one.pair_type, added.drafts())
     one.drafts = one.drafts.and_(more.drafts)
     one.ids += more.ids
     one.kinds = np.concatenate((one.kinds, more.kinds))
@@ -223,10 +222,10 @@ def _tally(pool: Pool, one: _Some, wanted: Bounds) -> pa.Table:
 def _ids(pool: Pool, pair_type: str, drafts: Drafts) -> list[str]:
     clips = pool.clips.clip_id.take(pa.array(drafts.clip)).to_pylist()
     shown = _detections(pool, drafts).to_pylist()
-    edges = drafts.edges.tolist()
+    spans = pairwise(drafts.edges.tolist())
     return [
-        ids.sample_id(pair_type, clip, shown[edges[n] : edges[n + 1]])
-        for n, clip in enumerate(clips)
+        ids.sample_id(pair_type, clip, shown[a:b])
+        for clip, (a, b) in zip(clips, spans, strict=True)
     ]
 
 

@@ -7,20 +7,21 @@ runs no model and keeps the ids of unchanged samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2v.datapipe.pair.classes import name_classes
-from s2v.datapipe.pair.columns import Flags, codes
+from s2v.datapipe.pair.columns import codes
 from s2v.datapipe.pair.evidence import Candidates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, identity_ids
 from s2v.datapipe.pair.judge import judge
 from s2v.datapipe.pair.marks import unmarked
-from s2v.datapipe.pair.pool import Pool
+from s2v.datapipe.pair.pool import Bank, Pool
 from s2v.datapipe.pair.rows import Row, Tables, measured
 from s2v.datapipe.pair.sample_pool import Pairs, Splits, make_pool
 from s2v.datapipe.pair.samples import make_samples
@@ -28,6 +29,7 @@ from s2v.datapipe.pair.settings import SelectSettings, ShardCounts
 from s2v.datapipe.pair.split import heldout_clips, split_of_sources
 from s2v.datapipe.pair.steps import CLIP_REASONS, Clips, Found, Steps
 from s2v.datapipe.pair.subjects import BOX_REASONS, FACE_REASONS, SubjectView
+from s2v.datapipe.pair.unseen import TestFaces, seen_identities
 from s2v.datapipe.pair.verdicts import Verdicts
 
 __all__ = ["BOX_REASONS", "CLIP_REASONS", "FACE_REASONS", "Selection", "select"]
@@ -69,6 +71,7 @@ def select(
     exclusions: Iterable[Exclusion] = (),
     verdicts: pa.Table | None = None,
     steps: Steps | None = None,
+    test_faces: TestFaces | None = None,
 ) -> Selection:
     """Select subjects, pairs and samples.
 
@@ -80,6 +83,7 @@ def select(
         verdicts: rows of table VERDICTS of a second model; pairs without one do not pass. Without
             the table no second model is asked.
         steps: what keeps the results of the first steps; the selection is the same without.
+        test_faces: of an evaluation set, whose people are kept out.
 
     Returns:
         Tables sorted by id; the same for any order of the input rows.
@@ -87,6 +91,7 @@ def select(
     Raises:
         ValueError: tables that contradict each other.
         SplitError: pinned sources that belong together.
+        TestFacesError: test faces that cannot be compared with the corpus's.
     """
     listed = tuple(exclusions)
     excluded = ExclusionIndex(listed)
@@ -101,7 +106,9 @@ def select(
         ends = (candidates.target, candidates.reference)
         said = Verdicts(verdicts, view.table["detection_id"], *ends)
         candidates.hear(said.failed(candidates.accepted()), said.columns())
-    view = _identify(view, pool, candidates, found, settings, excluded)
+    names = _cluster(pool, candidates, found, settings)
+    seen = seen_identities(pool, Bank(pool, tables), names, test_faces) if test_faces else {}
+    view = _identify(view, pool, candidates, names, excluded, seen)
     splits = _splits(tables, clips, view, candidates, settings)
     made = make_samples(
         make_pool(
@@ -130,36 +137,39 @@ def select(
     )
 
 
+def _cluster(
+    pool: Pool, candidates: Candidates, found: Found, settings: SelectSettings
+) -> pa.Array:
+    """Identity of each subject; pairs that contradict one are refused."""
+    cluster_of = cluster(pool, candidates, found.faces, settings)
+    apart = cluster_of[candidates.target] != cluster_of[candidates.reference]
+    candidates.refuse("identity_conflict", candidates.accepted() & apart)
+    return identity_ids(pool, cluster_of)
+
+
 def _identify(
     view: SubjectView,
     pool: Pool,
     candidates: Candidates,
-    found: Found,
-    settings: SelectSettings,
+    names: pa.Array,
     excluded: ExclusionIndex,
+    seen: Mapping[str, str],
 ) -> SubjectView:
-    """Fill ``identity_id``, and refuse pairs that contradict an identity or its exclusion."""
-    cluster_of = cluster(pool, candidates, found.faces, settings)
-    names = identity_ids(pool, cluster_of)
-    apart = cluster_of[candidates.target] != cluster_of[candidates.reference]
-    candidates.refuse("identity_conflict", candidates.accepted() & apart)
-    reasons, taken_down = _excluded_identities(pool, names, excluded)
+    """Fill ``identity_id``; identities that are excluded or ``seen`` go with all their pairs."""
+    code, known = codes(names)
+    why = [
+        seen.get(name) or excluded.reason({"identity_id": name}, "identity_id")
+        for name in known.to_pylist()
+    ]
+    taken_down = np.array([reason is not None for reason in why] + [False])[code]
     candidates.refuse("excluded", candidates.involve(taken_down))
     table = _replaced(view.table, "identity_id", names)
-    return view.with_table(_replaced(table, "reason", reasons) if taken_down.any() else table)
-
-
-def _excluded_identities(
-    pool: Pool, names: pa.Array, excluded: ExclusionIndex
-) -> tuple[pa.Array, Flags]:
-    """Reasons of all subjects, and which of them an excluded identity takes down."""
-    code, known = codes(names)
-    why = [excluded.reason({"identity_id": name}, "identity_id") for name in known.to_pylist()]
-    gone = np.array([reason is not None for reason in why] + [False])[code]
+    if not taken_down.any():
+        return view.with_table(table)
     texts = [None if reason is None else f"identity: excluded: {reason}" for reason in why]
     told = pa.array([*texts, None], pa.string()).take(pa.array(code % (len(texts) + 1)))
-    reasons = pool.table["reason"].combine_chunks()
-    return pa.compute.if_else(pa.array(gone), told, reasons), gone
+    reasons = pc.if_else(pa.array(taken_down), told, table["reason"].combine_chunks())
+    return view.with_table(_replaced(table, "reason", reasons))
 
 
 def _replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:

@@ -52,6 +52,7 @@ _COPIES: Final = (
     "min_frame_detail",
 )
 #: Settings on faces that are asked of pairs only.
+_ASKED_LATER: Final = {"candidates": 1, "floor_margin": None, "hub_above": None, "hub_floor": 1}
 _OF_PAIRS: Final = ("face_weight", "lower", "upper", "different")
 
 
@@ -187,7 +188,7 @@ class Steps:
                 }
             ),
             face=_some(FaceRules(), settings.face, ["face_weight"]),
-            retrieval=settings.retrieval.model_copy(update={"candidates": 1, "floor_margin": None}),
+            retrieval=settings.retrieval.model_copy(update=_ASKED_LATER),
         )
         key = self._key("found", reads, digest, clips.digest)
         if self._store and (kept := _kept(self._store, key, pool, floor)):

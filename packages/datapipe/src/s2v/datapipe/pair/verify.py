@@ -24,7 +24,8 @@ RULES_VERIFIER: Final = "rules-1"
 def failed_rules(evidence: Evidence, settings: SelectSettings) -> dict[str, Flags]:
     """Which candidates fail which rule: ``[n]`` flags per name of ``RULES``.
 
-    ``no_mark``, ``identity_conflict``, ``excluded`` and the verifier's rules are not asked here.
+    ``no_mark``, ``hub``, ``identity_conflict``, ``excluded`` and the verifier's rules are not asked
+    here.
     """
     e, pair, face = evidence, settings.pair, settings.face
     lower = _bound(e, settings, lambda bank: bank.lower)

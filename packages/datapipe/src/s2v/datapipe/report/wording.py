@@ -24,6 +24,7 @@ RULE_TEXT: Final[dict[str, str]] = {
     "living_across_sources_without_verified_face": "another video, and no verified face",
     "noun_mismatch": "the phrases name different things",
     "no_mark": "a product without a recognisable logo or text",
+    "hub": "among the nearest of very many others, so its nearness says nothing",
     "identity_conflict": "other evidence says that they are different subjects",
     "verifier_same_identity": "the verifier does not say that it is the same subject",
     "verifier_different_context": "the verifier does not say that it is another scene",
