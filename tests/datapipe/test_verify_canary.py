@@ -58,7 +58,7 @@ class Asked:
         # A spread of all pairs: each detection is in several of them, with many others.
         every = sorted(combinations(names, 2), key=stable_hash)
         found = [book.question(*pair) for pair in every[:PAIRS]]
-        return {row[KEY]: row for row in found if row is not None}
+        return {row[KEY]: row for row in found}
 
     def answered(self, kind: type[VerifyStage] = VerifyStage) -> list[Row]:
         """All questions through the real runner; the rows of table verdicts."""

@@ -30,7 +30,7 @@ from verify_world import (
 )
 from vlm_double import Double, Handler, double, status
 
-from s2v.datapipe import verifying
+from s2v.datapipe import pipeline, verifying
 from s2v.datapipe.base import records
 from s2v.datapipe.engine import runner as runner_module
 from s2v.datapipe.engine.errors import (
@@ -43,6 +43,7 @@ from s2v.datapipe.engine.execute import start_ray
 from s2v.datapipe.engine.pools import Node
 from s2v.datapipe.engine.runner import UnitRunner
 from s2v.datapipe.engine.stage import StageRun
+from s2v.datapipe.engine.store import StageStore
 from s2v.datapipe.measuring import QuarantineBudgetError
 from s2v.datapipe.pair.conservation import check
 from s2v.datapipe.pair.select import select
@@ -397,6 +398,37 @@ def test_a_run_killed_between_select_and_verify_goes_on_and_ends_the_same(
         one_go = verified(whole, paired_world(whole), server.url)
     assert one_go.tables["verdicts"].equals(made.tables["verdicts"])
     assert one_go.selection.samples.equals(made.selection.samples)
+
+
+def test_a_pair_that_killed_its_process_is_refused_and_counted_with_its_boxes(
+    world: World, tmp_path: Path
+) -> None:
+    """The engine quarantines such a pair itself, without a row of the stage's."""
+    elsewhere = tmp_path / "elsewhere"
+    with double(judges(12)) as server:
+        killer = verdicts(verified(elsewhere, paired_world(elsewhere), server.url))[0]
+    settings = settings_of(tmp_path, "http://127.0.0.1:9")
+    fingerprint = pipeline.verify_run(settings, roles_of(settings)).fingerprint
+    told = {
+        "id": killer["verdict_id"],
+        "stage": "verify",
+        "unit": "u",
+        "error": "worker_died",
+        "message": "the process that measured it died 2 times at it alone",
+        "retry": "run again with --retry-quarantine",
+    }
+    StageStore(tmp_path, "verify", fingerprint).commit(
+        "u", "verdict_id", [killer["verdict_id"]], {"verdicts": [], "quarantine": [told]}, 0.0
+    )
+    with double(judges(12)) as server:
+        made = verified(tmp_path, world, server.url)
+    bad = [row for row in verdicts(made) if row["reason"]]
+    assert [row["reason"] for row in bad] == ["quarantined: worker_died"]
+    assert ends(bad[0]) == ends(killer)
+    assert [row["id"] for row in made.tables["quarantine"].to_pylist()] == [killer["verdict_id"]]
+    refused = [row for row in pairs(made) if "verdict_quarantined" in row["rules"]]
+    assert {ends(row) for row in refused} == {ends(killer)}
+    assert made.missing == 0
 
 
 def test_a_damaged_commit_is_named_with_the_way_out(world: World, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from s2v.datapipe.backends import registry
 from s2v.datapipe.backends.vlm import verifier
 from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.pair.evidence import UNANSWERED_RULES, VERIFIER_RULES
+from s2v.datapipe.planning import doctor
 from s2v.datapipe.roles import (
     CLASSES,
     OPTIONAL,
@@ -160,3 +161,9 @@ def test_the_docs_know_every_class_rule_and_option() -> None:
         assert f"| `{name}` |" in page or f"| `{name}` |" in shared, name
         if name == "max_tokens":
             assert f"`max_tokens` is {field.default}" in page
+
+
+def test_doctor_asks_every_role_once() -> None:
+    assert set(doctor._ASK) == set(registry.BACKENDS)
+    with double(says(json.dumps(GOOD))) as server:
+        assert doctor._ASK["verifier"](made("verifier", server)) == "said same: yes, elsewhere: no"

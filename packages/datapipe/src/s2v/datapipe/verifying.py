@@ -9,12 +9,14 @@ newly admitted pairs alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2v.datapipe import pipeline
 from s2v.datapipe.base import records
@@ -136,33 +138,34 @@ def _check_budget(refused: pa.Table, verdicts: pa.Table, budget: float) -> None:
 def _not_verified(selection: Selection) -> list[tuple[str, str]]:
     """Detections of the pairs that fail nothing but for want of a verdict."""
     pairs = selection.pairs.select(["target_subject_id", "reference_subject_id", "rules"])
+    pairs = pairs.filter(pc.equal(pc.list_value_length(pairs["rules"]), 1))
+    rule = pc.list_flatten(pairs["rules"]).cast(pa.string())
+    pairs = pairs.filter(pc.equal(rule, _NOT_VERIFIED))
     subjects = selection.subjects
-    names = subjects["subject_id"].to_pylist()
-    best = dict(zip(names, subjects["detection_id"].to_pylist(), strict=True))
-    return [
-        (best[row["target_subject_id"]], best[row["reference_subject_id"]])
-        for row in pairs.to_pylist()
-        if row["rules"] == [_NOT_VERIFIED]
+    ends = [
+        subjects["detection_id"].take(
+            pc.index_in(
+                pairs[f"{side}_subject_id"].cast(pa.string()),
+                value_set=subjects["subject_id"].cast(pa.string()),
+            )
+        )
+        for side in ("target", "reference")
     ]
-
-
-@dataclass
-class _Kept:
-    """What the commits of this verifier say."""
-
-    rows: dict[str, Row] = field(default_factory=dict)  # verdict_id -> row of table verdicts
-    refused: dict[str, Row] = field(default_factory=dict)  # verdict_id -> quarantine row
+    return list(zip(*(end.to_pylist() for end in ends), strict=True))
 
 
 class _Book:
-    """The verdicts of a run that stand for the questions of today."""
+    """The verdicts of a run that stand for the questions of today.
+
+    Args:
+        settings: the configuration.
+        verifier: whose verdicts.
+        measured: what the questions are made of.
+        reopen: what is in quarantine counts as never asked.
+    """
 
     def __init__(
-        self,
-        settings: Settings,
-        verifier: PairVerifier,
-        measured: Measured,
-        retry_quarantine: bool,
+        self, settings: Settings, verifier: PairVerifier, measured: Measured, reopen: bool
     ) -> None:
         self._folder = Path(settings.folder)
         self._verifier = verifier
@@ -176,37 +179,42 @@ class _Book:
             measured.fingerprints["frames"],
             verifier.prompts,
         )
-        self._kept = self._read()
-        if retry_quarantine:  # they are then as if never asked
-            for one in self._kept.refused:
-                self._kept.rows.pop(one, None)
-            self._kept.refused.clear()
+        self._known = records.table("verdicts", [])
+        self._refused: dict[str, Row] = {}  # quarantine rows by verdict_id
+        self._read()
+        if reopen:
+            self._known = self._known.filter(pc.is_null(self._known["reason"]))
+            self._refused.clear()
 
     def table(self) -> pa.Table:
         """Verdicts that stand: their question would be put the same way today."""
-        rows = [row for row in self._kept.rows.values() if self._stands(row)]
-        return records.table("verdicts", sorted(rows, key=lambda row: str(row[KEY])))
+        names = (KEY, "target_detection_id", "reference_detection_id")
+        ids, targets, references = (self._known[name].to_pylist() for name in names)
+        self._questions.look_up([*targets, *references])
+        today = map(self._questions.id_of, targets, references)
+        stands = [one == now for one, now in zip(ids, today, strict=True)]
+        return self._known.filter(pa.array(stands, pa.bool_())).sort_by(KEY)
 
     def questions(self, pairs: Iterable[tuple[str, str]]) -> dict[str, Row]:
         """Questions about pairs of detections, each once, by id."""
         wanted = list(pairs)
         self._questions.look_up(one for pair in wanted for one in pair)
-        found: dict[str, Row] = {}
-        for pair in wanted:
-            question = self._questions.question(*pair)
-            if question is None:
-                raise ValueError(f"pair {pair} has detections without a frame, phrase or clip")
-            found[question[KEY]] = question
-        return dict(sorted(found.items()))
+        found = (self._questions.question(*pair) for pair in wanted)
+        return dict(sorted((row[KEY], row) for row in found))
 
     def settle(self, questions: Mapping[str, Row]) -> bool:
         """Enter what is in quarantine without a row, as after a death; say if any was."""
-        kept = self._kept
-        lost = [one for one in questions if one in kept.refused and one not in kept.rows]
-        for one in lost:
-            reason = f"quarantined: {kept.refused[one]['error']}"
-            kept.rows[one] = {**verdict_row(questions[one], self._verifier), "reason": reason}
-        return bool(lost)
+        there = set(self._known[KEY].to_pylist())
+        rows = [
+            {
+                **verdict_row(questions[one], self._verifier),
+                "reason": f"quarantined: {self._refused[one]['error']}",
+            }
+            for one in questions
+            if one in self._refused and one not in there
+        ]
+        self._known = pa.concat_tables([self._known, records.table("verdicts", rows)])
+        return bool(rows)
 
     def read(self, asked: Mapping[str, Row]) -> None:
         """Take in the answers to what was asked.
@@ -214,13 +222,8 @@ class _Book:
         Raises:
             StoreError: some have neither answer nor quarantine.
         """
-        found = self._read()
-        for one in asked:
-            if one in found.rows:
-                self._kept.rows[one] = found.rows[one]
-            if one in found.refused:
-                self._kept.refused[one] = found.refused[one]
-        lost = sorted(asked.keys() - self._kept.rows.keys() - self._kept.refused.keys())
+        self._read()
+        lost = sorted(asked.keys() - set(self._known[KEY].to_pylist()) - self._refused.keys())
         if lost:
             raise StoreError(
                 f"{self._folder}/measure/{STAGE}-{self._fingerprint}: {len(lost)} of {len(asked)} "
@@ -231,32 +234,23 @@ class _Book:
 
     def quarantine(self, verdicts: pa.Table) -> pa.Table:
         """Quarantine rows of the verdicts that stand and have no answer."""
-        table = verdicts.select([KEY, "reason"]).to_pylist()
-        rows = [self._kept.refused[row[KEY]] for row in table if row["reason"] is not None]
-        return records.table("quarantine", [dict(row) for row in rows])
+        bad = verdicts.filter(pc.is_valid(verdicts["reason"]))[KEY].to_pylist()
+        return records.table("quarantine", [dict(self._refused[one]) for one in bad])
 
-    def _stands(self, row: Row) -> bool:
-        question = self._questions.question(
-            row["target_detection_id"], row["reference_detection_id"]
-        )
-        return question is not None and question[KEY] == row[KEY]
-
-    def _read(self) -> _Kept:
+    def _read(self) -> None:
         """All commits of this verifier; an answer stands before a quarantine of another unit."""
         store = StageStore.listed(self._folder, STAGE, self._fingerprint)
         tables = store.tables(store.listing())
-        kept = _Kept()
-        for row in tables["verdicts"].to_pylist() if "verdicts" in tables else []:
-            before = kept.rows.get(row[KEY])
-            if before is None or before["reason"] is not None:
-                kept.rows[row[KEY]] = row
-        for row in tables["quarantine"].to_pylist() if "quarantine" in tables else []:
-            answer = kept.rows.get(row["id"])
-            if answer is None or answer["reason"] is not None:
-                kept.refused[row["id"]] = row
-        names = ("target_detection_id", "reference_detection_id")
-        self._questions.look_up(row[name] for row in kept.rows.values() for name in names)
-        return kept
+        if "verdicts" not in tables:
+            return
+        rows = tables["verdicts"]
+        unanswered = pc.is_valid(rows["reason"]).to_numpy()
+        rows = rows.take(pa.array(np.argsort(unanswered, kind="stable")))
+        code = pc.dictionary_encode(rows[KEY]).combine_chunks().indices.to_numpy()
+        self._known = rows.take(pa.array(np.unique(code, return_index=True)[1]))
+        answered = set(self._known.filter(pc.is_null(self._known["reason"]))[KEY].to_pylist())
+        bad = tables["quarantine"].to_pylist() if "quarantine" in tables else []
+        self._refused = {row["id"]: row for row in bad if row["id"] not in answered}
 
 
 class _Asking:

@@ -76,20 +76,35 @@ class Questions:
             self._sides[row["detection_id"]] = side
             self._hashes[row["detection_id"]] = self._hash(side, clip["video_id"])
 
-    def question(self, one: str, other: str) -> Row | None:
-        """What is asked about two detections, the lesser id first; ``None`` if one is gone."""
-        first, second = sorted((one, other))
-        if first not in self._sides or second not in self._sides:
-            return None
+    def question(self, one: str, other: str) -> Row:
+        """What is asked about two detections that were looked up, the lesser id first.
+
+        Raises:
+            ValueError: one of them has no frame, phrase or clip.
+        """
+        first, second = min(one, other), max(one, other)
+        verdict_id = self.id_of(first, second)
+        if verdict_id is None:
+            raise ValueError(f"pair {first}, {second}: no frame, phrase or clip of one of them")
         target, reference = self._sides[first], self._sides[second]
-        name = min(target["class"], reference["class"], key=CLASSES.index)
-        parts = [self._prompts[name].sha256, self._hashes[first], self._hashes[second]]
         return {
-            "verdict_id": ids.stable_hash(parts),
-            "class": name,
+            "verdict_id": verdict_id,
+            "class": self._class_of(target, reference),
             "target": target,
             "reference": reference,
         }
+
+    def id_of(self, one: str, other: str) -> str | None:
+        """The id of that question; ``None`` if one of the detections is gone."""
+        first, second = min(one, other), max(one, other)
+        if first not in self._sides or second not in self._sides:
+            return None
+        prompt = self._prompts[self._class_of(self._sides[first], self._sides[second])]
+        return ids.stable_hash([prompt.sha256, self._hashes[first], self._hashes[second]])
+
+    @staticmethod
+    def _class_of(target: Row, reference: Row) -> str:
+        return min(target["class"], reference["class"], key=CLASSES.index)
 
     def _class(self, phrase: Row, video: str) -> str:
         """As table SUBJECTS names it."""

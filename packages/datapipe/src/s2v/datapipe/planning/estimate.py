@@ -26,6 +26,7 @@ CALLS = {
     "phrases": ("captions", 1),
     "detect": ("frames", 1),
     "check": ("masks", 1),
+    "marks": ("marks", 1),
     "segment": ("masks", 1),
     "faces": ("frames", 1),
     "embed": ("embeddings", 2),  # the subject and what surrounds it
