@@ -22,6 +22,11 @@ class WriteSettings(BaseModel):
         default=0.1, ge=0, le=1, description="kept around the box, share of its longer side"
     )
     jpeg_quality: int = Field(default=95, ge=50, le=95, description="reference images, 4:4:4")
+    max_shard_bytes: int = Field(
+        default=512_000_000,
+        ge=100_000,
+        description="a shard that would pass it is divided; smaller values apply to old ones too",
+    )
     title: str = Field(default="Subject-to-video samples", description="of the dataset card")
 
     def encoding(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from s2v.datapipe.base.media.scan import MAX_DAMAGED_SHARE, ScanReport
 _DECODE: Final = "s2v.datapipe.base.media.decode:frames_at"
 _PROBE: Final = "s2v.datapipe.base.media.probe:probe"
 _IMAGE: Final = "s2v.datapipe.base.media.images:load_image"
+_TIMES: Final = "s2v.datapipe.base.media.times:frame_times"
 _SCAN: Final = "s2v.datapipe.base.media.scan:scan_frames"
 _ITEM_TIMEOUT_S: Final = 60.0
 
@@ -32,6 +33,12 @@ def frames_at(
     found: list[tuple[int, np.ndarray]] = run_isolated(
         _DECODE, [str(path), list(pts_us)], options, timeout_s=timeout_s
     )
+    return found
+
+
+def frame_times(path: str | PathLike[str], *, timeout_s: float = 300.0) -> list[int]:
+    """As :func:`s2v.datapipe.base.media.times.frame_times`, contained."""
+    found: list[int] = run_isolated(_TIMES, [str(path)], timeout_s=timeout_s)
     return found
 
 
