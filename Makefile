@@ -90,6 +90,10 @@ prove: assets ## the long proofs; their results go to docs/
 bench-data: assets ## beside PySceneDetect and Data-Juicer on the same work: docs/benchmarks.md
 	@$(BIN)/python tests/benchmarks/bench_data.py $(ARGS)
 
+.PHONY: bench-select
+bench-select: install ## selecting again after a changed threshold, up to a million subjects: docs/pairs.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_select.py --write $(ARGS)
+
 .PHONY: reliability
 reliability: assets ## a corpus of damaged files through us and through them: docs/reliability.md
 	@$(BIN)/python tests/faults/reliability.py $(ARGS)

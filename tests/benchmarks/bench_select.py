@@ -1,13 +1,14 @@
 """What it costs to select again after a changed threshold: no model, no vector, no search.
 
-    python tests/benchmarks/bench_select.py [--subjects 10000 100000 1000000] [--run FOLDER]
+    python tests/benchmarks/bench_select.py [--subjects 10000 ...] [--run FOLDER] [--write]
 
 Makes a run of so many subjects as the first steps of the selection leave it: two subjects a clip,
 a hundred clips a long video, one clip in twenty a photograph; half people, a fifth creatures, the
-rest things; ten candidates a subject on average, of whom a fifth show the same subject. Scores are
-drawn around the means and spreads of the demo's film. Vectors, pictures and models are not made: a
-selection that only asks other bounds looks at none. Then every bound is moved, and a process of its
-own selects again. ``--run`` does the same with a finished run, whose rows are read as they are.
+rest things; ten candidates a subject on average, a tenth of them of the same one. Scores are drawn
+around means and spreads like those of the demo's film. Vectors, pictures and models are not made:
+a selection that only asks other bounds looks at none. Then every bound is moved, and a process of
+its own selects again and writes subjects, pairs and samples. ``--run`` does the same with a
+finished run's own rows; ``--write`` puts the table into docs/pairs.md.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from generated import machine, replace_generated
 
 from s2v.datapipe.base import records
 from s2v.datapipe.pair import steps as steps_module
@@ -39,6 +42,7 @@ from s2v.datapipe.pair.steps import CLIP_REASONS, Clips, Steps
 from s2v.datapipe.pair.stepstore import digest_of
 from s2v.datapipe.pair.subjects import SubjectView
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "pairs.md"
 PER_CLIP, CLIPS_PER_FILM, PHOTOGRAPHS, CANDIDATES = 2, 100, 20, 10
 KINDS = {"person": 0.5, "creature": 0.2, "thing": 0.3}
 MEASURED = "synthetic"
@@ -113,7 +117,6 @@ class Made:
         count = len(self.clip_ids)
         table = _filled(CLIP_REASONS, {"clip_id": self.clip_ids}, count)
         near = pa.table({"a": self.clip_ids[:-1:50], "b": self.clip_ids[1::50]})
-        near = near.filter(pa.array(np.repeat(True, near.num_rows)))
         return Clips(table, near, digest_of(table))
 
     def subjects(self, *_: Any) -> SubjectView:
@@ -231,11 +234,9 @@ class Made:
         vectors = base[who]
         vectors += self.rng.standard_normal(vectors.shape, np.float32) * np.float32(0.6)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        one = np.sort(at[np.lexsort((at, who))][:-1:2])
         order = np.lexsort((at, who))
         a, b = at[order][:-1], at[order][1:]
         alike = who[order][:-1] == who[order][1:]
-        del one
         return FaceBank(at, vectors, Links.of(a[alike], b[alike], np.full(alike.sum(), 0.7)))
 
 
@@ -301,48 +302,88 @@ def moved(settings: SelectSettings) -> SelectSettings:
     return SelectSettings.model_validate(data)
 
 
-def again(folder: Path, settings: SelectSettings, measured: str) -> dict[str, Any]:
+def keep(folder: Path) -> Path:
+    """Let the selection keep the steps of a finished run, beside that run."""
+    at = Path(tempfile.mkdtemp(prefix="bench-select-")) / "run"
+    at.mkdir()
+    (at / "tables").symlink_to((folder / "tables").resolve())
+    (at / "run.json").write_bytes((folder / "run.json").read_bytes())
+    select(dict(Lazy(at / "tables")), settings_of(at), steps=Steps(at / "select", MEASURED))
+    return at
+
+
+def settings_of(folder: Path) -> SelectSettings:
+    """A run's own settings, or the defaults for a made one."""
+    path = folder / "run.json"
+    said = json.loads(path.read_text())["settings"]["select"] if path.is_file() else {}
+    return SelectSettings.model_validate(said)
+
+
+def again(folder: Path) -> dict[str, Any]:
     """Select once more and write what changed, as ``s2v-data select`` does."""
     began = time.perf_counter()
     tables = Lazy(folder / "tables")
+    steps = Steps(folder / "select", MEASURED)
     with mock.patch.object(steps_module, "find_candidates", side_effect=AssertionError("searched")):
-        selection = select(tables, settings, steps=Steps(folder / "select", measured))
+        selection = select(tables, moved(settings_of(folder)), steps=steps)
     selected = time.perf_counter()
     for name in ("subjects", "pairs", "samples"):
-        table = getattr(selection, name)
-        pq.write_table(table, folder / f"again-{name}.parquet", compression="zstd")
+        path = folder / f"again-{name}.parquet"
+        pq.write_table(getattr(selection, name), path, compression="zstd")
     wrote = time.perf_counter()
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "subjects": selection.subjects.num_rows,
         "pairs": selection.pairs.num_rows,
         "accepted": int(np.count_nonzero(selection.pairs["accepted"].to_numpy())),
-        "samples": selection.samples.num_rows,
         "identities": len(selection.subjects["identity_id"].unique()),
-        "select_s": round(selected - began, 2),
-        "write_s": round(wrote - selected, 2),
-        "cpu_s": round(used.ru_utime + used.ru_stime, 2),
+        "samples": selection.samples.num_rows,
+        "select_s": round(selected - began, 1),
+        "write_s": round(wrote - selected, 1),
+        "cpu_s": round(used.ru_utime + used.ru_stime, 1),
         "peak_gib": round(used.ru_maxrss / 2**20, 2),
     }
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """:func:`again` in a process of its own, imports and all."""
+    command = [sys.executable, __file__, "--again", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    print(done.stdout.strip(), flush=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def table_of(results: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    names = list(results[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + "--:|" * len(names)]
+    lines += ["| " + " | ".join(f"{one[name]:,}" for name in names) + " |" for one in results]
+    return "\n".join([*lines, "", f"{machine()}, one thread for numpy."])
 
 
 def main() -> None:
     """Make, and measure each size in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--subjects", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--subjects", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--run", type=Path, help="a finished run, beside the made ones")
+    parser.add_argument("--write", action="store_true", help="into docs/pairs.md")
     parser.add_argument("--again", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.again:
-        print(json.dumps(again(args.again, moved(SelectSettings()), MEASURED)))
+        print(json.dumps(again(args.again)))
         return
+    results = []
+    if args.run:
+        folder = keep(args.run)
+        results.append(measured(folder))
+        shutil.rmtree(folder.parent)
     for n in args.subjects:
         with tempfile.TemporaryDirectory(prefix="bench-select-") as at:
-            folder = Path(at) / "run"
-            make(folder, n)
-            command = [sys.executable, __file__, "--again", str(folder)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            print(done.stdout.strip(), flush=True)
+            make(Path(at) / "run", n)
+            results.append(measured(Path(at) / "run"))
+    if args.write:
+        replace_generated(PAGE, "select", table_of(results))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from s2v.datapipe.base import ids
 from s2v.datapipe.pair.columns import Flags, Ints, codes, ints, positions, runs, there, whole
-from s2v.datapipe.pair.evidence import clip_of
 from s2v.datapipe.pair.rows import KEYS, measured
 from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.settings import SelectSettings
@@ -37,7 +36,6 @@ _PARENTS: Final = (
     ("faces", "frame_id", "frames"),
     ("people", "clip_id", "clips"),
 )
-_BLOCK: Final = 1 << 15  # samples held as rows at once
 
 
 def problems(tables: All, selection: Selection, settings: SelectSettings) -> Iterator[str]:
@@ -230,17 +228,17 @@ def _samples(tables: All, selection: Selection, settings: SelectSettings) -> Ite
     for row in samples.filter(pa.array(dropped)).to_pylist():
         yield f"samples: {row['sample_id']} is of dropped clip {row['clip_id']}"
     yield from _references(tables, selection, whole(subjects["subject_id"]))
-    for at in range(0, samples.num_rows, _BLOCK):
-        for row in samples.slice(at, _BLOCK).to_pylist():
-            refs = row["references"]
-            detections = [ref["detection_id"] for ref in refs]
-            wanted = ids.sample_id(row["pair_type"], row["clip_id"], detections)
-            if row["sample_id"] != wanted:
-                yield f"samples: {row['sample_id']} should be {wanted}"
-            if not 1 <= len(refs) <= settings.sample.max_references:
-                yield f"samples: {row['sample_id']} has {len(refs)} references"
-            if any(clip_of(ref["subject_id"]) != row["clip_id"] for ref in refs):
-                yield f"samples: {row['sample_id']} has references of another clip's phrases"
+    lists = whole(samples["references"])
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    boxes = pc.struct_field(pc.list_flatten(lists), "detection_id").to_pylist()
+    edges = np.concatenate(([0], np.cumsum(counts))).tolist()
+    names = (samples[name].to_pylist() for name in ("sample_id", "pair_type", "clip_id"))
+    for n, (sample, pair_type, name) in enumerate(zip(*names, strict=True)):
+        wanted = ids.sample_id(pair_type, name, boxes[edges[n] : edges[n + 1]])
+        if sample != wanted:
+            yield f"samples: {sample} should be {wanted}"
+    for n in np.flatnonzero((counts < 1) | (counts > settings.sample.max_references)).tolist():
+        yield f"samples: {samples['sample_id'][n].as_py()} has {counts[n]} references"
 
 
 def _references(tables: All, selection: Selection, names: pa.Array) -> Iterator[str]:
@@ -261,7 +259,10 @@ def _references(tables: All, selection: Selection, names: pa.Array) -> Iterator[
         sample = samples["sample_id"][int(owner[n])].as_py()
         return f"samples: {sample}: {(target[n].as_py(), reference[n].as_py())}"
 
-    for n in np.flatnonzero(~(kept[a] & kept[b])).tolist():
+    clips = whole(pc.coalesce(whole(subjects["clip_id"]).take(pa.array(a, mask=a < 0)), ""))
+    mine = whole(samples["clip_id"]).take(pa.array(owner))
+    own_clip = pc.equal(clips, mine).to_numpy(zero_copy_only=False)
+    for n in np.flatnonzero(~(kept[a] & kept[b] & own_clip)).tolist():
         yield f"{said(n)} are no kept subjects of its clip"
     fine = whole(pairs["accepted"]).to_numpy(zero_copy_only=False)
     sides = []
