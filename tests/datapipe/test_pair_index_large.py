@@ -306,6 +306,16 @@ def test_a_lost_disk_is_told_apart_from_a_damaged_bank(tmp_path: Path) -> None:
     assert "asked.npy" in failed["file"]
 
 
+def test_a_bank_of_equal_vectors_is_one_list_and_still_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("s2v.datapipe.pair.ivf._SCORES", 1000)  # so that the list is cut
+    bank = np.repeat(good()[:1], 700, axis=0)
+    found, cosines = nearest(bank[:40], bank, 5, options("ivf"))
+    assert found.tolist() == [[0, 1, 2, 3, 4]] * 40
+    assert (cosines == cosines[0, 0]).all()
+
+
 def test_one_list_for_each_row_still_answers() -> None:
     bank = good()
     search = IvfSearch(bank, options("ivf", nlist=500))

@@ -17,6 +17,7 @@ from s2v.datapipe import staging
 from s2v.datapipe.base import ids
 from s2v.datapipe.base.media.cut import cut_clip
 from s2v.datapipe.base.media.cut_together import MAX_TOGETHER, Span, cut_together, together
+from s2v.datapipe.base.media.encode import Shape
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.stills import still_clip
 from s2v.datapipe.base.progress import track
@@ -140,7 +141,7 @@ def _cut_neighbours(jobs: list[dict[str, Any]]) -> None:
     spans = [Span(job["start_us"], job["end_us"], Path(job["target"]), job["crop"]) for job in jobs]
     for group in together(path, spans):
         if len(group) > 1:
-            cut_together(path, group, **jobs[0]["encoding"])
+            cut_together(path, group, **_arguments(jobs[0]["encoding"]))
 
 
 def _cut(row: dict[str, Any]) -> dict[str, Any]:
@@ -154,10 +155,10 @@ def _cut(row: dict[str, Any]) -> dict[str, Any]:
         staging.use(Path(job["folder"]))
         path = staging.local_path(job["source"])
         if job["source"]["kind"] == "image":
-            still_clip(path, job["target"], **job["encoding"])
+            still_clip(path, job["target"], **_arguments(job["encoding"]))
         else:
             span = (job["start_us"], job["end_us"])
-            cut_clip(path, *span, job["target"], crop=job["crop"], **job["encoding"])
+            cut_clip(path, *span, job["target"], crop=job["crop"], **_arguments(job["encoding"]))
     except MediaError as refused:
         if refused.transient:
             failed = failure(refused, Path(job["target"]))
@@ -166,6 +167,15 @@ def _cut(row: dict[str, Any]) -> dict[str, Any]:
     except FAULTS as fault:
         failed = failure(fault, Path(job["target"]))
     return {"clip_id": job["clip_id"], "error": error, "message": message, "failed": failed}
+
+
+def _arguments(encoding: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the encoders; a shape travels as plain data."""
+    if "shape" not in encoding:
+        return encoding
+    plain = encoding["shape"]
+    buckets = tuple((int(height), int(width)) for height, width in plain["buckets"])
+    return {**encoding, "shape": Shape(**{**plain, "buckets": buckets})}
 
 
 def _quarantined(answer: dict[str, Any]) -> Row:

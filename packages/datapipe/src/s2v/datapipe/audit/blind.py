@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from s2v.datapipe.audit.document import document, side_by_side
+from s2v.datapipe.audit.document import CARDS, document, side_by_side
 from s2v.datapipe.audit.judges import Judges
 from s2v.datapipe.audit.pairs import Pair
 from s2v.datapipe.report.markup import Markup, element, joined
@@ -19,13 +19,13 @@ def blind_page(run: str, pairs: Iterable[Pair], judges: Judges) -> str:
 
     Args:
         run: name of the run, for the heading.
-        pairs: the sample.
+        pairs: the sample; the first 400 by id, a random part, are shown.
         judges: for the pictures; they are not asked.
 
     Raises:
         StoreError: a stored frame is missing or damaged.
     """
-    ordered = sorted(pairs, key=lambda pair: pair.pair_id)
+    ordered = sorted(pairs, key=lambda pair: pair.pair_id)[:CARDS]
     return document(
         f"Pairs of {run} to label",
         element(

@@ -14,6 +14,7 @@ from s2v.datapipe.report.markup import Content, Markup, element, join
 from s2v.datapipe.report.sections import Media, picture
 from s2v.datapipe.report.wording import moment
 
+CARDS = 400  # shown on a page; a card has some 40 kB of pictures
 FRAME = (340, 210)  # pixels of a thumbnail, at most
 CROP = (180, 210)
 MARGIN = 0.1  # of the box, around a crop

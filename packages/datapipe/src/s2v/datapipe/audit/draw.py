@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from s2v.datapipe.audit.estimate import Stratum
 from s2v.datapipe.audit.pairs import Pair
@@ -29,8 +30,11 @@ class Drawn:
 
     def weight(self, pair: Pair) -> float:
         """How many pairs of the population it stands for."""
-        drawn = sum(one.stratum == pair.stratum for one in self.pairs)
-        return self.population[pair.stratum] / drawn
+        return self.population[pair.stratum] / self._drawn[pair.stratum]
+
+    @cached_property
+    def _drawn(self) -> Counter[Stratum]:
+        return Counter(pair.stratum for pair in self.pairs)
 
 
 def draw(pairs: Sequence[Pair], count: int, seed: int) -> Drawn:

@@ -7,7 +7,7 @@ not use, none is made up: ``no judge`` pairs are a person's to label.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, TypeVar
 
@@ -46,7 +46,7 @@ class Finding:
     Attributes:
         answer: ``yes`` means that the fault is there.
         why: in words, with the figures.
-        score: larger is worse; for the order of the sheet.
+        score: larger is worse; for the order of the sheet, among equal answers.
     """
 
     answer: Answer
@@ -61,13 +61,6 @@ class Judged:
     pair: Pair
     findings: dict[Fault, Finding]
     figures: dict[str, float | int | bool | None] = field(default_factory=dict)
-
-    @property
-    def badness(self) -> tuple[int, float]:
-        """Sorts the worst first when reversed: faults found, then those in doubt, then unjudged."""
-        order = {"yes": 3, "unsure": 2, "no judge": 1, "no": 0}
-        worst = max(order[found.answer] for found in self.findings.values())
-        return worst, max(found.score for found in self.findings.values())
 
 
 class Judges:
@@ -223,8 +216,3 @@ class _Kept(Generic[V]):
         while len(self._made) > self._most:
             self._made.popitem(last=False)
         return made
-
-
-def worst_first(judged: Iterable[Judged]) -> Sequence[Judged]:
-    """The order of the sheet."""
-    return sorted(judged, key=lambda one: (-one.badness[0], -one.badness[1], one.pair.pair_id))

@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow.compute as pc
+
 from s2v.datapipe.base import ids
 from s2v.datapipe.pair.rows import Row, group
 from s2v.datapipe.report.run import RunFolder
 
 CROSS = ("cross", "image")  # pair types whose references come from elsewhere
 UNUSED = "in no sample"
+_ASKED = (
+    *("target_subject_id", "reference_subject_id", "similarity", "face_similarity"),
+    "accepted",
+)
 
 
 class AuditError(ValueError):
@@ -102,12 +108,13 @@ class _Maker:
         self.frames = run.by("frames", "frame_id")
         self.detections = run.by("detections", "detection_id")
         self.boxes = group(run.rows("detections"), "subject_id")
-        self.embedded = {row["detection_id"] for row in run.rows("embeddings")}
+        self.embedded = set(run.tables["embeddings"]["detection_id"].to_pylist())
         self.origin = {row["video_id"]: row["origin"] for row in run.rows("sources")}
+        # Most candidates were refused, and at scale there are ten of them to a subject.
+        accepted = run.tables["pairs"].select(list(_ASKED)).filter(pc.field("accepted"))
         self.candidates = {
             (row["target_subject_id"], row["reference_subject_id"]): row
-            for row in run.rows("pairs")
-            if row["accepted"]
+            for row in accepted.to_pylist()
         }
 
     def of_samples(self) -> Iterator[Pair]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from s2v.datapipe.audit.audit import ALL, Audit, Budget, Estimate
-from s2v.datapipe.audit.document import document, notice, side_by_side
-from s2v.datapipe.audit.judges import FAULTS, Answer, Fault, Judged, Judges, worst_first
+from s2v.datapipe.audit.audit import ALL, Audit, Budget
+from s2v.datapipe.audit.document import CARDS, document, notice, side_by_side
+from s2v.datapipe.audit.judges import FAULTS, Answer, Fault, Judged, Judges
 from s2v.datapipe.report.markup import Content, Markup, element, join, joined, table
 
-CARDS: Final = 400  # shown; a card has some 40 kB of pictures
 _FAULT: Final[dict[Fault, str]] = {"wrong": "wrong subject", "copy": "near copy"}
 _WORDS: Final[dict[Fault, dict[Answer, str]]] = {
     "wrong": {"yes": "wrong subject", "no": "same subject", "unsure": "subject in doubt"},
     "copy": {"yes": "near copy", "no": "no copy", "unsure": "copy in doubt"},
 }
+_WORST: Final[tuple[Answer, ...]] = ("yes", "unsure", "no judge", "no")
 _CLASS: Final[dict[Answer, str]] = {"yes": "bad", "no": "good", "unsure": "doubt"}
 
 
@@ -33,7 +32,7 @@ def contact_sheet(run: str, audit: Audit, judges: Judges) -> str:
     Raises:
         StoreError: a stored frame is missing or damaged.
     """
-    judged = worst_first(audit.judged)
+    judged = sorted(audit.judged, key=lambda one: _order(audit, one))
     shown = judged[:CARDS]
     cards = joined(_card(audit, one, judges) for one in shown)
     total = sum(audit.drawn.population.values())
@@ -49,7 +48,7 @@ def contact_sheet(run: str, audit: Audit, judges: Judges) -> str:
                 f"with seed {audit.settings.seed}, judged by what selection did not use.",
             ),
             joined(_budget(one) for one in audit.budgets),
-            _estimates(audit.estimates),
+            _estimates(audit),
             _judges(audit),
         ),
         element(
@@ -61,6 +60,14 @@ def contact_sheet(run: str, audit: Audit, judges: Judges) -> str:
             cards,
         ),
     )
+
+
+def _order(audit: Audit, one: Judged) -> tuple[int, float, str]:
+    """The worst first: faults found by anybody, then doubts, then what nobody judged."""
+    said = [found.answer for found in one.findings.values()]
+    said += [answer for fault in FAULTS if (answer := audit.labels.of(one.pair, fault))]
+    worst = min(_WORST.index(answer) for answer in said)
+    return worst, -max(found.score for found in one.findings.values()), one.pair.pair_id
 
 
 def _budget(one: Budget) -> Markup:
@@ -82,9 +89,9 @@ def _budget(one: Budget) -> Markup:
     return element("p", said, class_=f"notice {'good' if one.state == 'met' else 'bad'}")
 
 
-def _estimates(estimates: Sequence[Estimate]) -> Markup:
+def _estimates(audit: Audit) -> Markup:
     rows: list[list[Content]] = []
-    for one in estimates:
+    for one in audit.estimates:
         found = one.share
         left = [f"{one.unsure} in doubt"] * bool(one.unsure)
         left += [f"{one.unjudged} not judged"] * bool(one.unjudged)
@@ -105,7 +112,8 @@ def _estimates(estimates: Sequence[Estimate]) -> Markup:
             ]
         )
     columns = (
-        *("class", "fault", "judged by", "found", "share", "95 % interval"),
+        *("class", "fault", "judged by", "found", "share"),
+        f"{100 * audit.settings.confidence:g} % interval",
         *("none found: 3/N", "worth independent pairs", "left out"),
     )
     return table(columns, rows, "Estimated share of all accepted pairs")
@@ -129,7 +137,7 @@ def _judges(audit: Audit) -> Markup:
 
 def _card(audit: Audit, one: Judged, judges: Judges) -> Markup:
     pair = one.pair
-    badges = []
+    badges: list[Markup] = []
     for fault in FAULTS:
         badges.append(_badge(fault, one.findings[fault].answer, "judge"))
         if (said := audit.labels.of(pair, fault)) is not None:

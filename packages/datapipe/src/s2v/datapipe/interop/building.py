@@ -11,150 +11,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from s2v.datapipe.base import ids, shards
 from s2v.datapipe.base.atomic import sha256_file
-from s2v.datapipe.base.media import boxes, isolated, masks
+from s2v.datapipe.base.media import boxes
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.images import encode_jpeg, encode_png_mask
 from s2v.datapipe.base.media.probe import probe
 from s2v.datapipe.base.media.sandbox import run_isolated
 from s2v.datapipe.interop.errors import RowError
-from s2v.datapipe.interop.imported import (
-    Candidate,
-    Clip,
-    Imported,
-    Moment,
-    Subject,
-    name_to_id,
-    to_frame,
-)
+from s2v.datapipe.interop.imported import Candidate, Clip, Imported, Subject
+from s2v.datapipe.interop.locating import Found, locate
+from s2v.datapipe.interop.pixels import frame_at, mask_and_box
 from s2v.datapipe.interop.settings import ImportSettings
-from s2v.datapipe.interop.videos import Film, Videos, film, unusable
+from s2v.datapipe.interop.videos import Videos, unusable
 from s2v.datapipe.pair.exclusions import ExclusionIndex, read_exclusions
 from s2v.datapipe.pair.scenario import scenario
 
 _CUT: Final = "s2v.datapipe.base.media.cut:cut_clip"
-_MAX_RUNS: Final = 4 << 20  # characters of one mask's run lengths
-
-
-@dataclass(frozen=True)
-class Found:
-    """A clip on the user's disk.
-
-    Attributes:
-        film: the file.
-        video_id, long_video_id: ids of our alphabet.
-        start_us, end_us: on the file's time line.
-        whole: whether the file holds the whole long video and not the clip alone.
-        crop: of the picture, ``None`` for all of it.
-        size: width and height of what is used of the picture.
-        url: where it was published.
-    """
-
-    film: Film
-    video_id: str
-    long_video_id: str
-    start_us: int
-    end_us: int
-    whole: bool
-    crop: tuple[int, int, int, int] | None
-    size: tuple[int, int]
-    url: str | None
-    offset_us: int | None
-
-    @property
-    def clip_id(self) -> str:
-        """``<video_id>-<startms>-<endms>``."""
-        return ids.clip_id(self.video_id, self.start_us, self.end_us)
-
-    def time_of(self, moment: Moment) -> int:
-        """Microseconds in the file of a frame that a dataset names.
-
-        Raises:
-            RowError: it lies outside the file or the clip.
-        """
-        if moment.share is not None:
-            if not 0 <= moment.share < 1:
-                raise RowError(
-                    "frame beyond the clip", f"share {moment.share} is not in [0, 1) of the clip"
-                )
-            if self.whole:
-                return self.start_us + int(moment.share * (self.end_us - self.start_us))
-            times = self.film.times()
-            return times[int(len(times) * moment.share)]
-        times, index = self.film.times(), moment.index
-        if index is None or not 0 <= index < len(times):
-            raise RowError(
-                "frame beyond the clip", f"frame {index} of {len(times)} in {self.film.path.name}"
-            )
-        return times[index]
-
-
-def locate(clip: Clip, videos: Videos) -> Found:
-    """Find a clip's file and its span in it.
-
-    Raises:
-        RowError: not there, unusable, or shorter than the dataset says.
-    """
-    path = videos.at(clip.path) if clip.path else videos.named(clip.names)
-    whole = path is None and clip.seconds is not None
-    if whole:
-        path = videos.named(clip.whole)
-    if path is None:
-        names = ", ".join((*clip.names, *clip.whole)[:4])
-        raise RowError("video not found", f"no file is named {names}")
-    found = film(path)
-    start, end = _span(clip, found, whole)
-    crop = _crop(clip, found)
-    width, height = found.facts.width, found.facts.height
-    size = (crop[2] - crop[0], crop[3] - crop[1]) if crop else (width, height)
-    name = (clip.whole[0] if whole else clip.path) or clip.name
-    return Found(
-        film=found,
-        video_id=name_to_id("v", name),
-        long_video_id=name_to_id("l", clip.long_name or name),
-        start_us=start,
-        end_us=end,
-        whole=whole,
-        crop=crop,
-        size=size,
-        url=clip.url,
-        offset_us=0 if whole else clip.offset_us,
-    )
-
-
-def _span(clip: Clip, found: Film, whole: bool) -> tuple[int, int]:
-    facts = found.facts
-    if whole:
-        first, last = clip.seconds or (0.0, 0.0)
-        start, end = round(first * 1e6), round(last * 1e6)
-        if not 0 <= start < end <= facts.duration_us + 1_000_000:
-            raise RowError(
-                "span outside the video",
-                f"{first}..{last} s of {found.path.name}, of {facts.duration_us / 1e6:.2f} s",
-            )
-        return start, min(end, facts.duration_us)
-    if clip.frames is None:
-        return 0, facts.duration_us
-    times, (one, behind) = found.times(), clip.frames
-    if not 0 <= one < behind <= len(times):
-        raise RowError(
-            "span outside the video",
-            f"frames {one}..{behind} of {found.path.name}, which has {len(times)}",
-        )
-    return times[one], times[behind] if behind < len(times) else facts.duration_us
-
-
-def _crop(clip: Clip, found: Film) -> tuple[int, int, int, int] | None:
-    width, height = found.facts.width, found.facts.height
-    if clip.crop is None or clip.crop == (0, 0, width, height):
-        return None
-    x0, y0, x1, y1 = clip.crop
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise RowError("crop outside the frame", f"x {x0}..{x1}, y {y0}..{y1} of {width}x{height}")
-    return clip.crop
 
 
 @dataclass(frozen=True)
@@ -276,12 +149,12 @@ class Builder:
 
     def _reference(self, candidate: Candidate) -> _Reference:
         found = self._locate(candidate.clip)
-        pts_us, frame = _frame(found.film.path, found.time_of(candidate.moment))
+        pts_us, frame = frame_at(found.film.path, found.time_of(candidate.moment))
         if found.crop:
             x0, y0, x1, y1 = found.crop
             frame = frame[y0:y1, x0:x1]
         height, width = frame.shape[:2]
-        mask, box = _mask(candidate, width, height)
+        mask, box = mask_and_box(candidate, width, height)
         crop, (left, top, _, _) = boxes.crop(frame, box, self.settings.write.crop_margin)
         mask_crop, _ = boxes.crop(mask, box, self.settings.write.crop_margin)
         down, across = crop.shape[:2]
@@ -400,55 +273,9 @@ def _meta(
     )
 
 
-def _mask(
-    candidate: Candidate, width: int, height: int
-) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Bool ``(H, W)`` and the box around it; without a mask the box is filled."""
-    if candidate.mask is None:
-        box = to_frame(candidate.box, candidate.canvas, width, height)
-        mask = np.zeros((height, width), np.bool_)
-        x0, y0, x1, y1 = (round(v) for v in box)
-        mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
-        return mask, box
-    mask = decode_mask(candidate.mask, (height, width))
-    around = masks.bounding_box(mask)
-    if around is None:
-        raise RowError("mask empty", f"{candidate.id}: no pixel is set")
-    return mask, (float(around[0]), float(around[1]), float(around[2]), float(around[3]))
-
-
-def decode_mask(rle: masks.Rle, size: tuple[int, int]) -> np.ndarray:
-    """Bool ``(H, W)`` of a stranger's run lengths; nothing is allocated before they fit.
-
-    Raises:
-        RowError: of another size, or unreadable.
-    """
-    if tuple(rle["size"]) != size:
-        raise RowError("mask of another size", f"{list(rle['size'])} on a frame of {list(size)}")
-    if len(rle["counts"]) > _MAX_RUNS:
-        raise RowError("mask unreadable", f"{len(rle['counts'])} characters of run lengths")
-    try:
-        return masks.decode(rle)
-    except (ValueError, OverflowError) as error:
-        raise RowError("mask unreadable", str(error)) from None
-
-
 @lru_cache(maxsize=4096)
 def _sha256(path: Path) -> str:
     return sha256_file(path)
-
-
-@lru_cache(maxsize=8)
-def _frame(path: Path, time_us: int) -> tuple[int, np.ndarray]:
-    """One frame of a stranger's video; objects of one frame follow each other."""
-    try:
-        (found,) = isolated.frames_at(path, [time_us])
-    except MediaError as error:
-        raise unusable(error) from None
-    except ValueError as error:
-        raise RowError("frame beyond the clip", str(error)) from None
-    found[1].setflags(write=False)  # shared by all that ask
-    return found
 
 
 def _even(crop: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:

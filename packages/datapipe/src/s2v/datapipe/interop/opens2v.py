@@ -32,7 +32,6 @@ from s2v.datapipe.base import ids
 from s2v.datapipe.base.media import masks
 from s2v.datapipe.base.media.boxes import area_share
 from s2v.datapipe.interop.bounded import Fields, entries, load
-from s2v.datapipe.interop.building import decode_mask
 from s2v.datapipe.interop.errors import InteropError, RowError
 from s2v.datapipe.interop.imported import (
     Candidate,
@@ -45,6 +44,7 @@ from s2v.datapipe.interop.imported import (
     subject,
 )
 from s2v.datapipe.interop.ledger import Ledger
+from s2v.datapipe.interop.pixels import decode_mask
 from s2v.datapipe.interop.settings import ImportSettings
 
 _MAX_OBJECTS: Final = 1000

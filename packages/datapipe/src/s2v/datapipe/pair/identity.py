@@ -232,16 +232,15 @@ class _Clusters:
                 n = root[n]
             return n
 
-        apart = self._apart(links).tolist()
-        for a, b, strangers in zip(links.a.tolist(), links.b.tolist(), apart, strict=True):
+        # Whoever may never be together, whatever else is, need not be looked at one by one.
+        links = links.take(~self._apart(links))
+        for a, b in zip(links.a.tolist(), links.b.tolist(), strict=True):
             one, other = find(a), find(b)
             if one == other or other in enemies[one]:
                 continue
             alone = len(members[one]) == len(members[other]) == 1  # then all was looked at
-            if (
-                strangers
-                or not clips[one].isdisjoint(clips[other])
-                or (not alone and self._strangers(faces[one], faces[other]))
+            if not alone and (
+                not clips[one].isdisjoint(clips[other]) or self._strangers(faces[one], faces[other])
             ):
                 enemies[one].add(other)
                 enemies[other].add(one)
@@ -266,9 +265,13 @@ class _Clusters:
         return {} if row < 0 else {int(self._embedder[n]): [row]}
 
     def _apart(self, links: Links) -> Flags:
-        """Links between two faces that plainly differ: no cluster may hold both."""
-        found = np.zeros(len(links.a), np.bool_)
-        both = (self._face[links.a] >= 0) & (self._embedder[links.a] == self._embedder[links.b])
+        """Links within a clip, or between two faces that plainly differ."""
+        found = self._pool.clip[links.a] == self._pool.clip[links.b]
+        both = (
+            ~found
+            & (self._face[links.a] >= 0)
+            & (self._embedder[links.a] == self._embedder[links.b])
+        )
         at = np.flatnonzero(both)
         for begin in range(0, len(at), _PAIRS):
             part = at[begin : begin + _PAIRS]

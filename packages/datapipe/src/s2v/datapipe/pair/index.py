@@ -22,6 +22,7 @@ Backend = Literal["auto", "faiss", "numpy"]
 DECIMALS = 6
 _SLACK = 1e-4  # far above float32's error on unit vectors, far below any bound's meaning
 _CHUNK = 1024  # queries at once
+_NUMPY_CHUNK = 128  # of them at once in numpy, which holds all scores
 _BLOCK = 65_536  # bank rows at once
 _SCORES = 1 << 26  # scores held at once where many rivals tie: 0.75 GB with their positions
 
@@ -157,11 +158,16 @@ def _block_top(search: Any, queries: Vectors, block: Vectors, k: int) -> tuple[P
 
 
 def _numpy_top(queries: Vectors, block: Vectors, fetch: int) -> tuple[Positions, Vectors]:
-    rough = queries @ block.T
-    if fetch < len(block):
-        found = np.argpartition(-rough, fetch - 1, axis=1)[:, :fetch]
-    else:
-        found = np.broadcast_to(np.arange(len(block)), rough.shape)
-    near = np.take_along_axis(rough, found, axis=1)
-    order = np.argsort(-near, axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(near, order, axis=1)
+    near = np.empty((len(queries), fetch), np.int64)
+    rough = np.empty((len(queries), fetch), np.float32)
+    for at in range(0, len(queries), _NUMPY_CHUNK):
+        scores = queries[at : at + _NUMPY_CHUNK] @ block.T
+        if fetch < len(block):
+            found = np.argpartition(-scores, fetch - 1, axis=1)[:, :fetch]
+        else:
+            found = np.broadcast_to(np.arange(len(block)), scores.shape)
+        kept = np.take_along_axis(scores, found, axis=1)
+        order = np.argsort(-kept, axis=1, kind="stable")
+        near[at : at + _NUMPY_CHUNK] = np.take_along_axis(found, order, axis=1)
+        rough[at : at + _NUMPY_CHUNK] = np.take_along_axis(kept, order, axis=1)
+    return near, rough

@@ -30,7 +30,8 @@ _BLOCK: Final = 16_384  # rows at once
 _SAMPLED: Final = 256  # rows on which recall is measured,
 _NEIGHBOURS: Final = 10  # at so many neighbours,
 _TRUTH_CHUNK: Final = 64  # so many rows at once
-_KEYS: Final = 1 << 25  # candidates held at once: 0.27 GB
+_KEYS: Final = 1 << 24  # candidates held at once: 0.13 GB
+_SCORES: Final = 1 << 23  # scores of one list held at once: 0.17 GB with their keys
 
 
 class IvfSearch:
@@ -57,8 +58,14 @@ class IvfSearch:
         self._codes = np.empty(bank.shape, np.int16)
         for at in range(0, len(bank), _BLOCK):
             self._codes[at : at + _BLOCK] = whole(bank[self._rows[at : at + _BLOCK]])
-        self.nprobe = settings.nprobe or self._probes_for(settings.recall, lists, settings.seed)
-        self.nprobe = min(nlist, self.nprobe)
+        self.nprobe = min(nlist, settings.nprobe or nlist)
+        if settings.nprobe is None:
+            needed = _loaded(built, "needed", np.int64, nlist)
+            if needed is None:
+                needed = self._needed(lists, settings.seed)
+                _leave(built, "needed", needed)
+            at = math.ceil(settings.recall * len(needed)) - 1
+            self.nprobe = int(needed[at]) + 1 if len(needed) else 1
 
     @property
     def nlist(self) -> int:
@@ -99,20 +106,23 @@ class IvfSearch:
             begin, end = self._start[number], self._start[number + 1]
             if begin == end:
                 continue
-            asking, slot = np.divmod(order[start[number] : start[number + 1]], probes)
-            scores = queries[asking] @ self._codes[begin:end].astype(np.float32).T
-            keys = _keys(scores, self._rows[begin:end], len(self._bank))
-            if end - begin > fetch:
-                keys = np.partition(keys, end - begin - fetch, axis=1)[:, -fetch:]
-            found[asking, slot, : keys.shape[1]] = keys
+            rows = self._codes[begin:end].astype(np.float32).T
+            step = max(1, _SCORES // (end - begin))  # many equal rows make one list of them all
+            for at in range(start[number], start[number + 1], step):
+                asks = order[at : min(at + step, start[number + 1])]
+                asking, slot = np.divmod(asks, probes)
+                keys = _keys(queries[asking] @ rows, self._rows[begin:end], len(self._bank))
+                if end - begin > fetch:
+                    keys = np.partition(keys, end - begin - fetch, axis=1)[:, -fetch:]
+                found[asking, slot, : keys.shape[1]] = keys
         flat = found.reshape(len(queries), -1)
         return np.sort(np.partition(flat, flat.shape[1] - fetch, axis=1)[:, -fetch:], axis=1)
 
-    def _probes_for(self, recall: float, lists: Positions, seed: int) -> int:
-        """Lists to look into so that ``recall`` of true neighbours are found.
+    def _needed(self, lists: Positions, seed: int) -> Positions:
+        """How many lists come before that of a true neighbour, ascending over a sample's.
 
-        Measured on a sample of the bank: the true neighbours of each row, and where the list of
-        each stands in the row's order of lists.
+        A sample of the bank's rows, the true neighbours of each, and where the list of each
+        neighbour stands in the row's order of lists.
         """
         nlist, n = len(self._centroids), len(self._bank)
         rng = np.random.default_rng(seed)
@@ -127,8 +137,7 @@ class IvfSearch:
             np.put_along_axis(place, order, np.broadcast_to(np.arange(nlist), order.shape), axis=1)
             found = np.take_along_axis(place, lists[true], axis=1)
             places.append(found[true != rows[at : at + _TRUTH_CHUNK, None]])
-        needed = np.sort(np.concatenate(places))
-        return int(needed[math.ceil(recall * len(needed)) - 1]) + 1 if len(needed) else 1
+        return np.sort(np.concatenate(places)).astype(np.int64)
 
     def _position(self, keys: Positions) -> Positions:
         return len(self._bank) - 1 - keys % len(self._bank)
@@ -158,25 +167,39 @@ def _build(
     lists = np.empty(len(bank), np.int64)
     for at in range(0, len(bank), _BLOCK):
         lists[at : at + _BLOCK] = _nearest(whole(bank[at : at + _BLOCK]), centroids)
-    if built is not None:
-        for name, values in (("lists", lists), ("centroids", centroids)):
-            with replacing(built / f"{name}.npy") as temporary, temporary.open("wb") as out:
-                np.save(out, values, allow_pickle=False)
+    _leave(built, "lists", lists)
+    _leave(built, "centroids", centroids)
     return centroids, lists
 
 
 def _kept(built: Path | None, shape: tuple[int, int], n: int) -> tuple[Vectors, Positions] | None:
     """What :func:`_build` left, if it is whole and of these sizes; it is built again if not."""
+    centroids = _loaded(built, "centroids", np.float32, LENGTH + 1)
+    lists = _loaded(built, "lists", np.int64, shape[0])
+    if centroids is None or lists is None or centroids.shape != shape or lists.shape != (n,):
+        return None
+    return centroids, lists
+
+
+def _leave(built: Path | None, name: str, values: npt.NDArray[Any]) -> None:
+    if built is not None:
+        with replacing(built / f"{name}.npy") as temporary, temporary.open("wb") as out:
+            np.save(out, values, allow_pickle=False)
+
+
+def _loaded(
+    built: Path | None, name: str, dtype: type[np.generic], below: int
+) -> npt.NDArray[Any] | None:
+    """An array of numbers smaller than ``below``, or ``None``: it is made again then."""
     if built is None:
         return None
     try:
-        centroids = np.load(built / "centroids.npy", allow_pickle=False)
-        lists = np.load(built / "lists.npy", allow_pickle=False)
+        found = np.load(built / f"{name}.npy", allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
         return None
-    fits = centroids.shape == shape and lists.shape == (n,) and lists.dtype == np.int64
-    fits = fits and bool((lists >= 0).all() and (lists < shape[0]).all())
-    return (centroids.astype(np.float32), lists) if fits else None
+    low = 0 if dtype is np.int64 else -below
+    fits = found.dtype == dtype and bool(((found >= low) & (found < below)).all())
+    return found if fits else None
 
 
 def _train(bank: npt.NDArray[np.floating[Any]], nlist: int, seed: int) -> Vectors:

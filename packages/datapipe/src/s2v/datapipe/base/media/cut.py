@@ -12,14 +12,17 @@ from typing import Any, Final
 import ffmpeg as ffmpeg_python
 
 from s2v.datapipe.base.media import ffmpeg, remux
+from s2v.datapipe.base.media.buckets import trimmed
 from s2v.datapipe.base.media.container import TIME_SLACK_US
 from s2v.datapipe.base.media.encode import (
+    AS_IT_IS,
     SCALE_FLAGS,
     CutResult,
+    Shape,
     encoding,
-    even_size,
     frame_rate,
     local,
+    middle,
     verify,
     written,
 )
@@ -43,6 +46,7 @@ def cut_clip(
     fps: Fraction | float | None = None,
     crf: int = 23,
     preset: str = "medium",
+    shape: Shape = AS_IT_IS,
     source: VideoProbe | None = None,
     timeout_s: float | None = None,
 ) -> CutResult:
@@ -59,17 +63,21 @@ def cut_clip(
         short_side: pixels of the shorter side of that part; smaller films are not enlarged.
         fps: output rate; None keeps the source's average rate.
         crf, preset: of x264.
+        shape: buckets of size and length; by default the span's own.
         source: the film's probe, if at hand.
         timeout_s: wall clock; by default a minute and 20 s per second of clip.
 
     Raises:
-        MediaError: ``truncated`` or ``corrupt`` when the span does not decode whole, or the
-            written frames are not the span times the rate (within one).
+        MediaError: ``unsupported`` when too small for every bucket; ``truncated`` or
+            ``corrupt`` when the span does not decode whole, or the written frames are not the
+            span times the rate (within one).
         ValueError: an empty span, or one behind the declared end; a crop of odd pixels, or of
             ones outside the frame.
     """
     facts = source or probe(src)
-    order = ordered(src, start_us, end_us, facts, crop=crop, short_side=short_side, fps=fps)
+    order = ordered(
+        src, start_us, end_us, facts, crop=crop, short_side=short_side, fps=fps, shape=shape
+    )
     options = order.options(crf, preset)
     limit_s = timeout_s or order.limit_s
     with written(dst, src) as temporary:
@@ -92,6 +100,7 @@ def ordered(
     crop: Sequence[float] | None,
     short_side: int,
     fps: Fraction | float | None,
+    shape: Shape,
 ) -> Order:
     """Check what is asked for, with arguments and errors of :func:`cut_clip`."""
     if not 0 <= start_us < end_us:
@@ -104,8 +113,9 @@ def ordered(
     expected = max(1, round(span_s * rate))
     part = _checked(src, facts, crop) if crop is not None else None
     across, down = (part[2] - part[0], part[3] - part[1]) if part else (facts.width, facts.height)
-    size = even_size(across, down, short_side)
-    return Order(Path(src), facts, start_us, end_us, rate, expected, size, part)
+    cover, size = shape.sizes(src, across, down, short_side)
+    frames = trimmed(expected, shape.frame_step)
+    return Order(Path(src), facts, start_us, end_us, rate, frames, size, part, cover)
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,7 @@ class Order:
     frames: int
     size: tuple[int, int]
     crop: tuple[int, int, int, int] | None
+    cover: tuple[int, int]  # what the picture is scaled to, before ``size`` is cut from it
 
     @property
     def limit_s(self) -> float:
@@ -146,11 +157,10 @@ class Order:
             # Rate before size, frames counted afterwards: the filter knows the last one's end.
             .filter("fps", fps=f"{self.rate.numerator}/{self.rate.denominator}", start_time=0)
         )
-        return (
-            _cropped(video, self)
-            .filter("scale", *self.size, flags=SCALE_FLAGS, out_range="tv")
-            .filter("setsar", 1)
+        video = _cropped(video, self).filter(
+            "scale", *self.cover, flags=SCALE_FLAGS, out_range="tv"
         )
+        return middle(video, self.cover, self.size).filter("setsar", 1)
 
     def verified(self, temporary: Path, dst: str | PathLike[str]) -> CutResult:
         """Decode what was written and hold it to this order."""

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import ffmpeg as ffmpeg_python
 
 from s2v.datapipe.base.media import ffmpeg, remux
 from s2v.datapipe.base.media.container import open_video
 from s2v.datapipe.base.media.cut import CutResult, ordered
-from s2v.datapipe.base.media.encode import local, written
+from s2v.datapipe.base.media.encode import AS_IT_IS, Shape, local, written
 from s2v.datapipe.base.media.probe import VideoProbe, probe
 
 #: Encoders at a time: each holds its look-ahead, some 40 pictures, once its clip has begun.
@@ -81,6 +81,7 @@ def cut_together(
     fps: Fraction | float | None = None,
     crf: int = 23,
     preset: str = "medium",
+    shape: Shape = AS_IT_IS,
     source: VideoProbe | None = None,
 ) -> list[CutResult]:
     """Cut the clips of one group of :func:`together` in one pass.
@@ -88,7 +89,7 @@ def cut_together(
     Args:
         src: local video file.
         spans: clips, in the order of time.
-        short_side, fps, crf, preset: as for ``cut_clip``.
+        short_side, fps, crf, preset, shape: as for ``cut_clip``.
         source: the film's probe, if at hand.
 
     Returns:
@@ -100,9 +101,9 @@ def cut_together(
         ValueError: as ``cut_clip``.
     """
     facts = source or probe(src)
+    asked: dict[str, Any] = {"short_side": short_side, "fps": fps, "shape": shape}
     orders = [
-        ordered(src, one.start_us, one.end_us, facts, crop=one.crop, short_side=short_side, fps=fps)
-        for one in spans
+        ordered(src, one.start_us, one.end_us, facts, crop=one.crop, **asked) for one in spans
     ]
     with ExitStack() as stack:
         targets = [stack.enter_context(written(one.dst, src)) for one in spans]

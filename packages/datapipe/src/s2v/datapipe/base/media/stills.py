@@ -11,11 +11,14 @@ import numpy as np
 
 from s2v.datapipe.base.media import ffmpeg
 from s2v.datapipe.base.media.encode import (
+    AS_IT_IS,
     SCALE_FLAGS,
     CutResult,
+    Shape,
     encoding,
     even_size,
     frame_rate,
+    middle,
     verify,
     written,
 )
@@ -96,6 +99,7 @@ def still_clip(
     fps: Fraction | float | None = None,
     crf: int = 23,
     preset: str = "medium",
+    shape: Shape = AS_IT_IS,
     timeout_s: float = 120.0,
 ) -> CutResult:
     """A photograph as a video of one frame: the target of an image sample (Phantom, section 3.1).
@@ -106,6 +110,7 @@ def still_clip(
         short_side: pixels of the shorter side; smaller photographs are not enlarged.
         fps: rate of the track, which one frame does not have; None writes 24.
         crf, preset: of x264.
+        shape: buckets of size; one frame is of every length's form.
         timeout_s: wall clock.
 
     Raises:
@@ -115,11 +120,12 @@ def still_clip(
     rgb = load_image(image)
     rate = frame_rate(fps if fps is not None else 24)
     height, width = rgb.shape[:2]
-    size = even_size(width, height, short_side)
+    cover, size = shape.sizes(name, width, height, short_side)
     source = ffmpeg_python.input(
         "pipe:0", f="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=str(rate)
     )
-    video = source.filter("scale", *size, flags=SCALE_FLAGS, out_range="tv").filter("setsar", 1)
+    video = source.filter("scale", *cover, flags=SCALE_FLAGS, out_range="tv")
+    video = middle(video, cover, size).filter("setsar", 1)
     with written(dst, name) as temporary:
         options = encoding(crf, preset, **{"frames:v": 1, "r": str(rate)})
         ffmpeg.run(
