@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -107,11 +107,13 @@ class ShardWriter:
         }
         everyone = {name for edge in shared for name in edge} | set(long.values())
         split = split_of_sources(everyone, sorted(shared), self.settings.split)
+        kinds = Counter(sample.pair_type for sample in chosen.values())
+        shards_of = {k: -(-n // self.settings.samples_per_shard) for k, n in kinds.items()}
         return sorted(
             (
                 Planned(
                     sample_id=key,
-                    shard=self._shard_of(sample.pair_type, long[key]),
+                    shard=_shard_name(sample.pair_type, long[key], shards_of),
                     split=split[long[key]],
                     sample=sample,
                 )
@@ -119,11 +121,6 @@ class ShardWriter:
             ),
             key=lambda p: (_ORDER.index(p.sample.pair_type), p.shard, p.sample_id),
         )
-
-    def _shard_of(self, pair_type: str, long_video: str) -> str:
-        """All clips of a long video lie in one shard: a takedown touches no other."""
-        number = ids.bucket(long_video, self.settings.shards.of(pair_type))
-        return f"{pair_type}-{number:06d}.tar"
 
     def _shard(self, path: Path, group: list[Planned], step: Any) -> list[dict[str, Any]]:
         metas: list[shards.SampleMeta] = []
@@ -237,6 +234,11 @@ class ShardWriter:
 def _sample_id(sample: Imported) -> str:
     offered = [c.id for s in sample.subjects for c in s.candidates]
     return ids.sample_id(sample.pair_type, sample.clip.name, offered)
+
+
+def _shard_name(pair_type: str, long_video: str, shards_of: Mapping[str, int]) -> str:
+    """All clips of a long video lie in one shard: a takedown touches no other."""
+    return f"{pair_type}-{ids.bucket(long_video, shards_of[pair_type]):06d}.tar"
 
 
 def _by_shard(planned: list[Planned]) -> Iterator[tuple[str, list[Planned]]]:
