@@ -107,7 +107,7 @@ class ShardWriter:
         }
         everyone = {name for edge in shared for name in edge} | set(long.values())
         split = split_of_sources(everyone, sorted(shared), self.settings.split)
-        kinds = Counter(sample.pair_type for sample in chosen.values())
+        kinds: Counter[str] = Counter(sample.pair_type for sample in chosen.values())
         shards_of = {k: -(-n // self.settings.samples_per_shard) for k, n in kinds.items()}
         return sorted(
             (
