@@ -47,7 +47,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .tools/.stamp: tools/requirements.txt
 	@if [ -z "$(PYTHON)" ]; then \
@@ -89,6 +89,27 @@ prove: assets ## the long proofs; their results go to docs/
 .PHONY: bench-data
 bench-data: assets ## beside PySceneDetect and Data-Juicer on the same work: docs/benchmarks.md
 	@$(BIN)/python tests/benchmarks/bench_data.py $(ARGS)
+
+.PHONY: bench-shards
+bench-shards: install ## write and read shards beside webdataset and Ray: docs/shards.md
+	@$(BIN)/python tests/benchmarks/bench_shards.py $(ARGS)
+
+.PHONY: bench-characters
+bench-characters: install ## bounds of the film's characters, from labels: docs/calibration.md
+	@$(BIN)/python tests/benchmarks/bench_characters.py --check $(ARGS)
+.PHONY: bench-select
+bench-select: install ## selecting again after a changed threshold, up to a million subjects: docs/pairs.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_select.py --write $(ARGS)
+.PHONY: bench-face-pairs
+bench-face-pairs: assets ## every pair of people among the sample media: docs/audit.md
+	@$(BIN)/python tests/benchmarks/bench_face_pairs.py
+.PHONY: bench-retrieval
+bench-retrieval: install ## exact, inverted lists and HNSW side by side: docs/scale.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_retrieval.py $(ARGS)
+
+.PHONY: bench-identities
+bench-identities: install ## known pairs among distractors and copies, two rules: docs/scale.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_identities.py $(ARGS)
 
 .PHONY: reliability
 reliability: assets ## a corpus of damaged files through us and through them: docs/reliability.md

@@ -17,6 +17,7 @@ from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.settings import (
     DetectionRules,
     PairRules,
+    RetrievalSettings,
     SelectSettings,
     ShardCounts,
     SplitSettings,
@@ -29,6 +30,7 @@ CREDIT = "the makers of film"
 SETTINGS = SelectSettings(
     detection=DetectionRules(min_side=64),  # the pictures are small
     pair=PairRules(),
+    retrieval=RetrievalSettings(floor_margin=None),  # planted strangers are far apart; list them
     split=SplitSettings(heldout_share=0.3),
     shards=ShardCounts(in_=2, cross=1, image=1),
 )

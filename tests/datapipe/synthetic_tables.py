@@ -244,6 +244,17 @@ class World:
                     "phash": hash_of("crop", crop or detection),
                 }
             )
+            if bank == "thing":  # products need a name on them
+                self.rows["marks"].append(
+                    {
+                        "detection_id": detection,
+                        "clip_id": clip,
+                        "reader": "synthetic",
+                        "text_share": 0.1,
+                        "text": "NORDWIND",
+                        "text_score": 0.9,
+                    }
+                )
             if face is not None:
                 self.rows["faces"].append(
                     {

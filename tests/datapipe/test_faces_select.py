@@ -12,7 +12,7 @@ from synthetic_tables import World, film_world
 from synthetic_vectors import around, hash_of
 
 from s2v.datapipe.pair.conservation import check
-from s2v.datapipe.pair.faces import joint_vector
+from s2v.datapipe.pair.faces import joint_vectors
 from s2v.datapipe.pair.policy import statements
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.settings import SelectSettings
@@ -60,7 +60,7 @@ def test_a_face_that_cannot_say_who_it_is_is_not_used_and_says_why(
     assert face_reasons(selection, "outdoors") == {reason}
     (photo,) = of(selection, "subjects", "outdoors")
     assert photo["reason"] is None, "the person stays, without a face"
-    columns = ("face_embedding", "face_phash", "face_yaw", "face_score", "joint")
+    columns = ("face", "face_embedder", "face_phash", "face_yaw", "face_score")
     assert [photo[name] for name in columns] == [None] * 5
     assert not any("outdoors" in a + b for a, b in accepted(selection))
     ledgers = {line.table: line for line in check(world.tables(), selection, settings).ledgers}
@@ -86,10 +86,10 @@ def test_a_face_given_to_the_surer_of_two_boxes_of_one_person_serves_both() -> N
     other = twin | {"detection_id": "outdoors-twin", "score": 0.05}  # dropped by its score
     world.rows["detections"].append(other)
     (photo,) = of(select(world.tables(), DEFAULT), "subjects", "outdoors")
-    assert photo["face_embedding"] is not None
+    assert photo["face"] is not None
     other["box"] = [200.0, 20.0, 290.0, 170.0]  # another person's box: its face is its own
     (photo,) = of(select(world.tables(), DEFAULT), "subjects", "outdoors")
-    assert photo["face_embedding"] is None
+    assert photo["face"] is None
 
 
 @pytest.mark.parametrize(
@@ -218,37 +218,55 @@ def test_the_cosine_of_joint_vectors_is_the_weighted_cosine_of_their_parts() -> 
     for weight in (0.0, 0.3, 0.5, 1.0):
         body, face = rng.standard_normal((2, 2, 40))
         body[0] *= 17  # lengths must not matter
-        a, b = (
-            np.array(joint_vector(list(x), list(y), weight))
-            for x, y in zip(body, face, strict=True)
-        )
+        a, b = joint_vectors(body.astype(np.float32), face.astype(np.float32), weight)
         wanted = (1 - weight) * cosine(*body) + weight * cosine(*face)
         assert float(a @ b) == pytest.approx(wanted, abs=1e-5)
         assert np.linalg.norm(a) == pytest.approx(1, abs=1e-5)
+    zero = np.zeros((1, 2), np.float32)
     with pytest.raises(ValueError, match="length zero"):
-        joint_vector([0.0, 0.0], [1.0], 0.5)
+        joint_vectors(zero, zero + 1, 0.5)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def test_people_with_a_face_and_nobody_else_carry_a_joint_vector() -> None:
-    selection = select(film_world().tables(), changed(face={"face_weight": 0.7}))
-    kept = [r for r in rows(selection, "subjects") if r["reason"] is None]
-    people = [r for r in kept if r["bank"] == "person"]
-    assert people
-    assert {r["bank"] for r in kept if r["joint"] is not None} == {"person"}
-    for row in people:
-        body, face, joint = (np.array(row[c]) for c in ("embedding", "face_embedding", "joint"))
-        assert joint == pytest.approx(np.concatenate([0.3**0.5 * body, 0.7**0.5 * face]), abs=1e-5)
-    a, b = people[0], people[-1]
-    bodies, faces = cosine(*vectors(a, b, "embedding")), cosine(*vectors(a, b, "face_embedding"))
-    assert cosine(*vectors(a, b, "joint")) == pytest.approx(0.3 * bodies + 0.7 * faces, abs=1e-4)
+def test_people_who_show_a_face_are_searched_by_body_and_face_and_nobody_else_is() -> None:
+    world = party()
+    pairs = rows(select(world.tables(), changed(face={"face_weight": 0.7})), "pairs")
+    assert {r["search"] for r in pairs} == {"joint"}
+    for row in pairs:
+        wanted = 0.3 * row["similarity"] + 0.7 * row["face_similarity"]
+        assert row["joint_similarity"] == pytest.approx(wanted, abs=2e-6)
+    hidden = next(r for r in world.rows["phrases"] if r["noun"] == "ann")["clip_id"]
+    world.rows["faces"] = [r for r in world.rows["faces"] if r["clip_id"] != hidden]
+    found = rows(select(world.tables(), DEFAULT), "pairs")
+    for row in found:
+        faceless = hidden in (row["target_clip_id"], row["reference_clip_id"])
+        assert row["search"] == ("own" if faceless else "joint")
+        assert (row["joint_similarity"] is None) == faceless
+    assert {r["search"] for r in found} == {"own", "joint"}
+    creatures = rows(select(film_world().tables(), DEFAULT), "pairs")
+    assert {r["search"] for r in creatures if r["bank"] == "creature"} == {"own", "copy"}
 
 
-def vectors(a: dict[str, Any], b: dict[str, Any], column: str) -> tuple[np.ndarray, np.ndarray]:
-    return np.array(a[column]), np.array(b[column])
+def test_the_joint_search_finds_the_same_face_among_many_uniforms() -> None:
+    """By the body alone the man himself would be behind all the others in the same clothes."""
+    world = World()
+    world.source("parade", seconds=900)
+    for n in range(12):
+        clip = world.clip("parade", 60 * n + 1, 60 * n + 7)
+        name = "ann" if n in (0, 11) else f"other {n}"
+        world.subject(clip, name, "person", face=0.9, look=f"{name} {n}")
+    for row in world.rows["embeddings"]:
+        seconds = int(row["clip_id"].split("-")[1]) // 60_000
+        row["subject"] = around("uniform", 0.8 if seconds == 11 else 0.999, row["detection_id"])
+    first, last = "parade-00001000-00007000-s0", "parade-00661000-00667000-s0"
+    few = {"candidates": 1, "overfetch": 2}
+    found = select(world.tables(), changed(retrieval=few))
+    assert accepted(found) == {(first, last), (last, first)}
+    by_body = select(world.tables(), changed(retrieval=few, face={"face_weight": 0.0}))
+    assert (first, last) not in accepted(by_body)
 
 
 def party(*, closeness: float = 0.84) -> World:

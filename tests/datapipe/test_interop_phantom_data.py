@@ -115,7 +115,7 @@ def test_a_reference_is_cut_from_the_frame_and_box_that_the_row_names(
         "single-human",
         "CC BY 4.0",
     )
-    assert ref.verdicts.same_identity == "yes"
+    assert (ref.verdicts.same_identity, ref.verdicts.verifier) == ("yes", "phantom-data")
     assert own.meta().refs[0].verdicts.same_identity == "not asked"
 
 

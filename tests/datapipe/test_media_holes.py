@@ -253,3 +253,38 @@ def test_pulldown_makes_no_holes(corpus: Corpus, tmp_path: Path) -> None:
     """Film at 23.976 in fields of 59.94: waits of two and three by turns."""
     path = some_of(corpus, tmp_path, "60000/1001", "not(mod(n,5))+eq(mod(n,5),2)")
     assert passed(scan(path))[1].damaged == ()
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "webm", "avi"])
+@pytest.mark.parametrize("slow_s", [1, 4])
+def test_a_slow_passage_costs_no_clip_in_a_container_that_does_not_tell_of_it(
+    corpus: Corpus, tmp_path: Path, suffix: str, slow_s: int
+) -> None:
+    """A telephone in the dark: five pictures a second between two at the full rate."""
+    path = tmp_path / f"slow.{suffix}"
+    codec = ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8")
+    corpus.ffmpeg(
+        "-f", "lavfi", "-i", f"testsrc2=s=640x240:r={FPS}:d=12", "-vf",
+        "crop=160:120:x='240+200*sin(2*PI*n/120)':y='60+60*cos(2*PI*n/48)',"
+        f"select='if(between(t,4,{3.99 + slow_s}),not(mod(n,5)),1)'",
+        "-fps_mode", "vfr", "-pix_fmt", "yuv420p",
+        *(codec if suffix == "webm" else X264), "-g", "48", path,
+    )  # fmt: skip
+    times, report = passed(scan(path))
+    assert len(times) < 12 * FPS - 3 * slow_s * FPS // 5, "the film was made as meant"
+    assert report.missing == report.damaged == ()
+
+
+def test_key_frames_that_alone_survive_are_no_slow_passage(
+    film: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source, target = film("h264"), tmp_path / "survivors.mkv"
+    with av.open(str(source)) as whole, av.open(str(target), "w") as sink:
+        stream = sink.add_stream_from_template(whole.streams.video[0])
+        group = -1
+        for packet in whole.demux(whole.streams.video[0]):
+            group += packet.is_keyframe
+            if packet.dts is not None and (packet.is_keyframe or not 8 <= group < 13):
+                packet.stream = stream
+                sink.mux(packet)
+    assert len(passed(scan(target))[1].missing) >= 5

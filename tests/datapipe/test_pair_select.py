@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2v.datapipe.base import ids
+from s2v.datapipe.base import ids, records
+from s2v.datapipe.pair.evidence import RULES
 from s2v.datapipe.pair.select import Selection, select
-from s2v.datapipe.pair.verify import RULES, Evidence, Verdict
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_selection import DEFAULT, accepted, changed, rows, truth
@@ -135,10 +134,10 @@ def test_in_references_are_far_in_time_from_the_middle_of_their_clip(
 
 def test_scenarios_name_who_is_together(selection: Selection) -> None:
     found = {s["clip_id"]: s["scenario"] for s in rows(selection, "samples")}
-    assert found["film-00001000-00007000"] == "multi-creature"
-    assert found["film-00021000-00027000"] == "single-creature"
+    assert found["film-00001000-00007000"] == "multi-animal"
+    assert found["film-00021000-00027000"] == "single-animal"
     assert found["indoors-00001000-00006000"] == "single-human"
-    assert found["shop-00001000-00007000"] == "single-thing"
+    assert found["shop-00001000-00007000"] == "single-product"
 
 
 def test_changed_thresholds_keep_the_ids_of_unchanged_samples(
@@ -256,26 +255,40 @@ def test_search_ends_after_enough_passing_candidates_or_the_cap() -> None:
 
 def test_different_faces_are_not_paired_however_alike_their_coats() -> None:
     world = film_world()
+    assert not any("street" in a for a, _ in accepted(select(world.tables(), DEFAULT)))
+    to_the_end = changed(retrieval={"floor_margin": None})
     street = [
         r
-        for r in rows(select(world.tables(), DEFAULT), "pairs")
+        for r in rows(select(world.tables(), to_the_end), "pairs")
         if r["target_clip_id"].startswith("street") and r["reference_clip_id"].startswith("street")
     ]
     assert street
     assert all("face_mismatch" in r["rules"] for r in street)
 
 
-def test_a_verifiers_no_refuses_the_pair_and_is_written_down(world: World) -> None:
-    class Doubter:
-        verifier_id = "doubter"
-
-        def verify(self, evidence: Evidence, at: Any) -> list[Verdict]:
-            return [Verdict("yes", "no" if evidence.bank[n] == "thing" else "yes") for n in at]
-
-    selection = select(world.tables(), DEFAULT, verifier=Doubter())
-    refused = [r for r in rows(selection, "pairs") if r["rules"] == ["verifier_different_context"]]
+def test_a_second_models_no_refuses_the_pair_and_is_written_down(
+    world: World, selection: Selection
+) -> None:
+    best = {row["subject_id"]: row["detection_id"] for row in rows(selection, "subjects")}
+    things = {row["subject_id"] for row in rows(selection, "subjects") if row["bank"] == "thing"}
+    said = [
+        {
+            "verdict_id": f"{a} {b}",
+            "target_detection_id": best[b],  # a pair has no direction
+            "reference_detection_id": best[a],
+            "same_identity": "yes",
+            "different_context": "no" if a in things else "yes",
+        }
+        for a, b in sorted({(min(pair), max(pair)) for pair in accepted(selection)})
+    ]
+    assert said
+    judged = select(world.tables(), DEFAULT, verdicts=records.table("verdicts", said))
+    refused = [r for r in rows(judged, "pairs") if r["rules"] == ["verifier_different_context"]]
     assert refused
     assert {r["bank"] for r in refused} == {"thing"}
+    assert {(r["same_identity"], r["different_context"]) for r in refused} == {("yes", "no")}
+    gone = {(r["target_subject_id"], r["reference_subject_id"]) for r in refused}
+    assert set(accepted(judged)) == set(accepted(selection)) - gone
 
 
 def test_a_reference_is_not_used_more_often_than_its_cap(world: World) -> None:

@@ -119,7 +119,7 @@ def test_a_person_gets_no_face_from_outside_its_box() -> None:
     selection = select(world.tables(), DEFAULT)
     photo = next(r for r in rows(selection, "subjects") if r["clip_id"].startswith("outdoors"))
     assert photo["reason"] is None
-    assert photo["face_embedding"] is None
+    assert photo["face"] is None
     assert not any("outdoors" in a + b for a, b in accepted(selection))
 
 

@@ -190,6 +190,29 @@ def test_production_is_planned_on_a_machine_without_its_weights(
     assert f"{tmp_path}/gdino: no such folder" in out.replace("\n", "")
 
 
+def test_a_verifier_is_planned_by_the_pairs_that_passed_the_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "my.toml"
+    sources = f'folder = "{tmp_path}/run"\n[[sources]]\npath = "{asset("man-clip")}"\n'
+    served = 'backend = "vlm"\nurls = ["http://127.0.0.1:9"]\nmodel = "m"\n'
+    words = ["plan", "--config", str(config), "--cluster", "8cpu", "--quiet", "--json"]
+    config.write_text(sources)
+    assert main(words) == 0
+    without = json.loads(capsys.readouterr().out)
+    assert "verify" not in {one["stage"] for one in without["stages"]}
+    config.write_text(f"{sources}[roles.verifier]\n{served}")
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    verify = next(one for one in found["stages"] if one["stage"] == "verify")
+    assert verify["model"] == "vllm:m"
+    pairs = round(shipped().passed_rules / shipped().clips * found["clips"])
+    assert verify["model_calls"] == verify["to_do"] == pairs
+    assert found["wall_hours"] is None, "nobody measured how fast it answers"
+    measured = planned(10, rates=replace(RATES, passed_rules=50), models={**MODELS, "verify": "m"})
+    assert row(measured, "verify").ids == round(0.5 * measured.clips)
+
+
 def test_keys_of_a_plan_in_json_stay_as_they_are() -> None:
     made = planned(1, reserved=[Need(cpus=1)]).as_dict()
     assert sorted(made) == [

@@ -13,7 +13,7 @@ from report_run import build_run, hostile_world
 from synthetic_tables import film_world
 
 from s2v.datapipe.cli import main
-from s2v.datapipe.pair.verify import RULES
+from s2v.datapipe.pair.evidence import RULES
 from s2v.datapipe.report.figures import spread
 from s2v.datapipe.report.run import RunFolder, RunFolderError
 from s2v.datapipe.report.stats import print_stats, run_stats
@@ -35,7 +35,7 @@ def test_every_line_of_the_funnel_adds_up(run: Path) -> None:
     assert found["conservation"] == "holds"
     assert [row["table"] for row in found["funnel"]] == [
         *("sources", "time", "clips", "subjects", "boxes", "faces", "pairs"),
-        *("clips with a sample", "samples written"),
+        *("samples", "clips with a sample", "samples written"),
     ]
     for row in found["funnel"]:
         assert row["entered"] == row["kept"] + sum(row["dropped"].values()) + row["quarantined"]
@@ -135,10 +135,13 @@ def test_runs_of_before_marks_and_concepts_can_still_be_looked_at(unwritten: Pat
 
 
 def test_vectors_are_not_carried_but_their_absence_is(unwritten: Path) -> None:
-    rows = RunFolder(unwritten).rows("subjects")
-    assert {len(row["embedding"]) for row in rows} == {1}
-    assert {row["face_embedding"] is None for row in rows if row["bank"] == "thing"} == {True}
-    assert {row["face_embedding"] is None for row in rows if row["bank"] == "person"} == {False}
+    run = RunFolder(unwritten)
+    assert {len(row["subject"]) for row in run.rows("embeddings")} == {1}
+    assert {len(row["embedding"]) for row in run.rows("faces")} == {1}
+    rows = run.rows("subjects")
+    assert not {"embedding", "background", "joint", "face_embedding"} & rows[0].keys()
+    assert {row["face"] is None for row in rows if row["bank"] == "thing"} == {True}
+    assert {row["face"] is None for row in rows if row["bank"] == "person"} == {False}
 
 
 @pytest.mark.parametrize(

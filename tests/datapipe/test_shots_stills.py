@@ -246,6 +246,48 @@ def test_no_still_lies_outside_its_clip_or_far_from_its_position(
         assert abs(time - (start + int(length * share))) <= TOLERANCE * length
 
 
+def test_no_two_positions_share_a_picture_so_that_close_ones_lose_no_view() -> None:
+    positions = tuple(n / 24 for n in range(24))
+    served = taken([0, 400, 1000, 1010, 1900], 0, 2000, positions)
+    assert len(set(served.values())) == len(served) == 5
+    assert served[0.5] == 1000
+
+
+def test_the_tar_of_an_older_commit_keeps_its_pictures_when_the_scan_kept_others(
+    joined: Path, tmp_path: Path
+) -> None:
+    """Frames of another windowing come beside those that are there, not in their place."""
+    out = shot(tmp_path, joined)
+    clips = sorted({row["clip_id"] for row in out["clips"]})[:2]
+    assert len(clips) == 2
+
+    def less(lost: str) -> list[dict[str, Any]]:
+        stills = [s for s in out["stills"] if (s["clip_id"], s["position"]) != (lost, 0.5)]
+        return framed(tmp_path, {**out, "stills": stills}, joined)
+
+    reader = FrameReader(tmp_path)
+    first = less(clips[0])
+    before = [reader.jpeg(row) for row in first]
+    less(clips[1])
+    assert [reader.jpeg(row) for row in first] == before
+
+
+def test_stills_of_a_window_do_not_fill_the_memory(
+    joined: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stills() -> dict[int, bytes]:
+        return scan_window(
+            str(joined), 0, 0, LOOSE.model_dump(), sampling=SAMPLING.model_dump()
+        ).stills
+
+    whole = stills()
+    limit = sum(map(len, whole.values())) // 2
+    monkeypatch.setattr("s2v.datapipe.measure.stills.MAX_STILLS_BYTES", limit)
+    some = stills()
+    assert sum(map(len, some.values())) <= limit + max(map(len, whole.values()))
+    assert some.items() <= whole.items()
+
+
 @dataclass
 class _Plane:
     buffer_size: int

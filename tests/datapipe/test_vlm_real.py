@@ -1,4 +1,4 @@
-"""The four roles against a real vLLM: a tiny model that speaks nonsense, in the form asked for.
+"""The five roles against a real vLLM: a tiny model that speaks nonsense, in the form asked for.
 
 What it says means nothing, so no test here is about meaning: schemas are kept or the row refused,
 the same question has the same answer, and one row's trouble stays its own.
@@ -23,7 +23,15 @@ from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.measure.caption import CaptionStage
 from s2v.datapipe.measure.frame_stage import Frames
 from s2v.datapipe.measure.gates import GateSettings
-from s2v.datapipe.roles import AnswerError, ClipView, Image, Phrase, WeightsError
+from s2v.datapipe.roles import (
+    CLASSES,
+    AnswerError,
+    ClipView,
+    Image,
+    Phrase,
+    Sight,
+    WeightsError,
+)
 
 if TYPE_CHECKING:
     from tiny_server import TinyServer
@@ -202,3 +210,43 @@ def test_the_clients_share_of_a_request_is_small(vllm_server: TinyServer) -> Non
     print(f"client: {1000 * min(spent):.1f} ms CPU of {1000 * min(wall):.0f} ms per request")
     assert min(spent) < 0.5 * min(wall) + 0.02
     assert client.MAX_REPLY_BYTES == 1 << 20
+
+
+VERDICT = {
+    "type": "object",
+    "properties": {
+        "note": {"enum": ["agrees", "differs"]},
+        "same_identity": {"enum": ["yes", "no", "unsure"]},
+        "different_context": {"enum": ["yes", "no", "unsure"]},
+    },
+    "required": ["note", "same_identity", "different_context"],
+    "additionalProperties": False,
+}
+
+
+def sight(seed: int) -> Sight:
+    return Sight(f"d{seed}", noise(seed, 200, 150), (40.0, 30.0, 160.0, 120.0), "a red ball")
+
+
+def test_verdicts_come_from_four_pictures_and_are_the_same_twice(
+    vllm_server: TinyServer, tmp_path: Path
+) -> None:
+    own = tmp_path / "verify.toml"
+    head = 'id = "short"\nversion = 1\nuser = "{first} or {second}?"\n'
+    own.write_text(f"{head}schema = '''{json.dumps(VERDICT)}'''\n")
+    model = made("verifier", vllm_server, prompt=str(own))
+    pairs = [(1, 2), (2, 1), (1, 3), (4, 5)]
+    asked = [(sight(a), sight(b), name) for (a, b), name in zip(pairs, CLASSES, strict=False)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda one: model.verify(*one), asked))
+    for said in found:
+        assert said.note in {"agrees", "differs"}
+        assert {said.same_identity, said.different_context} <= {"yes", "no", "unsure"}
+    assert [model.verify(*one) for one in asked] == found
+
+
+def test_our_own_pair_prompts_are_understood_by_vllm(vllm_server: TinyServer) -> None:
+    """Their schema and length included: an unknown keyword would be an HTTP 400 for every pair."""
+    model = made("verifier", vllm_server, attempts=1, max_tokens=24)
+    found = outcome(lambda: model.verify(sight(1), sight(2), "human"))
+    assert not isinstance(found, str) or "cut off after 24 tokens" in found

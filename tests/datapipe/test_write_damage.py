@@ -5,13 +5,19 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sqlite3
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from s2v.datapipe.base.shards import ShardError, ShardIndex
+from s2v.datapipe.base.media.images import decode_png_mask, encode_png_mask
+from s2v.datapipe.base.shards import SampleMeta, ShardError, ShardIndex
+from s2v.datapipe.write.previous import RECORDS_FILE
+from s2v.datapipe.write.tar import index_row, write_index, write_tar
 from s2v.datapipe.write.verify import verify_shards
 from s2v.datapipe.write.write import Written
 
@@ -21,6 +27,9 @@ def test_a_whole_folder_verifies(film_shards: Written) -> None:
     assert found["samples"] == film_shards.samples
     assert found["shards"] == len(film_shards.shards)
     assert 0 < found["bytes"] < film_shards.bytes
+    assert found["clips decoded"] == 0
+    deep = verify_shards(film_shards.folder, deep=True)
+    assert deep == {**found, "clips decoded": film_shards.samples}
 
 
 def flip(folder: Path) -> str:
@@ -69,6 +78,92 @@ def smuggle(folder: Path) -> str:
     return rf"{path.name}: its members are not those of the index"
 
 
+def rewritten(folder: Path, change: Any) -> None:
+    """Change members of the first sample of ``in`` and write tar and index as if it were right."""
+    index = ShardIndex.open(folder)
+    name = index[0].row["shard"]
+    of_shard = [sample for sample in index if sample.row["shard"] == name]
+    members = {s.id: {suffix: s.read(suffix) for suffix in s.suffixes} for s in of_shard}
+    change(members[index[0].id])
+    written = write_tar(folder / name, members.items())
+    metas = [SampleMeta.from_json(one["json"]) for one in members.values()]
+    rows = [index_row(name, w, meta) for w, meta in zip(written, metas, strict=True)]
+    rows += [sample.row for sample in index if sample.row["shard"] != name]
+    write_index(folder, rows)
+
+
+def swap_mask(folder: Path) -> str:
+    def change(members: dict[str, bytes]) -> None:
+        members["ref0.mask.png"] = encode_png_mask(np.ones((9, 7), np.bool_))
+
+    rewritten(folder, change)
+    return r"reference 0: its mask is 7x9, its crop \d+x\d+"
+
+
+def mask_elsewhere(folder: Path) -> str:
+    def change(members: dict[str, bytes]) -> None:
+        mask = np.zeros_like(decode_png_mask(members["ref0.mask.png"]))
+        mask[:4, :4] = True
+        members["ref0.mask.png"] = encode_png_mask(mask)
+
+    rewritten(folder, change)
+    return r"reference 0: its mask spans \[0, 0, 4, 4\], not its box"
+
+
+def empty_mask(folder: Path) -> str:
+    def change(members: dict[str, bytes]) -> None:
+        mask = np.zeros_like(decode_png_mask(members["ref0.mask.png"]))
+        members["ref0.mask.png"] = encode_png_mask(mask)
+
+    rewritten(folder, change)
+    return r"reference 0: its mask is empty"
+
+
+def broken_crop(folder: Path) -> str:
+    def change(members: dict[str, bytes]) -> None:
+        members["ref0.jpg"] = members["ref0.jpg"][:200]
+
+    rewritten(folder, change)
+    return r"reference 0: its crop does not decode"
+
+
+def wrong_phrase(folder: Path) -> str:
+    def change(members: dict[str, bytes]) -> None:
+        meta = SampleMeta.from_json(members["json"])
+        first = meta.refs[0].model_copy(update={"phrase": "somebody else"})
+        members["json"] = meta.model_copy(update={"refs": (first, *meta.refs[1:])}).to_json()
+
+    rewritten(folder, change)
+    return r"the span of reference 0 is not its phrase"
+
+
+def energon_of_another_write(folder: Path) -> str:
+    path = next(folder.glob("in-*.tar.idx"))
+    path.write_bytes(path.read_bytes()[8:])
+    return rf"{path.name}: is not of these shards"
+
+
+def energon_index_lost(folder: Path) -> str:
+    with sqlite3.connect(folder / ".nv-meta" / "index.sqlite") as db:
+        db.execute("DELETE FROM samples WHERE sample_index = 0")
+    return r"index.sqlite: its rows are not those of the index"
+
+
+def croissant_of_another_write(folder: Path) -> str:
+    path = folder / "croissant.json"
+    name = ShardIndex.open(folder)[0].row["shard"]
+    data = json.loads(path.read_text())
+    next(d for d in data["distribution"] if d["contentUrl"] == name)["sha256"] = "0" * 64
+    path.write_text(json.dumps(data))
+    return rf"croissant.json: is not of these files: {name}"
+
+
+def records_of_another_write(folder: Path) -> str:
+    table = pq.read_table(folder / RECORDS_FILE).slice(1)
+    pq.write_table(table, folder / RECORDS_FILE)
+    return r"shards.parquet: its shards are not those of the index"
+
+
 def wids_of_another_write(folder: Path) -> str:
     path = folder / "wids.json"
     data = json.loads(path.read_text())
@@ -78,9 +173,43 @@ def wids_of_another_write(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage", [flip, cut, lose, stray, restamp, smuggle, wids_of_another_write]
+    "damage",
+    [
+        *(flip, cut, lose, stray, restamp, smuggle),
+        *(swap_mask, mask_elsewhere, empty_mask, broken_crop, wrong_phrase),
+        *(energon_of_another_write, energon_index_lost, croissant_of_another_write),
+        *(records_of_another_write, wids_of_another_write),
+    ],
 )
 def test_damage_is_found_and_names_the_file_and_the_way_out(film_copy: Path, damage: Any) -> None:
     message = damage(film_copy)
     with pytest.raises(ShardError, match=message):
         verify_shards(film_copy)
+
+
+@pytest.mark.parametrize("field", ["frames", "height", "fps"])
+def test_a_clip_that_is_not_what_its_json_says_is_found_by_decoding(
+    film_copy: Path, field: str
+) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        meta = SampleMeta.from_json(members["json"])
+        video = meta.video.model_copy(update={field: getattr(meta.video, field) + 2})
+        members["json"] = meta.model_copy(update={"video": video}).to_json()
+
+    rewritten(film_copy, change)
+    with pytest.raises(ShardError, match=r"its clip (decodes to \d+ frames|has [\d.]+ frames)"):
+        verify_shards(film_copy, deep=True)
+
+
+def test_an_index_that_is_older_than_its_shards_is_not_believed(film_copy: Path) -> None:
+    """A reader that opened the folder before it was written anew gets an error, not other bytes."""
+    old = ShardIndex.open(film_copy)
+    name = old[0].row["shard"]
+    inside = [sample for sample in old if sample.row["shard"] == name]
+    assert len(inside) > 2
+    data = {s.id: {suffix: s.read(suffix) for suffix in s.suffixes} for s in inside}
+    write_tar(film_copy / name, list(data.items())[1:])
+    for sample in inside:
+        for suffix in sample.suffixes:
+            with pytest.raises(ShardError, match=r"written anew|cut short"):
+                sample.read(suffix)

@@ -84,6 +84,8 @@ profile = "production"
 {vlm}prompt = "{phrases}"
 [roles.checker]
 {vlm}
+[roles.verifier]
+{vlm}
 [roles.detector]
 weights = "{weights["grounding_dino"]}"
 [roles.segmenter]

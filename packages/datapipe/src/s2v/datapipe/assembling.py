@@ -21,7 +21,7 @@ SOURCE_IN_QUARANTINE = "source in quarantine"
 
 #: Tables of the stages that gates stand in front of.
 GATED = (
-    *("captions", "phrases", "detections", "checks"),
+    *("captions", "phrases", "detections", "checks", "marks"),
     *("masks", "faces", "people", "embeddings"),
 )
 

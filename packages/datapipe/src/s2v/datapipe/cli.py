@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -12,12 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from s2v.datapipe.base.assets import AssetError
+from s2v.datapipe.audit import cli as audit_cli
 from s2v.datapipe.base.assets import cli as assets_cli
-from s2v.datapipe.base.media.errors import MediaError
-from s2v.datapipe.base.settings import SettingsError, load
-from s2v.datapipe.base.shards import ShardError
+from s2v.datapipe.base.settings import load
+from s2v.datapipe.calibrate import cli as calibrate_cli
+from s2v.datapipe.explaining import explanation
 from s2v.datapipe.interop import cli as interop_cli
+from s2v.datapipe.write import cli as write_cli
 
 EXAMPLES = """\
 examples:
@@ -30,7 +30,10 @@ examples:
   s2v-data select --config my.toml            re-select with changed thresholds; runs no model
   s2v-data stats runs/demo                    the figures of a run
   s2v-data report runs/demo                   write report.html, to be opened in a browser
-  s2v-data verify runs/demo                   check every byte of the shards against the index
+  s2v-data verify runs/demo --deep            check every byte of the shards; decode every clip
+  s2v-data takedown runs/demo --list no.jsonl take out what is listed; says which shards that was
+  s2v-data audit runs/demo                    judge accepted pairs by other models
+  s2v-data calibrate page runs/demo           label pairs by eye; calibrate makes bounds of them
   s2v-data import opens2v --help              Phantom-Data, OpenS2V-5M, NeMo, video2dataset
   s2v-data export phantom-data runs/demo --out released
 """
@@ -49,60 +52,10 @@ def guarded(name: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return _fail(name, "stopped; run the same command again to go on where it was", 130)
     except Exception as error:
-        message = _explanation(error)
+        message = explanation(error)
         if message is None:
             raise
         return _fail(name, message)
-
-
-def _explanation(error: Exception) -> str | None:
-    """What to tell the user, or ``None`` for what is our own mistake."""
-    from s2v.datapipe.backends.vlm.serve import ServerStartError
-    from s2v.datapipe.engine.errors import ModelFaultError
-    from s2v.datapipe.engine.execute import AdmissionError, UnitFailedError
-    from s2v.datapipe.engine.lock import RunBusyError
-    from s2v.datapipe.engine.store import StoreError
-    from s2v.datapipe.interop.errors import InteropError
-    from s2v.datapipe.measuring import (
-        NothingUsableError,
-        NotMeasuredError,
-        QuarantineBudgetError,
-    )
-    from s2v.datapipe.pair.conservation import ConservationError
-    from s2v.datapipe.pair.exclusions import ExclusionError
-    from s2v.datapipe.report.page import PageTooLargeError
-    from s2v.datapipe.roles import WeightsError
-    from s2v.datapipe.sources import SourceError
-    from s2v.datapipe.write.errors import WriteError
-
-    known = (
-        *(AdmissionError, AssetError, ConservationError, ExclusionError, InteropError, MediaError),
-        *(ModelFaultError, NotMeasuredError, NothingUsableError, PageTooLargeError),
-        *(QuarantineBudgetError, RunBusyError, SettingsError, ShardError, SourceError),
-        *(ServerStartError, StoreError, UnitFailedError, WeightsError, WriteError),
-    )
-    if isinstance(error, OSError):
-        full = error.errno == errno.ENOSPC
-        return f"no space left for {error.filename}; free some and go on" if full else str(error)
-    return str(error) if isinstance(error, known) else _ray_cause(error)
-
-
-def _ray_cause(error: Exception) -> str | None:
-    if not type(error).__module__.startswith("ray."):
-        return None
-    cause: BaseException = error
-    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
-        cause = inner
-    lines = [line for line in str(cause).splitlines() if line.strip() and not _is_ray_hint(line)]
-    # A traceback ends with its cause; a message of several lines begins with it.
-    traced = any(line.startswith(("Traceback ", "ray::")) for line in lines)
-    shown = lines[-1 if traced else 0] if lines else type(cause).__name__
-    return f"a worker failed: {shown.strip()}"
-
-
-def _is_ray_hint(line: str) -> bool:
-    """Whether Ray Data put this line below the cause: advice on its own retries."""
-    return "To change retry attempts" in line or "attempts (total backoff" in line
 
 
 def _fail(name: str, message: str, code: int = 1) -> int:
@@ -147,7 +100,6 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
     for name, run, text in (
         ("stats", _stats, "print the figures of a run"),
-        ("verify", _verify, "check shards against their index"),
         ("report", _report, "write report.html of a run"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -163,6 +115,9 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--no-ray", action="store_true", help="leave Ray out")
     doctor.set_defaults(run=_doctor)
     assets_cli.add_arguments(commands)
+    write_cli.add_arguments(commands, _show)
+    audit_cli.add_arguments(commands)
+    calibrate_cli.add_arguments(commands)
     interop_cli.add_arguments(commands, _show)
     return top
 
@@ -228,12 +183,6 @@ def _stats(args: argparse.Namespace) -> int:
         return _show(figures, True)
     print_stats(figures)
     return 0
-
-
-def _verify(args: argparse.Namespace) -> int:
-    from s2v.datapipe.write.verify import verify_shards
-
-    return _show(verify_shards(args.folder / "shards"), args.json)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.backends.vlm.serve import VllmSettings
 from s2v.datapipe.engine.pools import Mode, Need
+from s2v.datapipe.measure.caption import CaptionSettings
 from s2v.datapipe.measure.gates import GateSettings
 from s2v.datapipe.measure.overlay import OverlaySettings
 from s2v.datapipe.measure.quality import QualitySettings
@@ -72,10 +73,12 @@ class RoleSettings(_Section):
     phrases: Backend = Backend()
     detector: Backend = Backend()
     checker: Backend = Backend()
+    verifier: Backend = Backend()
     segmenter: Backend = Backend()
     faces: Backend = Backend()
     embedder: Backend = Backend()
     text_regions: Backend = Backend()
+    text_reader: Backend = Backend()
     safety: Backend = Backend()
     aesthetics: Backend = Backend()
     shots: Backend = Backend()
@@ -107,6 +110,7 @@ class Settings(_Section):
     frames: FrameSettings = FrameSettings()
     overlay: OverlaySettings = OverlaySettings()
     quality: QualitySettings = QualitySettings()
+    caption: CaptionSettings = CaptionSettings()
     gates: GateSettings = GateSettings()
     segment: SegmentSettings = SegmentSettings()
     select: SelectSettings = SelectSettings()

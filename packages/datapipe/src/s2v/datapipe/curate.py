@@ -23,9 +23,13 @@ from s2v.datapipe.engine.lock import run_lock
 from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import read_exclusions
-from s2v.datapipe.pair.select import Selection, select
+from s2v.datapipe.pair.select import Selection
+from s2v.datapipe.pair.steps import Steps
+from s2v.datapipe.pair.unseen import read_test_faces
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import make_roles
+from s2v.datapipe.verifying import Verified, select_verified
+from s2v.datapipe.write import takedown
 from s2v.datapipe.write.write import Written, write_shards
 
 #: Packages whose version can change a result; recorded in run.json.
@@ -41,12 +45,18 @@ class Curated:
 
     folder: Path
     measured: Measured
-    selection: Selection
+    verified: Verified
     conservation: Report
     written: Written
 
+    @property
+    def selection(self) -> Selection:
+        """What was selected."""
+        return self.verified.selection
+
     def summary(self) -> dict[str, Any]:
         """The figures a user wants to see first."""
+        asked = {} if self.verified.missing is None else {"not verified": self.verified.missing}
         samples = self.selection.samples.to_pylist()
         tables = self.measured.tables
         return {
@@ -57,9 +67,16 @@ class Curated:
             "quarantined": tables["quarantine"].num_rows,
             "samples": dict(sorted(Counter(r["pair_type"] for r in samples).items())),
             "scenarios": dict(sorted(Counter(r["scenario"] for r in samples).items())),
+            "short of": {
+                f"{row['pair_type']} {row['of']} {row['name']}": f"{row['kept']} of {row['least']}"
+                for row in self.selection.quotas.to_pylist()
+                if row["missing"]
+            },
             "written": self.written.samples,
             "not written": self.written.skipped,
+            **asked,
             "shards": self.written.shards,
+            "shards written anew": list(self.written.changed),
             "measured now": {k: n for k, n in self.measured.measured.items() if n},
             "conservation": "holds",
         }
@@ -88,6 +105,13 @@ def curate(
     folder = Path(settings.folder)
     roles = make_roles(settings)
     exclusions = [e for path in settings.exclusions for e in read_exclusions(Path(path))]
+    exclusions += takedown.of_run(folder)
+    split = settings.select.split
+    test_faces = (
+        read_test_faces(Path(split.test_identities), split.test_identity_cosine)
+        if split.test_identities
+        else None
+    )
     with run_lock(folder):
         atomic.sweep(folder)
         measured = Measuring(
@@ -97,7 +121,18 @@ def curate(
             only_committed=not measure,
             quiet=quiet,
         ).run()
-        selection = select(measured.tables, settings.select, exclusions)
+        verified = select_verified(
+            settings,
+            roles,
+            measured,
+            exclusions,
+            ask=measure,
+            retry_quarantine=retry_quarantine,
+            quiet=quiet,
+            steps=Steps(folder / "select", measured.digest),
+            test_faces=test_faces,
+        )
+        measured.tables, selection = verified.tables, verified.selection
         conservation = check(measured.tables, selection, settings.select)
         sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
         wanted = set(selection.samples["clip_id"].to_pylist())
@@ -121,17 +156,24 @@ def curate(
         written = write_shards(
             folder, tables, selection, settings.write, cut.files, folder / "shards"
         )
-    return Curated(folder, measured, selection, conservation, written)
+    return Curated(folder, measured, verified, conservation, written)
 
 
 def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selection) -> None:
-    """Write every table as ``tables/<name>.parquet``, whole or not at all."""
+    """Write every table as ``tables/<name>.parquet``, whole or not at all.
+
+    Only the holder of the run's lock writes there, so whatever is half written is of the dead.
+    """
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    atomic.sweep(folder / "tables", older_than_s=-1)
     views = {
         **tables,
         "subjects": selection.subjects,
         "pairs": selection.pairs,
         "samples": selection.samples,
         "clip_reasons": selection.clips,
+        "sample_reasons": selection.sample_reasons,
+        "quotas": selection.quotas,
     }
     for name, table in sorted(views.items()):
         with atomic.replacing(folder / "tables" / f"{name}.parquet") as path:
@@ -149,6 +191,9 @@ def write_run_json(folder: Path, settings: Settings, roles: Roles) -> None:
             "settings": settings.model_dump(mode="json"),
             "packages": {name: _version(name) for name in RECORDED},
             "models": roles.ids(),
+            "verifier_prompts": {}
+            if roles.verifier is None
+            else {name: vars(prompt) for name, prompt in sorted(roles.verifier.prompts.items())},
             "fingerprints": {n: r.fingerprint for n, r in pipeline.plan(settings, roles).items()},
             "stage_models": pipeline.stage_models(roles),
             "git_commit": _git_commit(),

@@ -6,6 +6,7 @@ any number of selections, and a stopped run goes on with the clips that are miss
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,13 +16,17 @@ from typing import Any
 from s2v.datapipe import staging
 from s2v.datapipe.base import ids
 from s2v.datapipe.base.media.cut import cut_clip
+from s2v.datapipe.base.media.cut_together import MAX_TOGETHER, Span, cut_together, together
+from s2v.datapipe.base.media.encode import Shape
 from s2v.datapipe.base.media.errors import MediaError
+from s2v.datapipe.base.media.stills import still_clip
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, failure, raise_failure
 from s2v.datapipe.engine.execute import start_ray
 from s2v.datapipe.engine.stage import Row
 
 CUT_VERSION = 1
+_FAR_US = 12_000_000  # longer than the distance of key frames that encoders choose
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ def cut_clips(
 
     Args:
         folder: the run folder.
-        clips: rows of table ``clips`` to be cut, to their ``crop``; photographs are left out.
+        clips: rows of table ``clips`` to be cut, to their ``crop``; a photograph becomes a video
+            of one frame.
         sources: table ``sources`` by ``video_id``.
         encoding: arguments of :func:`s2v.datapipe.base.media.cut.cut_clip`.
         cpus: CPUs of a local Ray.
@@ -57,8 +63,7 @@ def cut_clips(
     folder = folder.absolute()  # actors on other machines stand in other folders
     jobs = []
     for clip in sorted(clips, key=lambda row: str(row["clip_id"])):
-        if clip["kind"] == "video":
-            jobs.append(_job(folder, clip, sources[clip["video_id"]], encoding))
+        jobs.append(_job(folder, clip, sources[clip["video_id"]], encoding))
     files = {job["clip_id"]: Path(job["target"]) for job in jobs}
     missing = [job for job in jobs if not Path(job["target"]).exists()]
     quarantine: list[Row] = []
@@ -98,9 +103,45 @@ def _run(jobs: list[dict[str, Any]], cpus: int | None) -> Iterable[dict[str, Any
     import ray
 
     start_ray(cpus)
-    rows = [{"job": json.dumps(job)} for job in jobs]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_cut, num_cpus=1)
-    yield from dataset.iter_rows()
+    rows = [{"jobs": json.dumps(batch)} for batch in neighbours(jobs)]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    yield from dataset.flat_map(_cut_batch, num_cpus=1).iter_rows()
+
+
+def neighbours(jobs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Deal clips to workers: those of one film that may share pictures to decode stay together.
+
+    Whether they do is for the film's key frames to say, which are where the film is.
+    """
+    batches: list[list[dict[str, Any]]] = []
+    end_us: dict[str, int] = {}
+    for job in sorted(jobs, key=lambda one: (one["source"]["video_id"], one["start_us"])):
+        video = job["source"]["video_id"]
+        near = video in end_us and job["start_us"] - end_us[video] < _FAR_US
+        if near and job["source"]["kind"] == "video" and len(batches[-1]) < MAX_TOGETHER:
+            batches[-1].append(job)
+        else:
+            batches.append([job])
+        end_us = {video: max(job["end_us"], end_us.get(video, 0))}
+    return batches
+
+
+def _cut_batch(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Cut clips of one film; what cannot be cut in company is tried, and judged, alone."""
+    jobs = json.loads(row["jobs"])
+    if len(jobs) > 1:
+        with contextlib.suppress(*FAULTS):
+            _cut_neighbours(jobs)
+    return [_cut({"job": json.dumps(job)}) for job in jobs]
+
+
+def _cut_neighbours(jobs: list[dict[str, Any]]) -> None:
+    staging.use(Path(jobs[0]["folder"]))
+    path = staging.local_path(jobs[0]["source"])
+    spans = [Span(job["start_us"], job["end_us"], Path(job["target"]), job["crop"]) for job in jobs]
+    for group in together(path, spans):
+        if len(group) > 1:
+            cut_together(path, group, **_arguments(jobs[0]["encoding"]))
 
 
 def _cut(row: dict[str, Any]) -> dict[str, Any]:
@@ -108,11 +149,16 @@ def _cut(row: dict[str, Any]) -> dict[str, Any]:
     error = message = ""
     failed = NO_FAILURE
     try:
+        if Path(job["target"]).exists():  # cut with its neighbours
+            return {"clip_id": job["clip_id"], "error": "", "message": "", "failed": failed}
         Path(job["target"]).parent.mkdir(parents=True, exist_ok=True)
         staging.use(Path(job["folder"]))
         path = staging.local_path(job["source"])
-        span = (job["start_us"], job["end_us"])
-        cut_clip(path, *span, job["target"], crop=job["crop"], **job["encoding"])
+        if job["source"]["kind"] == "image":
+            still_clip(path, job["target"], **_arguments(job["encoding"]))
+        else:
+            span = (job["start_us"], job["end_us"])
+            cut_clip(path, *span, job["target"], crop=job["crop"], **_arguments(job["encoding"]))
     except MediaError as refused:
         if refused.transient:
             failed = failure(refused, Path(job["target"]))
@@ -121,6 +167,15 @@ def _cut(row: dict[str, Any]) -> dict[str, Any]:
     except FAULTS as fault:
         failed = failure(fault, Path(job["target"]))
     return {"clip_id": job["clip_id"], "error": error, "message": message, "failed": failed}
+
+
+def _arguments(encoding: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the encoders; a shape travels as plain data."""
+    if "shape" not in encoding:
+        return encoding
+    plain = encoding["shape"]
+    buckets = tuple((int(height), int(width)) for height, width in plain["buckets"])
+    return {**encoding, "shape": Shape(**{**plain, "buckets": buckets})}
 
 
 def _quarantined(answer: dict[str, Any]) -> Row:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from s2v.datapipe.engine.stage import Row, StageRun
 from s2v.datapipe.engine.store import StageStore, StoreError, merge
 from s2v.datapipe.engine.unit_rows import UnitRows
 from s2v.datapipe.engine.units import slices, unit_name
+from s2v.datapipe.measure.caption import given_caption
 from s2v.datapipe.pair.rows import group
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
@@ -73,6 +76,7 @@ class Measured:
     measured: Counter[str] = field(default_factory=Counter)  # ids newly measured per stage
     cpu_seconds: Counter[str] = field(default_factory=Counter)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    digest: str = ""  # of everything that the tables are made of
 
 
 class Measuring:
@@ -96,6 +100,7 @@ class Measuring:
         self.quiet = quiet
         self.result = Measured({}, fingerprints={n: r.fingerprint for n, r in self.plan.items()})
         self._admitted = False
+        self._digest = hashlib.sha256()
 
     def run(self) -> Measured:
         """Measure and return all tables.
@@ -140,6 +145,9 @@ class Measuring:
             if name not in {"subjects", "pairs", "samples"}:
                 tables.setdefault(name, records.table(name, []))
         self.result.tables = apply_gates(apply_crops(tables), self.settings.gates)
+        listed = json.dumps([sources, self.settings.gates.model_dump(mode="json")], sort_keys=True)
+        self._digest.update(listed.encode())
+        self.result.digest = self._digest.hexdigest()
         return self.result
 
     def _windows(
@@ -168,8 +176,11 @@ class Measuring:
         sources: list[Row],
         content: dict[str, str],
     ) -> list[Item]:
-        made_of = {clip: content[row["video_id"]] for clip, row in clips.items()}
         by_id = {row["video_id"]: row for row in sources}
+        made_of = {clip: content[row["video_id"]] for clip, row in clips.items()}
+        if self.settings.caption.use_given != "never":  # then a corrected caption is new content
+            for clip, row in clips.items():
+                made_of[clip] += given_caption(by_id[row["video_id"]]["given_caption"]) or ""
         items = []
         for name, members in slices(made_of, self.settings.engine.unit_clips):
             rows = [clips[i] for i in members]
@@ -196,6 +207,7 @@ class Measuring:
             store = self._listed(run)
             _all_seen(store, items)
             found, ids[run.stage.name] = store.tables_and_ids(item.unit for item in items)
+            self._digest.update(store.digest(item.unit for item in items).encode())
             tables.append(found)
         merged = merge(tables)
         if names == pipeline.BY_SOURCE:

@@ -1,8 +1,8 @@
 """Which stage follows which: figure 3 of the paper, readable in one screen.
 
 sources -> probe -> shots -> frames -> overlay -> quality -> caption -> phrases
-                 -> detect -> check -> segment -> faces -> embed        (measure)
-        -> subjects -> in-pairs, retrieval, verification -> scenarios   (select)
+                 -> detect -> check, marks, segment -> faces -> embed   (measure)
+        -> subjects -> in-pairs, retrieval -> verify -> scenarios       (select)
         -> clips cut, shards, index, card                              (write)
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.pools import Need
 from s2v.datapipe.engine.stage import Stage, StageRun
+from s2v.datapipe.measure.brand import MarkStage
 from s2v.datapipe.measure.caption import CaptionStage
 from s2v.datapipe.measure.check import CheckStage
 from s2v.datapipe.measure.detect import DetectStage
@@ -23,6 +24,7 @@ from s2v.datapipe.measure.probe import ProbeStage
 from s2v.datapipe.measure.quality import QualityStage
 from s2v.datapipe.measure.segment import SegmentStage
 from s2v.datapipe.measure.shots import ShotStage
+from s2v.datapipe.measure.verify import VerifyStage
 from s2v.datapipe.roles import Roles, Served
 
 #: Stage -> the stages whose rows it reads.
@@ -36,6 +38,7 @@ UPSTREAM = {
     "phrases": ("caption",),
     "detect": ("phrases", "frames"),
     "check": ("detect",),
+    "marks": ("detect",),
     "segment": ("detect",),
     "faces": ("detect",),
     "embed": ("segment",),
@@ -51,9 +54,11 @@ HOLDS = {
     "phrases": ("phrases",),
     "detect": ("detector",),
     "check": ("checker",),
+    "marks": ("text_reader",),
     "segment": ("segmenter",),
     "faces": ("faces",),
     "embed": ("embedder",),
+    "verify": ("verifier",),
 }
 
 
@@ -66,10 +71,11 @@ def stages(settings: Settings, roles: Roles) -> list[Stage]:
         FrameStage(settings.frames),
         OverlayStage(settings.overlay, roles.text_regions, settings.shots.scan_short_side),
         QualityStage(settings.quality, roles.text_regions, roles.safety, roles.aesthetics),
-        CaptionStage(roles.captioner, gates),
+        CaptionStage(roles.captioner, gates, settings.caption),
         PhraseStage(roles.phrases, gates),
         DetectStage(roles.detector, gates),
         CheckStage(roles.checker, settings.segment, gates),
+        MarkStage(roles.text_reader, settings.segment, gates),
         SegmentStage(roles.segmenter, settings.segment, gates),
         FaceStage(roles.faces, gates),
         EmbedStage(roles.embedder, gates),
@@ -77,14 +83,24 @@ def stages(settings: Settings, roles: Roles) -> list[Stage]:
 
 
 def plan(settings: Settings, roles: Roles) -> dict[str, StageRun]:
-    """Stages with their fingerprints; a changed stage changes all that follow it."""
+    """Stages with their fingerprints; a changed one changes all that measure after it."""
     runs: dict[str, StageRun] = {}
     for stage in stages(settings, roles):
         upstream = {name: runs[name].fingerprint for name in UPSTREAM[stage.name]}
         held = tuple(n for n in HOLDS.get(stage.name, ()) if getattr(roles, n) is not None)
         need = _need(held, settings, roles)
         runs[stage.name] = StageRun(stage, stage.fingerprint(upstream), need, held)
-    return runs
+    return {**runs, "verify": verify_run(settings, roles)}
+
+
+def verify_run(settings: Settings, roles: Roles) -> StageRun:
+    """The stage that works on pairs; no other changes it.
+
+    The id of every question says what it was made of, so an answer outlives a stage measured anew.
+    """
+    stage = VerifyStage(roles.verifier)
+    held = ("verifier",) if roles.verifier is not None else ()
+    return StageRun(stage, stage.fingerprint({}), _need(held, settings, roles), held)
 
 
 def stage_models(roles: Roles) -> dict[str, str | None]:
@@ -111,7 +127,8 @@ def _need(held: tuple[str, ...], settings: Settings, roles: Roles) -> Need:
     )
 
 
-#: Stages that work on whole sources, on windows of them, and on slices of clips.
+#: Stages that work on whole sources, on windows of them, and on slices of clips; and on pairs,
+#: after a selection (:mod:`s2v.datapipe.verifying`).
 BY_SOURCE = ("probe",)
 BY_WINDOW = ("shots",)
 BY_CLIPS = (
@@ -122,7 +139,9 @@ BY_CLIPS = (
     "phrases",
     "detect",
     "check",
+    "marks",
     "segment",
     "faces",
     "embed",
 )
+BY_PAIRS = ("verify",)

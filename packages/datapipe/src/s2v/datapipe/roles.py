@@ -9,9 +9,9 @@ embeddings L2-normalised float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ BANKS = ("person", "creature", "thing")
 
 #: Phantom, supplement 5, figure 11.
 CLASSES = ("human", "animal", "clothes", "product", "landmark", "ip_character", "other")
+
+#: What a pair verifier answers to each of its two questions.
+Said = Literal["yes", "no", "unsure"]
 
 
 class WeightsError(RuntimeError):
@@ -96,6 +99,35 @@ class Check:
     specific: bool | None = None
     matches: bool | None = None
     match_score: float | None = None
+    mark: bool | None = None  # a complete, recognisable logo or text; asked of products only
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One side of a pair, as a verifier is shown it; its id travels with its pixels."""
+
+    detection_id: str
+    image: Image  # the whole sampled frame, cut to the clip's crop
+    box: Box
+    phrase: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verifier's two answers on one pair, and its reason (Phantom-Data, step 3)."""
+
+    same_identity: Said
+    different_context: Said
+    note: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class PromptId:
+    """Which words a question was put in."""
+
+    name: str  # id and version, as the prompt's file states them
+    sha256: str  # over prompt, schema, sampling and pictures
 
 
 @dataclass(frozen=True)
@@ -113,6 +145,15 @@ class TextRegion:
     """A box of overlaid or depicted text."""
 
     box: Box
+    score: float
+
+
+@dataclass(frozen=True)
+class TextLine:
+    """A line of text that was read: its box, what it says, and how surely."""
+
+    box: Box
+    text: str
     score: float
 
 
@@ -199,6 +240,27 @@ class SubjectChecker(Model, Protocol):
         ...
 
 
+class PairVerifier(Model, Protocol):
+    """Is it the same subject, and is it elsewhere? (Phantom-Data, step 3)."""
+
+    @property
+    def prompts(self) -> Mapping[str, PromptId]:
+        """The prompt of every class of :data:`CLASSES`."""
+        ...
+
+    def verify(self, first: Sight, second: Sight, class_: str) -> Verdict:
+        """Judge a pair; a pair has no direction, so it is asked about once.
+
+        Args:
+            first, second: what is compared.
+            class_: one of :data:`CLASSES`, which says what must agree.
+
+        Raises:
+            AnswerError, RoleUnavailableError: see there.
+        """
+        ...
+
+
 class Segmenter(Model, Protocol):
     """Boxes -> masks."""
 
@@ -228,6 +290,14 @@ class TextRegions(Model, Protocol):
 
     def regions(self, image: Image) -> list[TextRegion]:
         """All boxes of text."""
+        ...
+
+
+class TextReader(Model, Protocol):
+    """What is written on a thing."""
+
+    def read(self, image: Image) -> list[TextLine]:
+        """All lines that could be read; printable text of one line each."""
         ...
 
 
@@ -271,8 +341,10 @@ class Roles:
     faces: FaceRecogniser
     embedder: ImageEmbedder
     text_regions: TextRegions | None = None
+    text_reader: TextReader | None = None
     safety: SafetyScorer | None = None
     checker: SubjectChecker | None = None
+    verifier: PairVerifier | None = None
     aesthetics: AestheticScorer | None = None
     shots: ShotScorer | None = None
 
@@ -285,4 +357,6 @@ class Roles:
 
 
 #: Roles that may stay empty.
-OPTIONAL = frozenset({"text_regions", "safety", "checker", "aesthetics", "shots"})
+OPTIONAL = frozenset(
+    {"text_regions", "text_reader", "safety", "checker", "verifier", "aesthetics", "shots"}
+)

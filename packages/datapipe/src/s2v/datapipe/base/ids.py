@@ -63,12 +63,9 @@ def subject_id(clip: str, n: int) -> str:
 
 def stable_hash(parts: Iterable[str], hex_digits: int = 20) -> str:
     """Hash a sequence of strings; the parts are length-prefixed, so ("ab","c") != ("a","bc")."""
-    digest = hashlib.sha256()
-    for part in parts:
-        raw = part.encode()
-        digest.update(len(raw).to_bytes(8, "big"))
-        digest.update(raw)
-    return digest.hexdigest()[:hex_digits]
+    encoded = [part.encode() for part in parts]
+    prefixed = b"".join([len(raw).to_bytes(8, "big") + raw for raw in encoded])
+    return hashlib.sha256(prefixed).hexdigest()[:hex_digits]
 
 
 def sample_id(pair_type: str, clip: str, references: Iterable[str]) -> str:

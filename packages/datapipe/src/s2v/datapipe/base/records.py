@@ -27,6 +27,8 @@ STRING: Final = pa.string()
 INT: Final = pa.int64()
 FLOAT: Final = pa.float64()
 BOOL: Final = pa.bool_()
+#: Strings that repeat, where there are millions of rows.
+NAME: Final = pa.dictionary(pa.int32(), STRING)
 
 #: One row per source. A photograph is a source with ``kind == "image"`` and one clip.
 SOURCES: Final = _s(
@@ -207,6 +209,20 @@ CHECKS: Final = _s(
     ("specific", BOOL),  # not a vague thing, such as trees or rocks
     ("matches", BOOL),  # it is what the phrase says
     ("match_score", FLOAT),
+    (
+        "mark",
+        BOOL,
+    ),  # a complete, recognisable logo or text; asked of products only
+)
+
+#: What is written on a product (Phantom-Data, step 3), one row per box of a product.
+MARKS: Final = _s(
+    ("detection_id", STRING),
+    ("clip_id", STRING),
+    ("reader", STRING),  # model id
+    ("text_share", FLOAT),  # share of the box's pixels inside lines that could be read
+    ("text", STRING),  # the line that says most: letters times score; null: none
+    ("text_score", FLOAT),  # mean probability of its letters, 0..1
 )
 
 MASKS: Final = _s(
@@ -258,7 +274,8 @@ EMBEDDINGS: Final = _s(
     ("phash", STRING),  # of the crop
 )
 
-#: A view joined from the tables above: one row per subject, by its best detection.
+#: A view joined from the tables above: one row per subject, by its best detection. It names
+#: its vectors and does not hold them: a million subjects' would be 11 GB.
 SUBJECTS: Final = _s(
     ("subject_id", STRING),
     ("clip_id", STRING),
@@ -272,7 +289,8 @@ SUBJECTS: Final = _s(
     ("phrase_end", INT),
     ("noun", STRING),
     ("bank", STRING),
-    ("class", STRING),
+    ("class", STRING),  # as in table phrases, never null; told anew at every selection
+    ("class_source", STRING),  # who said so: origin | extractor | words | bank
     ("detection_id", STRING),
     ("frame_id", STRING),
     ("pts_us", INT),
@@ -283,13 +301,10 @@ SUBJECTS: Final = _s(
     ("frame_phash", STRING),
     ("crop_phash", STRING),
     ("detections", INT),  # on how many sampled frames the phrase was found
-    ("embedder", STRING),
-    ("embedding", EMBEDDING),
-    ("background", EMBEDDING),
-    ("joint", EMBEDDING),  # body and face parts, each normalised and weighted; people with a face
+    ("embedder", STRING),  # of its vectors, which are in EMBEDDINGS by ``detection_id``
+    ("face", INT),  # a person's usable face: its row in FACES by ``frame_id`` and this number
     ("face_score", FLOAT),
     ("face_embedder", STRING),
-    ("face_embedding", EMBEDDING),
     ("face_phash", STRING),  # of the face crop
     ("face_yaw", FLOAT),  # degrees
     ("identity_id", STRING),
@@ -298,21 +313,44 @@ SUBJECTS: Final = _s(
 
 #: One row per candidate pair, kept or not; ``rules`` names every rule that it fails.
 PAIRS: Final = _s(
-    ("target_subject_id", STRING),
-    ("reference_subject_id", STRING),
-    ("target_clip_id", STRING),
-    ("reference_clip_id", STRING),
-    ("bank", STRING),
+    ("target_subject_id", NAME),
+    ("reference_subject_id", NAME),
+    ("target_clip_id", NAME),
+    ("reference_clip_id", NAME),
+    ("bank", NAME),
+    ("search", NAME),  # all | copy | faces | joint | own; docs/pairs.md
     ("similarity", FLOAT),
     ("face_similarity", FLOAT),
+    ("joint_similarity", FLOAT),  # of body and face together; people with a face
     ("background_similarity", FLOAT),
     ("phash_distance", INT),  # bits between the crops
     ("face_phash_distance", INT),  # bits between the face crops
     ("frame_phash_distance", INT),  # smallest between any two sampled frames of the clips
     ("gap_us", INT),  # between the clips on the source's time line, null across sources
     ("rank", INT),  # among the target's candidates by similarity
-    ("rules", pa.list_(STRING)),
+    ("same_identity", STRING),  # the verifier's yes | no | unsure; null: not asked
+    ("different_context", STRING),
+    ("rules", pa.list_(pa.dictionary(pa.int8(), STRING))),
     ("accepted", BOOL),
+)
+
+#: What a second model said of a pair (Phantom-Data, step 3). A pair has no direction, so it is
+#: asked about once: its target is the one whose detection id comes first.
+VERDICTS: Final = _s(
+    ("verdict_id", STRING),  # 20 hex over the prompt and what was shown of both sides
+    ("target_detection_id", STRING),
+    ("reference_detection_id", STRING),
+    ("target_subject_id", STRING),
+    ("reference_subject_id", STRING),
+    ("class", STRING),  # whose prompt was used
+    ("verifier", STRING),  # model id
+    ("prompt", STRING),  # id and version
+    ("prompt_sha256", STRING),
+    ("same_identity", STRING),  # yes | no | unsure; null: quarantined
+    ("different_context", STRING),
+    ("note", STRING),  # the model's reason, in its words
+    ("attempts", INT),
+    ("reason", STRING),  # why there is no answer
 )
 
 REFERENCE: Final = pa.struct(
@@ -323,6 +361,7 @@ REFERENCE: Final = pa.struct(
         pa.field("similarity", FLOAT),
         pa.field("face_similarity", FLOAT),
         pa.field("background_similarity", FLOAT),
+        pa.field("distance_us", INT),  # its frame from the trained span; null in another file
     ]
 )
 
@@ -335,7 +374,7 @@ SAMPLES: Final = _s(
     ("long_video_id", STRING),
     ("split", STRING),  # train | test
     ("heldout", BOOL),
-    ("scenario", STRING),
+    ("scenario", STRING),  # one of pair/scenario.py, by the classes of its references
     ("caption", STRING),
     ("shard", STRING),
     ("references", pa.list_(REFERENCE)),
@@ -364,12 +403,14 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "phrases": PHRASES,
     "detections": DETECTIONS,
     "checks": CHECKS,
+    "marks": MARKS,
     "masks": MASKS,
     "faces": FACES,
     "people": PEOPLE,
     "embeddings": EMBEDDINGS,
     "subjects": SUBJECTS,
     "pairs": PAIRS,
+    "verdicts": VERDICTS,
     "samples": SAMPLES,
     "quarantine": QUARANTINE,
 }

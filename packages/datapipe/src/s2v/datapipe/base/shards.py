@@ -83,10 +83,12 @@ class ReferenceScores(_Strict):
 
 
 class Verdicts(_Strict):
-    """The pair verifier's two answers: ``yes``, ``no`` or ``not asked``."""
+    """The pair verifier's two answers: ``yes``, ``no``, ``unsure`` or ``not asked``."""
 
     same_identity: str = "not asked"
     different_context: str = "not asked"
+    verifier: str | None = None  # model id, or the rules' version
+    prompt_sha256: str | None = None  # of a model
 
 
 class SampleScores(_Strict):
@@ -190,6 +192,17 @@ INDEX: Final = pa.schema(
 )
 
 
+_TAR_BLOCK: Final = 512
+
+
+def _header(block: bytes) -> tuple[str, int]:
+    """Name and size of a member as its ustar header says, ``("", -1)`` of anything else."""
+    try:
+        return block[:100].rstrip(b"\0").decode(), int(block[124:135], 8)
+    except ValueError:
+        return "", -1
+
+
 class ShardError(RuntimeError):
     """A shard folder or member that is not what its index says."""
 
@@ -230,16 +243,23 @@ class Sample:
     def _pread(self, member: dict[str, Any], verify: bool) -> bytes:
         path = self.folder / str(self.row["shard"])
         where = f"{path}: sample {self.id}, member {member['suffix']}"
+        size, at = int(member["size"]), int(member["offset"]) - _TAR_BLOCK
         try:
             with path.open("rb") as handle:
-                data = os.pread(handle.fileno(), int(member["size"]), int(member["offset"]))
+                found = os.pread(handle.fileno(), _TAR_BLOCK + size, at)
         except FileNotFoundError:
             raise ShardError(
                 f"{where}: the shard is missing; write it again: `s2v-data select --config FILE`"
             ) from None
-        if len(data) != member["size"]:
+        header, data = found[:_TAR_BLOCK], found[_TAR_BLOCK:]
+        if len(data) != size:
+            raise ShardError(f"{where}: {len(data)} of {size} bytes; the shard is cut short")
+        # The header stands before the data: a folder that was written anew since its index was
+        # read is found out, at the price of one block.
+        if _header(header) != (f"{self.id}.{member['suffix']}", size):
             raise ShardError(
-                f"{where}: {len(data)} of {member['size']} bytes; the shard is cut short"
+                f"{where}: something else stands there; was the folder written anew since it was "
+                "opened? open it again"
             )
         if verify and hashlib.sha256(data).hexdigest() != member["sha256"]:
             raise ShardError(f"{where}: sha256 differs from the index; the shard was changed")

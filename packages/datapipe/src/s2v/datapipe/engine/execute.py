@@ -37,6 +37,8 @@ __all__ = ["AdmissionError", "UnitFailedError", "cluster", "execute", "start_ray
 
 def start_ray(cpus: int | None) -> None:
     """Connect to the cluster of the environment, or start a local one."""
+    if "ray" not in sys.modules:
+        return  # nobody started it; importing it takes longer than many a selection
     import ray
 
     if ray.is_initialized():
@@ -61,6 +63,8 @@ def start_ray(cpus: int | None) -> None:
 
 def stop_ray() -> None:
     """End a local Ray, so that what follows has the machine to itself; a cluster stays."""
+    if "ray" not in sys.modules:
+        return  # nobody started it; importing it takes longer than many a selection
     import ray
 
     if ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):

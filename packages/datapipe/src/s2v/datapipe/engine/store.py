@@ -169,6 +169,15 @@ class StageStore:
             parts.append(self._read(commits))
         return merge(parts), ids
 
+    def digest(self, units: Iterable[str]) -> str:
+        """16 hex digits over what the given units' commits say and refer to."""
+        digest = hashlib.sha256(self.folder.name.encode())
+        for unit in sorted(units):
+            for commit in self.commits(unit):
+                parts = sorted((name, part["sha256"]) for name, part in commit.parts.items())
+                digest.update(json.dumps([unit, commit.key, commit.ids, parts]).encode())
+        return digest.hexdigest()[:16]
+
     def all_commits(self) -> Iterator[Commit]:
         """Every commit of the stage, of whatever unit, in order of unit and generation."""
         for unit in self._seen if self._seen is not None else self.listing():

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base.shards import MAX_REFERENCES
-from s2v.datapipe.pair.settings import SplitSettings
+from s2v.datapipe.pair.sample_rules import SplitSettings
 from s2v.datapipe.write.settings import WriteSettings
 
 

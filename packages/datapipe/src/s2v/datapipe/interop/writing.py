@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from s2v.datapipe.backends.nouns import category_of
 from s2v.datapipe.base import ids, records, shards
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.interop.building import Builder, Built, UnbuiltError
@@ -22,7 +23,9 @@ from s2v.datapipe.interop.ledger import Ledger
 from s2v.datapipe.interop.settings import ImportSettings
 from s2v.datapipe.interop.videos import Videos
 from s2v.datapipe.pair.split import split_of_sources
-from s2v.datapipe.write import describe
+from s2v.datapipe.write import describe, folder
+from s2v.datapipe.write.nvmeta import write_nv_meta
+from s2v.datapipe.write.previous import record, write_records
 from s2v.datapipe.write.tar import index_row, write_index, write_tar
 
 _ORDER: Final = ("in", "cross")
@@ -49,7 +52,7 @@ class ShardWriter:
         self.builder = Builder(videos, out / "clips", settings)
         self._rows_done: dict[str, bool] = {}
         self._row_errors: dict[str, tuple[str, RowError]] = {}
-        self._touched: dict[str, set[str]] = defaultdict(set)
+        self._classes: list[str] = []
         self._sources: dict[str, dict[str, object]] = {}
         self._reference_sources: set[str] = set()
 
@@ -62,9 +65,8 @@ class ShardWriter:
             Counts of what is there now.
         """
         planned = self._plan(samples)
-        staging = self.out / ".shards.next"
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        shards_folder = self.out / "shards"
+        staging = folder.begin(shards_folder)
         rows: list[dict[str, Any]] = []
         with track("build samples", len(planned), quiet=self.quiet) as step:
             for name, group in _by_shard(planned):
@@ -73,9 +75,9 @@ class ShardWriter:
         if not rows:
             shutil.rmtree(staging)
             return {"samples": 0, "shards": 0, "references": 0}
-        write_index(staging, rows)
-        self._describe(staging, rows)
-        _replace(self.out / "shards", staging)
+        self._finish(staging, rows)
+        _refuse_other(shards_folder)
+        folder.commit(staging, shards_folder)
         return {
             "samples": len(rows),
             "shards": len({row["shard"] for row in rows}),
@@ -196,6 +198,7 @@ class ShardWriter:
                     "origin": "imported",
                 },
             )
+        self._classes += [category_of(ref.noun, ref.phrase) for ref in built.meta.refs]
         self._reference_sources |= {ref.from_.source for ref in built.meta.refs}
 
     def _refuse(
@@ -220,11 +223,19 @@ class ShardWriter:
                 where, error = self._row_errors[row]
                 self.ledger.leave("row", row, where, error)
 
-    def _describe(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+    def _finish(self, place: Path, rows: list[dict[str, Any]]) -> None:
+        """Write what stands beside the tars."""
+        samples = Counter(str(row["shard"]) for row in rows)
+        made = [record(place / name, count, "") for name, count in samples.items()]
+        write_records(place, made)
+        write_index(place, rows)
+        write_nv_meta(place, rows, made)
         described = describe.Dataset(
-            folder=folder,
+            folder=place,
             title=self.settings.write.title,
             index=pa.Table.from_pylist(rows, schema=shards.INDEX),
+            files=made,
+            classes=tuple(sorted(self._classes)),
             sources=records.table("sources", [s for _, s in sorted(self._sources.items())]),
             reference_sources=frozenset(self._reference_sources),
         )
@@ -248,13 +259,6 @@ def _by_shard(planned: list[Planned]) -> Iterator[tuple[str, list[Planned]]]:
     yield from groups.items()
 
 
-def _replace(folder: Path, staging: Path) -> None:
-    """The new folder takes the old one's place; a kill between leaves the old one beside."""
-    old = folder.with_name(f".{folder.name}.last")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        if not (folder / shards.INDEX_FILE).is_file() and any(folder.iterdir()):
-            raise InteropError(f"{folder}: is no shard folder; import into another folder")
-        folder.rename(old)
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+def _refuse_other(place: Path) -> None:
+    if place.exists() and not (place / shards.INDEX_FILE).is_file() and any(place.iterdir()):
+        raise InteropError(f"{place}: is no shard folder; import into another folder")

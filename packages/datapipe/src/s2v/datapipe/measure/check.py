@@ -2,7 +2,8 @@
 
 Phantom-Data rechecks what its detector found with a model that has seen none of it: is the whole
 object there, is it a thing one could recognise again (not trees or rocks), and is it what the
-phrase says? Asked about the boxes that would be segmented, and no others, as each is a call.
+phrase says? Asked about the boxes that would be segmented, and no others, as each is a call. Of a
+product it is asked as well whether it shows a recognisable logo or text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class CheckStage(ModelStage):
     """One row per box that was asked about; none at all without a checker."""
 
     name: ClassVar[str] = "check"
-    version = 1
+    version = 2  # products are asked about their mark
     reads = ("clips", "frames", "overlays", "phrases", "detections", "quality")
     writes = ("checks",)
 
@@ -75,6 +76,7 @@ class CheckStage(ModelStage):
                         "specific": said.specific,
                         "matches": said.matches,
                         "match_score": None if score is None else round(score, 4),
+                        "mark": said.mark,
                     }
                 )
             return rows

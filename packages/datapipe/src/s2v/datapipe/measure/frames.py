@@ -41,7 +41,7 @@ class FrameStage(Stage):
     """Clips to stored frames with their hash, sharpness and saturation."""
 
     name: ClassVar[str] = "frames"
-    version = 4
+    version = 5
     reads = ("clips", "stills", "sources")
     writes = ("frames",)
 
@@ -57,7 +57,11 @@ class FrameStage(Stage):
         sources = {row["video_id"]: row for row in unit.tables["sources"]}
         stills = unit.by_id("stills")
         times = {row["clip_id"]: f"{row['start_us']}-{row['end_us']}" for row in unit.rows("clips")}
-        made_of = [f"{clip} {times.get(clip, '')}" for clip in unit.ids]
+        # Which pictures are added follows from those that the scan kept.
+        made_of = [
+            f"{clip} {times.get(clip, '')} {sorted(row['position'] for row in stills[clip])}"
+            for clip in unit.ids
+        ]
         reader = FrameReader(unit.run)
         rows: list[Row] = []
         with frame_tar("frames", self, unit, made_of) as tar:

@@ -49,14 +49,16 @@ def taken(
     """Which of the pictures at ``times`` (sorted) serve a clip ``[start_us, end_us)``.
 
     Returns:
-        position -> time, for positions that have a picture inside the clip near enough.
+        position -> time, for positions that have a picture inside the clip near enough. Of
+        several that one picture is nearest to, only the nearest has it.
     """
-    found = {}
+    found: dict[int, tuple[int, float]] = {}
     for share, wanted in moments(start_us, end_us, positions):
         time = nearest(times, wanted, start_us, end_us)
-        if time is not None and abs(time - wanted) <= TOLERANCE * (end_us - start_us):
-            found[share] = time
-    return found
+        if time is None or abs(time - wanted) > TOLERANCE * (end_us - start_us):
+            continue
+        found[time] = min(found.get(time, (end_us, 1.0)), (abs(time - wanted), share))
+    return {share: time for time, (_, share) in sorted(found.items(), key=lambda f: f[1][1])}
 
 
 def inside(image: Image, content: Sequence[float] | None, size: tuple[int, int]) -> Image:

@@ -75,7 +75,7 @@ class ShotStage(Stage):
     """Windows of sources to clips and dropped spans."""
 
     name: ClassVar[str] = "shots"
-    version = 4
+    version = 5
     reads = ("sources", "probe", "windows")
     writes = ("clips", "spans", "stills")
 

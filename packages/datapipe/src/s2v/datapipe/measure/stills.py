@@ -35,6 +35,11 @@ STRETCH_US: Final = 8_000_000
 ``SETTLED_US`` at both ends of a stretch."""
 
 
+MAX_STILLS_BYTES: Final = 256 << 20
+"""Of all stills of a window: they are sent from process to process as a whole. What is over is
+left to stage ``frames``."""
+
+
 class StillTaker:
     """Takes the stills of shots that are over, while the film runs.
 
@@ -54,6 +59,7 @@ class StillTaker:
         self._window = window
         self._lengths = lengths
         self._sampling = sampling
+        self._bytes = 0
         self._from = 0  # index of the first frame that is not settled
 
     def see(self, found: FrameScan, cuts: Sequence[int], thumbs: Thumbs) -> None:
@@ -109,5 +115,7 @@ class StillTaker:
     def _keep(self, start_us: int, end_us: int) -> None:
         times, sampling = self.held.times, self._sampling
         for time in taken(times, start_us, end_us, sampling.positions).values():
-            if time not in self.stills:
-                self.stills[time] = encode_jpeg(self.held.rgb(time), sampling.jpeg_quality)
+            if time in self.stills or self._bytes >= MAX_STILLS_BYTES:
+                continue
+            self.stills[time] = encode_jpeg(self.held.rgb(time), sampling.jpeg_quality)
+            self._bytes += len(self.stills[time])

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from s2v.datapipe.pair.chunks import pieces
 from s2v.datapipe.pair.clip_rules import ClipRules, SourceRules
 from s2v.datapipe.pair.exclusions import ExclusionIndex, KeyType
 from s2v.datapipe.pair.policy import People
 from s2v.datapipe.pair.rows import Row, Tables, by, read
 from s2v.datapipe.pair.settings import SelectSettings
 
+_READ: Final = (
+    *("clips", "sources", "probe", "quality", "overlays", "captions", "people", "faces"),
+    "quarantine",
+)
 _EXCLUDING: Final[tuple[KeyType, ...]] = ("sha256", "long_video_id", "video_id", "clip_id")
 
 
@@ -27,8 +32,17 @@ def clip_reasons(
         excluded: exclusion and takedown list.
 
     Returns:
-        Reason by ``clip_id``, for every row of table ``clips``.
+        Reason by ``clip_id``, for every row of table ``clips``, sorted.
     """
+    reasons: dict[str, str | None] = {}
+    for piece in pieces(tables, _READ):
+        reasons |= _reasons(piece, settings, excluded)
+    return reasons
+
+
+def _reasons(
+    tables: Tables, settings: SelectSettings, excluded: ExclusionIndex
+) -> dict[str, str | None]:
     sources = by(read(tables, "sources"), "video_id")
     probes = by(read(tables, "probe"), "video_id")
     quality = by(read(tables, "quality"), "clip_id")

@@ -8,36 +8,22 @@ and otherwise returns the funnel that the report shows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
-from s2v.datapipe.base import ids
-from s2v.datapipe.pair.retrieve import clip_of
-from s2v.datapipe.pair.rows import KEYS, Row, Tables, by, group, read
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from s2v.datapipe.pair import soundness
+from s2v.datapipe.pair.columns import codes, ints, positions, whole
+from s2v.datapipe.pair.evidence import RULES
+from s2v.datapipe.pair.rows import KEYS, Tables, check_columns, measured
 from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.settings import SelectSettings
-from s2v.datapipe.pair.verify import RULES
 
 _SHOWN = 10
 _LOST = "lost"
-_PARENTS = (
-    ("probe", "video_id", "sources"),
-    ("spans", "video_id", "sources"),
-    ("clips", "video_id", "sources"),
-    ("frames", "clip_id", "clips"),
-    ("overlays", "clip_id", "clips"),
-    ("quality", "clip_id", "clips"),
-    ("captions", "clip_id", "clips"),
-    ("phrases", "clip_id", "clips"),
-    ("detections", "subject_id", "phrases"),
-    ("detections", "frame_id", "frames"),
-    ("masks", "detection_id", "detections"),
-    ("embeddings", "detection_id", "detections"),
-    ("faces", "frame_id", "frames"),
-    ("people", "clip_id", "clips"),
-)
 
 
 class ConservationError(RuntimeError):
@@ -106,18 +92,12 @@ def check(tables: Tables, selection: Selection, settings: SelectSettings) -> Rep
     Raises:
         ConservationError: with the first violations and how many there are in all.
     """
-    checker = _Checker(tables, selection, settings)
-    problems = [
-        *checker.unique_keys(),
-        *checker.parents(),
-        *checker.sources(),
-        *checker.time(),
-        *checker.fan_out(),
-        *checker.pairs(),
-        *checker.samples(),
-        *checker.splits(),
-    ]
-    report = checker.report()
+    views = {name: getattr(selection, name) for name in ("subjects", "pairs", "samples")}
+    everything = {name: tables[name] for name in KEYS if name in tables} | views
+    for name, table in everything.items():
+        check_columns(name, table)
+    problems = list(soundness.problems(everything, selection, settings))
+    report = _report(everything, selection)
     problems += [
         f"{ledger.table}: {ledger.entered} entered, {ledger.missing()} of them unaccounted for"
         for ledger in report.ledgers
@@ -138,232 +118,104 @@ def check(tables: Tables, selection: Selection, settings: SelectSettings) -> Rep
     return report
 
 
-class _Checker:
-    def __init__(self, tables: Tables, selection: Selection, settings: SelectSettings) -> None:
-        self.rows = {name: read(tables, name) for name in KEYS if name in tables}
-        for name in ("subjects", "pairs", "samples"):
-            self.rows[name] = read({name: getattr(selection, name)}, name)
-        self.clip_rows = selection.clips.to_pylist()
-        self.box_rows = selection.boxes.to_pylist()
-        self.face_rows = selection.faces.to_pylist()
-        self.excluded_samples = selection.excluded_samples
-        self.settings = settings
-        self.reason = {row["clip_id"]: row["reason"] for row in self.clip_rows}
-        self.quarantined = {row["id"] for row in self.of("quarantine")}
-
-    def of(self, table: str) -> list[Row]:
-        return self.rows.get(table, [])
-
-    def unique_keys(self) -> Iterator[str]:
-        for name in sorted(set(self.rows) - {"quarantine"}):
-            seen = Counter(tuple(row[k] for k in KEYS[name]) for row in self.of(name))
-            for key, count in seen.items():
-                if count > 1:
-                    yield f"{name}: {'/'.join(map(str, key))} is there {count} times"
-
-    def parents(self) -> Iterator[str]:
-        for child, column, parent in _PARENTS:
-            known = {row[KEYS[parent][0]] for row in self.of(parent)}
-            for row in self.of(child):
-                if row[column] not in known:
-                    yield f"{child}: {column} {row[column]!r} is not in table {parent}"
-
-    def sources(self) -> Iterator[str]:
-        probed = {row["video_id"] for row in self.of("probe")}
-        for row in self.of("sources"):
-            video = row["video_id"]
-            if video not in probed and video not in self.quarantined:
-                yield f"sources: {video!r} is neither probed nor quarantined"
-
-    def _scanned(self) -> list[Row]:
-        """Probes of videos whose every moment must be accounted for."""
-        kinds = {row["video_id"]: row["kind"] for row in self.of("sources")}
-        return [
-            row
-            for row in self.of("probe")
-            if row["reason"] is None
-            and kinds.get(row["video_id"]) != "image"
-            and row["video_id"] not in self.quarantined
-        ]
-
-    def time(self) -> Iterator[str]:
-        spans = group(self.of("spans"), "video_id")
-        clips = by(self.of("clips"), "clip_id")
-        for probe in self._scanned():
-            video, found = probe["video_id"], spans.get(probe["video_id"], [])
-            if not found:
-                yield f"spans: {video!r} has none for its {probe['duration_us']} us"
-                continue
-            edges = [(0, 0), *((s["start_us"], s["end_us"]) for s in found)]
-            edges.append((probe["duration_us"], probe["duration_us"]))
-            for (_, end), (start, _) in pairwise(edges):
-                if start != end:
-                    what = "lost" if start > end else "there twice"
-                    first, last = sorted((start, end))
-                    yield f"spans: {video!r} between {first} and {last} us is {what}"
-        listed = set()
-        for span in self.of("spans"):
-            if (span["clip_id"] is None) == (span["reason"] is None):
-                at = f"{span['video_id']!r} at {span['start_us']} us"
-                yield f"spans: {at} needs a clip or a reason"
-            if span["clip_id"] is not None:
-                listed.add(span["clip_id"])
-                clip = clips.get(span["clip_id"])
-                times = (span["start_us"], span["end_us"])
-                if clip is None or (clip["start_us"], clip["end_us"]) != times:
-                    yield f"spans: clip {span['clip_id']!r} is not in table clips with these times"
-        for clip in self.of("clips"):
-            if clip["kind"] != "image" and clip["clip_id"] not in listed:
-                yield f"clips: {clip['clip_id']!r} is in no span"
-
-    def fan_out(self) -> Iterator[str]:
-        yield from _same_ids("clips", self.of("clips"), self.clip_rows, "clip_id")
-        yield from _same_ids("subjects", self.of("phrases"), self.of("subjects"), "subject_id")
-        yield from _same_ids("boxes", self.of("detections"), self.box_rows, "detection_id")
-        yield from _same_ids("faces", self.of("faces"), self.face_rows, "frame_id", "face")
-        for table in ("frames", "overlays", "quality", "captions"):
-            known = {row["clip_id"] for row in self.of(table)}
-            for clip, reason in self.reason.items():
-                if reason is None and clip not in known:
-                    yield f"{table}: kept clip {clip!r} has no row, no reason and no quarantine"
-
-    def pairs(self) -> Iterator[str]:
-        known = {row["subject_id"] for row in self.of("subjects")}
-        for row in self.of("pairs"):
-            name = f"pairs: {row['target_subject_id']} with {row['reference_subject_id']}"
-            if row["accepted"] != (not row["rules"]):
-                yield f"{name} is accepted={row['accepted']} but fails {row['rules']}"
-            if not {row["target_subject_id"], row["reference_subject_id"]} <= known:
-                yield f"{name}: unknown subject"
-
-    def samples(self) -> Iterator[str]:
-        accepted = {
-            (row["target_subject_id"], row["reference_subject_id"])
-            for row in self.of("pairs")
-            if row["accepted"]
-        }
-        fit = {row["detection_id"] for row in self.box_rows if row["reason"] is None}
-        kept = {row["subject_id"] for row in self.of("subjects") if row["reason"] is None}
-        seen = Counter((row["clip_id"], row["pair_type"]) for row in self.of("samples"))
-        yield from (f"samples: {c} has {n} {t!r} samples" for (c, t), n in seen.items() if n > 1)
-        for row in self.of("samples"):
-            name, refs = f"samples: {row['sample_id']}", row["references"]
-            wanted = ids.sample_id(
-                row["pair_type"], row["clip_id"], [ref["detection_id"] for ref in refs]
-            )
-            if row["sample_id"] != wanted:
-                yield f"{name} should be {wanted}"
-            if self.reason.get(row["clip_id"], "unknown") is not None:
-                yield f"{name} is of dropped clip {row['clip_id']}"
-            if not 1 <= len(refs) <= self.settings.sample.max_references:
-                yield f"{name} has {len(refs)} references"
-            for ref in refs:
-                ends = (ref["subject_id"], ref["reference_subject_id"])
-                if clip_of(ref["subject_id"]) != row["clip_id"] or not set(ends) <= kept:
-                    yield f"{name}: {ends} are no kept subjects of its clip"
-                if row["pair_type"] != "in" and ends not in accepted:
-                    yield f"{name}: {ends} is no accepted pair"
-                if ref["detection_id"] not in fit:
-                    yield f"{name}: {ref['detection_id']} fails a rule"
-
-    def splits(self) -> Iterator[str]:
-        identity = {row["subject_id"]: row["identity_id"] for row in self.of("subjects")}
-        seen: dict[str, str] = {}
-        for row in self.of("samples"):
-            refs = [r[k] for r in row["references"] for k in ("subject_id", "reference_subject_id")]
-            for key in sorted({row["long_video_id"], *(identity.get(r) or r for r in refs)}):
-                if seen.setdefault(key, row["split"]) != row["split"]:
-                    yield f"samples: {key!r} is in train and in test"
-            if row["heldout"] and row["split"] != "train":
-                yield f"samples: {row['sample_id']} is held out of a split it is not in"
-
-    def report(self) -> Report:
-        pairs = self.of("pairs")
-        samples = self.of("samples")
-        tally: Counter[str] = Counter()
-        for row in samples:
-            tally.update((row["pair_type"], row["split"], row["scenario"]))
-            tally.update(("heldout",) if row["heldout"] else ())
-        failed = Counter(rule for row in pairs for rule in row["rules"])
-        order = {rule: n for n, rule in enumerate(RULES)}
-        first = [min(row["rules"], key=order.__getitem__, default=None) for row in pairs]
-        return Report(
-            ledgers=(
-                self._sources(),
-                self._time(),
-                _ledger("clips", [row["reason"] for row in self.clip_rows]),
-                _ledger("subjects", [row["reason"] for row in self.of("subjects")]),
-                _ledger("boxes", [row["reason"] for row in self.box_rows]),
-                _ledger("faces", [row["reason"] for row in self.face_rows]),
-                _ledger("pairs", first),
-                _ledger("clips with a sample", self._clip_outcomes()),
-            ),
-            rules={rule: failed[rule] for rule in RULES if failed[rule]},
-            samples=dict(sorted(tally.items())),
-        )
-
-    def _sources(self) -> Ledger:
-        reasons = {row["video_id"]: row["reason"] for row in self.of("probe")}
-        return _ledger(
-            "sources",
-            [
-                "quarantined"
-                if row["video_id"] in self.quarantined
-                else reasons.get(row["video_id"])
-                for row in self.of("sources")
-            ],
-        )
-
-    def _time(self) -> Ledger:
-        """Microseconds of the videos that were scanned."""
-        scanned = self._scanned()
-        videos = {row["video_id"] for row in scanned}
-        dropped: Counter[str] = Counter()
-        kept = 0
-        for span in self.of("spans"):
-            if span["video_id"] in videos:
-                length = span["end_us"] - span["start_us"]
-                if span["reason"] is None:
-                    kept += length
-                else:
-                    dropped[span["reason"]] += length
-        total = sum(row["duration_us"] for row in scanned)
-        return Ledger("time", total, kept, dict(sorted(dropped.items())), unit="us")
-
-    def _clip_outcomes(self) -> list[str | None]:
-        """Why a kept clip has no sample."""
-        sampled = {row["clip_id"] for row in self.of("samples")}
-        phrased = {row["clip_id"] for row in self.of("phrases")}
-        fit = {row["clip_id"] for row in self.of("subjects") if row["reason"] is None}
-        images = {row["clip_id"] for row in self.of("clips") if row["kind"] == "image"}
-        found: list[str | None] = []
-        for clip in (row["clip_id"] for row in self.clip_rows if row["reason"] is None):
-            if clip in sampled:
-                found.append(None)
-            elif clip in images:
-                found.append("photograph, for reference only")
-            elif clip not in phrased:
-                found.append("no subject in the caption")
-            elif clip not in fit:
-                found.append("no subject kept")
-            elif self.excluded_samples:
-                found.append("excluded")
-            else:
-                found.append(_LOST)  # every fit subject gives an in-pair
-        return found
+def _report(tables: Tables, selection: Selection) -> Report:
+    pairs, samples = selection.pairs, selection.samples
+    tally: Counter[str] = Counter()
+    for name in ("pair_type", "split", "scenario"):
+        tally.update({str(value): count for value, count in _tally(samples[name]).items()})
+    tally.update({"heldout": pc.sum(samples["heldout"]).as_py() or 0})
+    code, names = codes(pc.list_flatten(pairs["rules"]))
+    counts = np.bincount(code, minlength=len(names)).tolist()
+    failed = dict(zip(names.to_pylist(), counts, strict=True))
+    return Report(
+        ledgers=(
+            _sources(tables),
+            _time(tables),
+            _ledger("clips", selection.clips["reason"]),
+            _ledger("subjects", selection.subjects["reason"]),
+            _ledger("boxes", selection.boxes["reason"]),
+            _ledger("faces", selection.faces["reason"]),
+            _ledger("pairs", _first_rules(pairs["rules"])),
+            _ledger("samples", selection.sample_reasons["reason"]),
+            _ledger("clips with a sample", _clip_outcomes(tables, selection)),
+        ),
+        rules={rule: failed[rule] for rule in RULES if failed.get(rule)},
+        samples={key: count for key, count in sorted(tally.items()) if count},
+    )
 
 
-def _same_ids(name: str, before: Iterable[Row], after: Iterable[Row], *key: str) -> Iterator[str]:
-    one, other = ({tuple(row[k] for k in key) for row in rows} for rows in (before, after))
-    for lost in sorted(one - other):
-        yield f"{name}: {'/'.join(map(str, lost))!r} was lost"
-    for invented in sorted(other - one):
-        yield f"{name}: {'/'.join(map(str, invented))!r} came from nowhere"
+def _tally(column: pa.ChunkedArray) -> dict[str | None, int]:
+    counted = pc.value_counts(column)
+    return dict(zip(*(counted.field(n).to_pylist() for n in ("values", "counts")), strict=True))
 
 
-def _ledger(table: str, reasons: list[str | None]) -> Ledger:
-    count = Counter(reason for reason in reasons if reason is not None)
-    quarantined = sum(n for reason, n in count.items() if "quarantined" in reason)
-    dropped = {r: n for r, n in sorted(count.items()) if "quarantined" not in r}
-    kept = sum(reason is None for reason in reasons)
+def _first_rules(rules: pa.ChunkedArray) -> pa.Array:
+    """The first rule, in their order, that each pair fails; null where none."""
+    lists = whole(rules)
+    code, names = codes(pc.list_flatten(lists))
+    order = np.array([RULES.index(name) for name in names.to_pylist()] or [0], np.int64)
+    first = np.full(len(lists), len(RULES), np.int64)
+    np.minimum.at(first, pc.list_parent_indices(lists).to_numpy(), order[code])
+    return pa.array(RULES).take(pa.array(first, mask=first == len(RULES)))
+
+
+def _sources(tables: Tables) -> Ledger:
+    videos, probe = measured(tables, "sources")["video_id"], measured(tables, "probe")
+    at = positions(videos, probe["video_id"])
+    reasons = whole(probe["reason"]).take(pa.array(at, mask=at < 0))
+    lost = pc.is_in(videos, value_set=whole(measured(tables, "quarantine")["id"]))
+    return _ledger("sources", pc.if_else(whole(lost), "quarantined", reasons))
+
+
+def _time(tables: Tables) -> Ledger:
+    """Microseconds of the videos that were scanned."""
+    videos, spans = soundness.scanned(tables), measured(tables, "spans")
+    mine = spans.filter(pc.is_in(spans["video_id"], value_set=whole(videos["video_id"])))
+    length = ints(mine["end_us"], 0) - ints(mine["start_us"], 0)
+    code, names = codes(mine["reason"])
+    dropped = {reason: int(length[code == n].sum()) for n, reason in enumerate(names.to_pylist())}
+    total, kept = int(ints(videos["duration_us"], 0).sum()), int(length[code < 0].sum())
+    return Ledger("time", total, kept, dict(sorted(dropped.items())), unit="us")
+
+
+def _clip_outcomes(tables: Tables, selection: Selection) -> pa.Array:
+    """Why a kept clip has no sample."""
+    subjects, reasons = selection.subjects, selection.sample_reasons
+    kept = selection.clips.filter(pc.is_null(selection.clips["reason"]))["clip_id"]
+    clips = measured(tables, "clips")
+    fit = subjects.filter(pc.is_null(subjects["reason"]))["clip_id"]
+    dropped = reasons.filter(pc.is_valid(reasons["reason"]))
+    at = positions(kept, dropped["clip_id"][::-1])
+    why = whole(dropped["reason"]).take(pa.array(dropped.num_rows - 1 - at, mask=at < 0))
+    why = pc.replace_substring_regex(why, ":.*", "")
+    images = clips.filter(pc.equal(clips["kind"], "image"))["clip_id"]
+
+    def among(known: pa.ChunkedArray) -> pa.Array:
+        return whole(pc.is_in(kept, value_set=whole(known)))
+
+    conditions = [
+        among(selection.samples["clip_id"]),
+        among(images),
+        pc.invert(among(measured(tables, "phrases")["clip_id"])),
+        pc.invert(among(fit)),
+        pc.is_valid(why),
+    ]
+    last = "excluded" if selection.excluded_samples else _LOST  # every fit subject gives an in-pair
+    return pc.case_when(
+        pc.make_struct(*conditions),
+        pa.scalar(None, pa.string()),
+        pa.scalar("photograph, for reference only"),
+        pa.scalar("no subject in the caption"),
+        pa.scalar("no subject kept"),
+        why,
+        pa.scalar(last),
+    )
+
+
+def _ledger(table: str, reasons: pa.ChunkedArray | pa.Array) -> Ledger:
+    count = _tally(reasons)
+    kept = count.pop(None, 0)
+    told = {str(reason): n for reason, n in count.items()}
+    quarantined = sum(n for reason, n in told.items() if "quarantined" in reason)
+    dropped = {r: n for r, n in sorted(told.items()) if "quarantined" not in r}
     return Ledger(table, len(reasons), kept, dropped, quarantined)

@@ -13,33 +13,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from s2v.datapipe.pair import columns
 from s2v.datapipe.pair.near import Hashes, near_pairs
-from s2v.datapipe.pair.rows import Row, Tables, group, read
+from s2v.datapipe.pair.rows import Row, Tables
 from s2v.datapipe.pair.settings import PairRules
 
 NOT_COMPARED = 65  # one more than two hashes can differ by
 _CHUNK = 1024
 
 
-def parse_hash(text: str | None) -> int | None:
-    """A 64-bit perceptual hash from 16 hex digits.
-
-    Raises:
-        ValueError: anything else.
-    """
-    if text is None:
-        return None
-    if len(text) != 16:
-        raise ValueError(f"perceptual hash {text!r} has {len(text)} hex digits; 16 are expected")
-    return int(text, 16)
-
-
 class FrameHashes:
     """Hashes of every clip's sampled frames, for distances between clips.
 
     Attributes:
-        clips: clip ids, sorted.
+        clips: clip ids, sorted; positions in it are those of the other arrays.
         hashes: ``[clips, frames]``, frames in order of time; unused places are masked by
             ``valid``.
         mirrored: of the frames mirrored left to right, or the same as ``hashes`` where table
@@ -48,25 +38,42 @@ class FrameHashes:
     """
 
     def __init__(self, tables: Tables, rules: PairRules) -> None:
-        frames = group(read(tables, "frames"), "clip_id")
-        self.clips: list[str] = sorted(row["clip_id"] for row in read(tables, "clips"))
-        self.index = {clip: n for n, clip in enumerate(self.clips)}
-        width = max((len(rows) for rows in frames.values()), default=1)
-        self.hashes: Hashes = np.zeros((len(self.clips), width), np.uint64)
-        self.mirrored: Hashes = np.zeros((len(self.clips), width), np.uint64)
-        self.valid = np.zeros((len(self.clips), width), np.bool_)
-        for clip, rows in frames.items():
-            if clip not in self.index:
-                raise ValueError(f"table 'frames' has clip {clip!r}, which table 'clips' lacks")
-            for n, row in enumerate(sorted(rows, key=lambda r: (r["position"], r["frame_id"]))):
-                value = parse_hash(row["phash"])
-                if value is not None and not _flat(row, rules):
-                    mirrored = parse_hash(row["phash_mirror"])
-                    self.hashes[self.index[clip], n] = value
-                    self.mirrored[self.index[clip], n] = value if mirrored is None else mirrored
-                    self.valid[self.index[clip], n] = True
+        names = tables["clips"]["clip_id"] if "clips" in tables else pa.array([], pa.string())
+        known = columns.whole(names).take(pc.sort_indices(names))
+        self.clips = columns.Names(known, np.arange(len(known)))
+        frames = tables.get("frames")
+        rows = 0 if frames is None else frames.num_rows
+        if frames is None or not rows:
+            shape = (len(known), 1)
+            self.hashes: Hashes = np.zeros(shape, np.uint64)
+            self.mirrored: Hashes = np.zeros(shape, np.uint64)
+            self.valid = np.zeros(shape, np.bool_)
+            return
+        clip = columns.positions(frames["clip_id"], known)
+        if (clip < 0).any():
+            lost = frames["clip_id"][int(np.flatnonzero(clip < 0)[0])].as_py()
+            raise ValueError(f"table 'frames' has clip {lost!r}, which table 'clips' lacks")
+        ids = pc.rank(frames["frame_id"], tiebreaker="first").to_numpy(zero_copy_only=False)
+        order = np.lexsort((ids, columns.floats(frames["position"]), clip))
+        row = clip[order]
+        place = columns.ordinals(columns.runs(row), rows)
+        straight, there = columns.hashes(frames["phash"])
+        turned, both = columns.hashes(frames["phash_mirror"])
+        # Fades and title cards: hashes of flat frames say nothing.
+        detail = columns.floats(frames["blur"])
+        there &= ~(detail < rules.min_frame_detail)
+        width = int(place.max()) + 1
+        self.hashes = np.zeros((len(known), width), np.uint64)
+        self.mirrored = np.zeros((len(known), width), np.uint64)
+        self.valid = np.zeros((len(known), width), np.bool_)
+        self.hashes[row, place] = np.where(there, straight, np.uint64(0))[order]
+        mirrored = np.where(there, np.where(both, turned, straight), np.uint64(0))
+        self.mirrored[row, place] = mirrored[order]
+        self.valid[row, place] = there[order]
 
-    def distance(self, a: Sequence[int], b: Sequence[int]) -> npt.NDArray[np.int64]:
+    def distance(
+        self, a: npt.NDArray[np.integer], b: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.int64]:
         """Smallest distance in bits between any two sampled frames of clips ``a[i]``, ``b[i]``.
 
         One of the two may be mirrored.
@@ -141,11 +148,6 @@ def _matched(near: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """``[n, frames, frames]`` to the number of frames with a match, the smaller of both sides."""
     counts = np.minimum(near.any(axis=2).sum(axis=1), near.any(axis=1).sum(axis=1))
     return np.asarray(counts, np.int64)
-
-
-def _flat(row: Row, rules: PairRules) -> bool:
-    """Fades and title cards: hashes of flat frames say nothing."""
-    return row["blur"] is not None and row["blur"] < rules.min_frame_detail
 
 
 def duplicates(

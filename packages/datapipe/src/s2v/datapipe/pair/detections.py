@@ -19,6 +19,13 @@ from s2v.datapipe.pair.settings import SelectSettings
 class Detections:
     """All boxes with their masks, checks and faces, and the first rule that each fails.
 
+    Args:
+        tables: the measure tables, or those of some clips.
+        clips: rows of table CLIPS by id.
+        banks: of subjects.
+        settings: thresholds.
+        checked: a second model was asked about boxes at all, of whatever clip.
+
     Attributes:
         masks: rows of table ``masks`` by detection.
         several: frames on which a phrase maps to several regions, per subject.
@@ -33,8 +40,11 @@ class Detections:
         clips: Mapping[str, Row],
         banks: Mapping[str, str],
         settings: SelectSettings,
+        *,
+        checked: bool,
     ) -> None:
         self.settings = settings
+        self._checked = checked
         self._clips = clips
         self._banks = banks
         rows = read(tables, "detections")
@@ -123,7 +133,7 @@ class Detections:
             ("specific", rules.require_specific, "not specific"),
             ("matches", rules.require_matches, "not what the phrase says"),
         ):
-            if not needed or not self._checks:
+            if not needed or not self._checked:
                 continue
             if said is None or said[verdict] is None:
                 yield f"not measured: {verdict}"

@@ -79,3 +79,7 @@ class ExclusionIndex:
             if key is not None and (key_type, key) in self._reasons:
                 return self._reasons[key_type, key]
         return None
+
+    def of(self, key_type: KeyType) -> dict[str, str]:
+        """Every key of one type with its reason."""
+        return {key: why for (kind, key), why in self._reasons.items() if kind == key_type}

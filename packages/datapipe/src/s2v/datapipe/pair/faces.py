@@ -1,4 +1,4 @@
-"""Which faces can say who a person is, and a person's vector made of body and face.
+"""Which faces can say who a person is, and persons' vectors made of body and face.
 
 MAGREF filters faces by yaw, pitch, roll and quality, OpenS2V by the detector's score, Concat-ID by
 the share of the frame. A face that fails is not used; its person stays, without a face.
@@ -6,14 +6,14 @@ the share of the frame. A face that fails is not used; its person stays, without
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from s2v.datapipe.base.media import boxes
+from s2v.datapipe.pair.columns import Vectors
 from s2v.datapipe.pair.rows import Row, Tables, by, group, read
-from s2v.datapipe.pair.settings import FaceRules, SelectSettings
+from s2v.datapipe.pair.settings import SelectSettings
 
 
 class Faces:
@@ -96,7 +96,7 @@ def _key(face: Row) -> tuple[str, int]:
     return face["frame_id"], face["face"]
 
 
-def joint_vector(body: ArrayLike, face: ArrayLike, weight: float) -> list[float]:
+def joint_vectors(bodies: Vectors, faces: Vectors, weight: float) -> Vectors:
     """Body and face in one vector, so that one search weighs both (Phantom-Data, step 2).
 
     Phantom-Data concatenates the two vectors as they are; then the longer one decides. Here each
@@ -104,39 +104,35 @@ def joint_vector(body: ArrayLike, face: ArrayLike, weight: float) -> list[float]
     ``(1 - weight) * cos(bodies) + weight * cos(faces)``.
 
     Args:
-        body: the subject embedding.
-        face: the face embedding.
+        bodies: subject embeddings, ``[n, d]``.
+        faces: face embeddings of the same subjects, ``[n, e]``.
         weight: of the face, 0..1.
 
     Returns:
-        ``len(body) + len(face)`` numbers of length one, rounded to 6 digits. Comparable only
-        between rows of the same ``embedder``, ``face_embedder`` and weight.
+        ``[n, d + e]``, of length one. Comparable only between subjects of the same ``embedder``,
+        ``face_embedder`` and weight.
 
     Raises:
         ValueError: a vector of length zero.
     """
     parts = []
-    for vector, share in ((body, 1 - weight), (face, weight)):
-        array = np.asarray(vector, np.float64)
-        length = float(np.linalg.norm(array))
-        if length == 0:
+    for vectors, share in ((bodies, 1 - weight), (faces, weight)):
+        wide = np.asarray(vectors, np.float64)
+        lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+        if (lengths == 0).any():
             raise ValueError("a vector of length zero has no direction to compare")
-        parts.append(array / length * np.sqrt(share))
-    return [round(float(x), 6) for x in np.concatenate(parts)]
+        parts.append(wide / lengths * np.sqrt(share))
+    return np.asarray(np.concatenate(parts, axis=1), np.float32)
 
 
-def with_face(subject: Row, face: Row | None, rules: FaceRules) -> Mapping[str, object]:
+def with_face(face: Row | None) -> Row:
     """The columns of SUBJECTS that a usable face fills; none without one."""
     if face is None:
         return {}
-    columns = {
+    return {
+        "face": face["face"],
         "face_score": face["score"],
         "face_embedder": face["embedder"],
-        "face_embedding": face["embedding"],
         "face_phash": face["phash"],
         "face_yaw": face["yaw"],
     }
-    if subject["embedding"] is not None:
-        joint = joint_vector(subject["embedding"], face["embedding"], rules.face_weight)
-        columns["joint"] = np.asarray(joint, np.float32)  # a tenth of the memory of a list
-    return columns

@@ -4,143 +4,287 @@ Links are accepted pairs, verified faces and very similar subjects of one long v
 are taken strongest first; a link is refused when it would put two subjects of one clip, or
 two faces that plainly differ, into one identity. Chains of weak links are how clusters of
 strangers come about.
+
+Most subjects hang together without any such contradiction. Those are found all at once, and
+links are taken one by one only where a whole component would hold one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from s2v.datapipe.base.ids import stable_hash
-from s2v.datapipe.pair.index import exact_top
-from s2v.datapipe.pair.retrieve import Candidates, vectors
-from s2v.datapipe.pair.rows import Row
+from s2v.datapipe.pair.columns import Flags, Floats, Ints, Vectors, groups, ordinals, runs
+from s2v.datapipe.pair.evidence import Candidates
+from s2v.datapipe.pair.index import DECIMALS, cosine, exact_top
+from s2v.datapipe.pair.pool import Bank, Pool
 from s2v.datapipe.pair.settings import SelectSettings
+from s2v.datapipe.pair.unionfind import components
 
-_FACE_NEIGHBOURS = 32
-Link = tuple[float, str, str]  # strength, two subject ids
+FACE_NEIGHBOURS: Final = 32
+_PAIRS: Final = 1 << 16  # cosines of faces computed at once
+_CROWD: Final = 1024  # faces of a component that are not all compared with all
 
 
-def cluster(
-    subjects: list[Row], candidates: Candidates, settings: SelectSettings
-) -> dict[str, str]:
+@dataclass(frozen=True)
+class Links:
+    """Pairs of subjects that may be one, by position, ``a < b``, and how sure that is."""
+
+    a: Ints
+    b: Ints
+    strength: Floats
+
+    @classmethod
+    def of(
+        cls, one: npt.NDArray[np.integer], other: npt.NDArray[np.integer], strength: Floats
+    ) -> Links:
+        """Links of pairs in any order."""
+        a, b = np.minimum(one, other), np.maximum(one, other)
+        return cls(a.astype(np.int64), b.astype(np.int64), strength)
+
+    @classmethod
+    def joined(cls, parts: list[Links]) -> Links:
+        """All of them, the strongest first, each pair once."""
+        a = np.concatenate([part.a for part in parts])
+        b = np.concatenate([part.b for part in parts])
+        strength = np.concatenate([part.strength for part in parts])
+        order = np.lexsort((-strength, b, a))
+        first = order[runs(a[order], b[order])[:-1]]
+        best = first[np.lexsort((b[first], a[first], -strength[first]))]
+        return cls(a[best], b[best], strength[best])
+
+    def take(self, at: Ints | Flags) -> Links:
+        """Some of them."""
+        return Links(self.a[at], self.b[at], self.strength[at])
+
+
+@dataclass(frozen=True)
+class FaceBank:
+    """Faces of the kept people.
+
+    Attributes:
+        at: positions, ascending.
+        vectors: ``[n, d]``; of narrower embedders filled up with zeros.
+        links: pairs of neighbours among them that are as alike as the floor of the search asks.
+    """
+
+    at: Ints
+    vectors: Vectors
+    links: Links
+
+
+def find_faces(pool: Pool, bank: Bank, floor: float, settings: SelectSettings) -> FaceBank:
+    """Every kept person's face, and the neighbours of each.
+
+    Args:
+        pool: the subjects.
+        bank: their vectors.
+        floor: least cosine of a link.
+        settings: how to search.
+    """
+    at = np.flatnonzero(pool.kept & (pool.face_embedder >= 0))
+    found: list[Links] = []
+    parts: list[tuple[Ints, Vectors]] = []
+    for members in groups((pool.face_embedder,), at):
+        faces = bank.face(members)
+        parts.append((members, faces))
+        near, strength = exact_top(faces, faces, FACE_NEIGHBOURS + 1, settings.retrieval.backend)
+        one, rank = np.nonzero((near != np.arange(len(members))[:, None]) & (strength >= floor))
+        found.append(Links.of(members[one], members[near[one, rank]], strength[one, rank]))
+    width = max((faces.shape[1] for _, faces in parts), default=0)
+    vectors = np.zeros((len(at), width), np.float32)
+    for members, faces in parts:
+        vectors[np.searchsorted(at, members), : faces.shape[1]] = faces
+    none = np.empty(0, np.int64)
+    links = Links.joined([Links(none, none, none.astype(np.float64)), *found])
+    return FaceBank(at, vectors, links)
+
+
+def cluster(pool: Pool, candidates: Candidates, faces: FaceBank, settings: SelectSettings) -> Ints:
     """Cluster kept subjects.
 
     Args:
-        subjects: kept rows of SUBJECTS, sorted by id.
+        pool: the subjects.
         candidates: judged pairs; accepted ones are links.
+        faces: of the kept people.
         settings: face and similarity thresholds.
 
     Returns:
-        ``identity_id`` by ``subject_id``: a hash of the cluster's smallest subject id, so
-        it does not change while that subject and its links stay.
+        By position: the smallest position of the subject's cluster; its own for a dropped one.
     """
-    known = {row["subject_id"] for row in subjects}
-    links = _accepted(candidates) + _faces(subjects, settings)
-    links += _strong(candidates, settings.pair.strong)
-    clusters = _Clusters(subjects, settings.face.different)
-    for _, a, b in sorted(set(links), key=lambda link: (-link[0], link[1], link[2])):
-        if a in known and b in known:
-            clusters.link(a, b)
-    return {
-        subject: f"id{stable_hash([min(members)], 16)}"
-        for members in clusters.members()
-        for subject in members
-    }
-
-
-def conflicts(candidates: Candidates, identity: dict[str, str]) -> np.ndarray:
-    """Accepted pairs whose two subjects ended in different identities."""
-    e, accepted = candidates.evidence, candidates.accepted()
-    return np.array(
+    e = candidates.evidence
+    fits = candidates.accepted() | _strong(candidates, settings.pair.strong)
+    strength = np.where(np.isnan(e.face_similarity), e.similarity, e.face_similarity)[fits]
+    links = Links.joined(
         [
-            bool(accepted[n]) and identity.get(e.target[n]) != identity.get(e.reference[n])
-            for n in range(len(e))
-        ],
-        np.bool_,
+            Links.of(e.target_at[fits], e.reference_at[fits], strength),
+            faces.links.take(faces.links.strength >= settings.face.lower),
+        ]
     )
+    links = links.take(pool.kept[links.a] & pool.kept[links.b])
+    return _Clusters(pool, faces, settings.face.different).of(links)
 
 
-class _Clusters:
-    def __init__(self, subjects: list[Row], different: float) -> None:
-        self._of = {row["subject_id"]: n for n, row in enumerate(subjects)}
-        self._members = {n: [row["subject_id"]] for n, row in enumerate(subjects)}
-        self._clips = {n: {row["clip_id"]} for n, row in enumerate(subjects)}
-        self._row = {row["subject_id"]: row for row in subjects}
-        self._different = different
+def identity_ids(pool: Pool, cluster_of: Ints) -> pa.Array:
+    """``identity_id`` by position, null for dropped subjects.
 
-    def link(self, a: str, b: str) -> None:
-        """Merge the clusters of ``a`` and ``b`` unless that is plainly wrong."""
-        first, second = sorted((self._of[a], self._of[b]))
-        if first == second or self._clips[first] & self._clips[second]:
-            return
-        if self._strangers(self._members[first], self._members[second]):
-            return
-        for member in self._members[second]:
-            self._of[member] = first
-        self._members[first] += self._members.pop(second)
-        self._clips[first] |= self._clips.pop(second)
-
-    def members(self) -> Iterable[list[str]]:
-        """All clusters."""
-        return self._members.values()
-
-    def _strangers(self, a: list[str], b: list[str]) -> bool:
-        for embedder, mine in self._faces(a).items():
-            theirs = self._faces(b).get(embedder)
-            if theirs is not None and float((mine @ theirs.T).min()) < self._different:
-                return True
-        return False
-
-    def _faces(self, members: list[str]) -> dict[str, np.ndarray]:
-        found: dict[str, list[list[float]]] = {}
-        for member in members:
-            row = self._row[member]
-            if row["face_embedding"] is not None:
-                found.setdefault(row["face_embedder"], []).append(row["face_embedding"])
-        return {name: np.array(rows, np.float64) for name, rows in found.items()}
+    A hash of the cluster's smallest subject id, so it does not change while that subject and
+    its links stay.
+    """
+    named, at = np.unique(cluster_of[pool.kept], return_inverse=True)
+    names = [f"id{stable_hash([one], 16)}" for one in pool.ids.take(pa.array(named)).to_pylist()]
+    codes = np.zeros(len(pool), np.int64)
+    codes[pool.kept] = at
+    return pa.array(names, pa.string()).take(pa.array(codes, mask=~pool.kept))
 
 
-def _accepted(candidates: Candidates) -> list[Link]:
-    return [_link(candidates, n) for n in np.flatnonzero(candidates.accepted())]
-
-
-def _strong(candidates: Candidates, bound: float) -> list[Link]:
+def _strong(candidates: Candidates, bound: float) -> Flags:
     """Very similar subjects of one long video whose faces do not contradict it.
 
     People in the same clothes are not one person: people are linked by verified faces only.
     """
     e = candidates.evidence
-    fits = (e.similarity >= bound) & e.same_long_video & ~candidates.failed["face_mismatch"]
-    fits &= ~candidates.failed["noun_mismatch"]
-    fits &= (e.bank != "person") | ~np.isnan(e.face_similarity)
-    return [_link(candidates, n) for n in np.flatnonzero(fits)]
+    fits = (e.similarity >= bound) & e.same_long_video & ~candidates.fails("face_mismatch")
+    fits &= ~candidates.fails("noun_mismatch")
+    fits &= ~e.in_banks(["person"]) | ~np.isnan(e.face_similarity)
+    return fits
 
 
-def _link(candidates: Candidates, n: int) -> Link:
-    e = candidates.evidence
-    face = float(e.face_similarity[n])
-    a, b = sorted((e.target[n], e.reference[n]))
-    return float(e.similarity[n]) if np.isnan(face) else face, a, b
+class _Clusters:
+    def __init__(self, pool: Pool, faces: FaceBank, different: float) -> None:
+        self._pool = pool
+        self._vectors = faces.vectors
+        self._face = np.full(len(pool), -1, np.int64)
+        self._face[faces.at] = np.arange(len(faces.at))
+        self._embedder = pool.face_embedder
+        self._different = different
 
+    def of(self, links: Links) -> Ints:
+        """The smallest member of everybody's cluster."""
+        component = components(len(self._pool), links.a, links.b)
+        linked = np.unique(np.concatenate((links.a, links.b)))
+        torn = np.zeros(len(component), np.bool_)
+        torn[self._twice_in_a_clip(linked, component)] = True
+        torn[self._with_strangers(linked, component, torn)] = True
+        found = component.copy()  # where nothing speaks against it, a component is a cluster
+        self._one_by_one(links.take(torn[component[links.a]]), found)
+        return found
 
-def _faces(subjects: list[Row], settings: SelectSettings) -> list[Link]:
-    """Verified faces wherever they are, accepted as pair or not."""
-    links: list[Link] = []
-    seen = [row for row in subjects if row["face_embedding"] is not None]
-    embedders = sorted({row["face_embedder"] for row in seen})
-    for embedder in embedders:
-        at = [
-            n
-            for n, row in enumerate(subjects)
-            if row["face_embedding"] is not None and row["face_embedder"] == embedder
-        ]
-        bank = vectors(subjects, at, "face_embedding")
-        found, near = exact_top(bank, bank, _FACE_NEIGHBOURS + 1, settings.retrieval.backend)
-        for i, row in enumerate(found):
-            for j, similarity in zip(row, near[i], strict=True):
-                if i != j and similarity >= settings.face.lower:
-                    a, b = sorted((subjects[at[i]]["subject_id"], subjects[at[j]]["subject_id"]))
-                    links.append((float(similarity), a, b))
-    return links
+    def _twice_in_a_clip(self, members: Ints, component: Ints) -> Ints:
+        """Components with two subjects of one clip."""
+        place, clip = component[members], self._pool.clip[members]
+        order = np.lexsort((clip, place))
+        place, clip = place[order], clip[order]
+        again = (place[1:] == place[:-1]) & (clip[1:] == clip[:-1])
+        return np.unique(place[1:][again])
+
+    def _with_strangers(self, members: Ints, component: Ints, torn: Flags) -> Ints:
+        """Components with two faces that plainly differ; those known to be torn are skipped.
+
+        Of a crowd that is not asked.
+        """
+        faced = members[(self._face[members] >= 0) & ~torn[component[members]]]
+        keys = (component[faced], self._embedder[faced])
+        order = np.lexsort((faced, keys[1], keys[0]))
+        faced = faced[order]
+        starts = runs(*(key[order] for key in keys))
+        inner = ordinals(starts, len(faced))
+        crowds = component[faced[starts[:-1][np.diff(starts) > _CROWD]]]
+        found: list[int] = crowds.tolist()  # not known to be torn, but to be taken link by link
+        small = ~np.isin(component[faced], crowds)
+        # The n-th face of every component with those before it, for all components at once.
+        later = np.flatnonzero((inner > 0) & small)
+        todo, rank = faced[later], inner[later]
+        begin = later - rank
+        step = max(1, _PAIRS // max(1, int(rank.max(initial=1))))
+        for at in range(0, len(todo), step):
+            part = slice(at, at + step)
+            counts = rank[part]
+            edges = np.append(np.cumsum(counts) - counts, counts.sum())
+            other = faced[np.repeat(begin[part], counts) + ordinals(edges, int(counts.sum()))]
+            mine = np.repeat(todo[part], counts)
+            apart = self._cosines(mine, other) < self._different
+            found += component[mine[apart]].tolist()
+        return np.unique(np.array(found, np.int64))
+
+    def _cosines(self, a: Ints, b: Ints) -> Floats:
+        return cosine(self._vectors[self._face[a]], self._vectors[self._face[b]])
+
+    def _one_by_one(self, links: Links, found: Ints) -> None:
+        """Take links strongest first, and put the smallest member of each cluster in ``found``."""
+        linked = np.unique(np.concatenate((links.a, links.b)))
+        members = {n: [n] for n in linked.tolist()}
+        root = {n: n for n in members}
+        clips = {
+            n: {clip} for n, clip in zip(members, self._pool.clip[linked].tolist(), strict=True)
+        }
+        faces = {n: self._face_of(n) for n in members}
+        enemies: dict[int, set[int]] = {n: set() for n in members}  # refused once, refused for good
+
+        def find(n: int) -> int:
+            while root[n] != n:
+                root[n] = root[root[n]]
+                n = root[n]
+            return n
+
+        # Whoever may never be together, whatever else is, need not be looked at one by one.
+        links = links.take(~self._apart(links))
+        for a, b in zip(links.a.tolist(), links.b.tolist(), strict=True):
+            one, other = find(a), find(b)
+            if one == other or other in enemies[one]:
+                continue
+            alone = len(members[one]) == len(members[other]) == 1  # then all was looked at
+            if not alone and (
+                not clips[one].isdisjoint(clips[other]) or self._strangers(faces[one], faces[other])
+            ):
+                enemies[one].add(other)
+                enemies[other].add(one)
+                continue
+            if len(members[one]) < len(members[other]):
+                one, other = other, one
+            root[other] = one
+            members[one] += members.pop(other)
+            clips[one] |= clips.pop(other)
+            for embedder, rows in faces.pop(other).items():
+                faces[one].setdefault(embedder, []).extend(rows)
+            for enemy in enemies.pop(other):
+                enemies[enemy].discard(other)
+                enemies[enemy].add(one)
+                enemies[one].add(enemy)
+        for cluster in members.values():
+            found[cluster] = min(cluster)
+
+    def _face_of(self, n: int) -> dict[int, list[int]]:
+        """Rows of faces by embedder, of one subject."""
+        row = int(self._face[n])
+        return {} if row < 0 else {int(self._embedder[n]): [row]}
+
+    def _apart(self, links: Links) -> Flags:
+        """Links within a clip, or between two faces that plainly differ."""
+        found = self._pool.clip[links.a] == self._pool.clip[links.b]
+        both = (
+            ~found
+            & (self._face[links.a] >= 0)
+            & (self._embedder[links.a] == self._embedder[links.b])
+        )
+        at = np.flatnonzero(both)
+        for begin in range(0, len(at), _PAIRS):
+            part = at[begin : begin + _PAIRS]
+            found[part] = self._cosines(links.a[part], links.b[part]) < self._different
+        return found
+
+    def _strangers(self, one: dict[int, list[int]], other: dict[int, list[int]]) -> bool:
+        """Whether two faces of two clusters plainly differ."""
+        for embedder, mine in one.items():
+            theirs = other.get(embedder)
+            if theirs is None:
+                continue
+            a, b = (self._vectors[rows].astype(np.float64) for rows in (mine, theirs))
+            if round(float((a @ b.T).min()), DECIMALS) < self._different:
+                return True
+        return False

@@ -1,382 +1,268 @@
-"""Candidate pairs: priors restrict the search, then every rule is asked of every candidate.
+"""Candidate pairs: priors restrict the search, then everything known of a pair is put down.
 
 Searches (Phantom-Data, steps 2 and 3):
 
-- ``own``: inside the subject's long video; living subjects are searched there only.
+- ``own``: inside the subject's long video by its embedding; living subjects are searched there
+  only.
+- ``joint``: the same between two people who both show a face, by body and face together.
 - ``faces``: persons by face, in all other long videos and photographs.
 - ``all``: things, everywhere.
 
-Each search over-fetches, capped, until enough candidates pass. Clips with the same content
-were collapsed before (:mod:`.copies`); what was collapsed is still listed as a candidate, so
-that a reader sees that the copy was met and refused.
+Each search gives its ``overfetch`` nearest, in other clips, down to a floor below the lower
+bound. Clips with the same content were collapsed before (:mod:`.copies`); what was collapsed is
+still listed as a candidate (``copy``), so that a reader sees that the copy was met and refused.
+
+This is the only part of the selection that looks at vectors, and what it finds does not depend
+on the bounds, as long as they stay above the floor: they are asked afterwards (:mod:`.judge`).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from s2v.datapipe.pair.copies import NOT_COMPARED, FrameHashes, parse_hash
-from s2v.datapipe.pair.index import cosine, exact_top
-from s2v.datapipe.pair.rows import Row
-from s2v.datapipe.pair.settings import SelectSettings
-from s2v.datapipe.pair.verify import (
-    VERIFIER_RULES,
-    Evidence,
-    Flags,
-    PairVerifier,
-    failed_rules,
-)
+from s2v.datapipe.pair.ann import nearest
+from s2v.datapipe.pair.columns import Flags, Floats, Ints, Places, Vectors, groups, ordinals
+from s2v.datapipe.pair.copies import NOT_COMPARED, FrameHashes
+from s2v.datapipe.pair.evidence import SEARCHES, Evidence, Small
+from s2v.datapipe.pair.faces import joint_vectors
+from s2v.datapipe.pair.index import DECIMALS, cosine
+from s2v.datapipe.pair.pool import Bank, Pool
+from s2v.datapipe.pair.settings import BANKS, BankRules, SelectSettings
 
-Ints = npt.NDArray[np.int64]
-Vectors = npt.NDArray[np.float32]
-
-
-@dataclass
-class Candidates:
-    """Candidate pairs with their evidence and the rules they fail.
-
-    Attributes:
-        evidence: ``n`` candidates, by target, search and descending similarity.
-        failed: ``[n]`` flags per rule.
-    """
-
-    evidence: Evidence
-    failed: dict[str, Flags]
-
-    def refuse(self, rule: str, flags: Flags) -> None:
-        """Add a rule that some candidates fail."""
-        self.failed[rule] = self.failed.get(rule, np.zeros(len(self.evidence), np.bool_)) | flags
-
-    def accepted(self) -> Flags:
-        """Candidates that fail no rule."""
-        any_failed = np.zeros(len(self.evidence), np.bool_)
-        for flags in self.failed.values():
-            any_failed |= flags
-        return ~any_failed
-
-    def involve(self, subjects: set[str]) -> Flags:
-        """Candidates with one of ``subjects`` on either side."""
-        e = self.evidence
-        return np.array(
-            [t in subjects or r in subjects for t, r in zip(e.target, e.reference, strict=True)],
-            np.bool_,
-        )
-
-    def rows(self) -> list[Row]:
-        """Rows of table PAIRS, by target and rank."""
-        e, accepted, ranks = self.evidence, self.accepted(), self._ranks()
-        names = list(self.failed)
-        table = np.stack([self.failed[name] for name in names], axis=1)
-        rows = []
-        for n in range(len(e)):
-            target, reference = e.target[n], e.reference[n]
-            rows.append(
-                {
-                    "target_subject_id": target,
-                    "reference_subject_id": reference,
-                    "target_clip_id": clip_of(target),
-                    "reference_clip_id": clip_of(reference),
-                    "bank": str(e.bank[n]),
-                    "similarity": float(e.similarity[n]),
-                    "face_similarity": _float(e.face_similarity[n]),
-                    "background_similarity": _float(e.background_similarity[n]),
-                    "phash_distance": _int(e.phash_distance[n]),
-                    "face_phash_distance": _int(e.face_phash_distance[n]),
-                    "frame_phash_distance": _int(e.frame_phash_distance[n]),
-                    "gap_us": _int(e.gap_us[n]),
-                    "rank": int(ranks[n]),
-                    "rules": [names[i] for i in np.flatnonzero(table[n])],
-                    "accepted": bool(accepted[n]),
-                }
-            )
-        return sorted(rows, key=lambda row: (row["target_subject_id"], row["rank"]))
-
-    def _ranks(self) -> Ints:
-        """Place among the target's candidates by descending similarity, from 0."""
-        e = self.evidence
-        order = sorted(range(len(e)), key=lambda n: (e.target[n], -e.similarity[n], e.reference[n]))
-        ranks, seen = np.empty(len(e), np.int64), defaultdict[str, int](int)
-        for n in order:
-            ranks[n] = seen[e.target[n]]
-            seen[e.target[n]] += 1
-        return ranks
+_CHUNK: Final = 8192  # pairs whose vectors are held at once
+_SHARED: Final = 4  # searched all at once: those who skip at most so many times ``overfetch``
 
 
 @dataclass(frozen=True)
-class Copies:
-    """Clips that others stand for.
+class Proposals:
+    """What the searches found: positions, the search, and the similarity it went by."""
 
-    Attributes:
-        subjects: rows of SUBJECTS of clips dropped as duplicates; listed as candidates of
-            the clip that stands for them, never indexed.
-        of: duplicate clip to the clip that is kept.
+    target: Ints
+    reference: Ints
+    search: Small
+    order: Floats
+
+    @classmethod
+    def joined(cls, parts: list[Proposals]) -> Proposals:
+        """All of them, by target, search, descending order, reference."""
+        target = np.concatenate([np.empty(0, np.int64), *(p.target for p in parts)])
+        reference = np.concatenate([np.empty(0, np.int64), *(p.reference for p in parts)])
+        search = np.concatenate([np.empty(0, np.int8), *(p.search for p in parts)])
+        order = np.concatenate([np.empty(0, np.float64), *(p.order for p in parts)])
+        at = np.lexsort((reference, -order, search, target))
+        return cls(target[at], reference[at], search[at], order[at])
+
+
+def floors(settings: SelectSettings) -> Floats:
+    """Least similarity that a search goes down to, ``[searches, banks]``.
+
+    The bound below which no pair is accepted and no identity linked, less
+    ``retrieval.floor_margin``, down to the next tenth, so that small changes of a bound search
+    nothing again. Copies are listed at any similarity.
     """
-
-    subjects: list[Row]
-    of: dict[str, str]
-
-
-def clip_of(subject_id: str) -> str:
-    """The clip of a subject: ``<clip_id>-s<n>``."""
-    return subject_id.rsplit("-", 1)[0]
+    found = np.full((len(SEARCHES), len(BANKS)), -np.inf)
+    margin = settings.retrieval.floor_margin
+    if margin is None:
+        return found
+    face, weight = settings.face.lower, settings.face.face_weight
+    for n, bank in enumerate(BANKS):
+        lower = min(settings.pair.of(bank).lower, settings.pair.strong)
+        bounds = {
+            "all": lower,
+            "faces": face,
+            "joint": (1 - weight) * lower + weight * face,
+            "own": lower,
+        }
+        for search, bound in bounds.items():
+            found[SEARCHES.index(search), n] = np.floor((bound - margin) * 10 + 1e-6) / 10
+    return found
 
 
 def find_candidates(
-    subjects: list[Row],
-    copies: Copies,
-    hashes: FrameHashes,
-    settings: SelectSettings,
-    verifier: PairVerifier,
-) -> Candidates:
-    """Search, judge and cap the candidates of every subject.
+    pool: Pool, bank: Bank, hashes: FrameHashes, settings: SelectSettings, floor: Floats
+) -> Evidence:
+    """Search, and put down what is known of every pair found.
 
     Args:
-        subjects: kept rows of SUBJECTS, sorted by id.
-        copies: what was collapsed.
-        hashes: perceptual hashes of all frames.
-        settings: thresholds.
-        verifier: asked about what passes all rules.
+        pool: the subjects.
+        bank: their vectors.
+        hashes: perceptual hashes of all frames; its clips are those of the pool.
+        settings: where and how to search; no bound of a rule is asked here.
+        floor: of :func:`floors`.
     """
-    everyone = subjects + copies.subjects
-    search = _Search(subjects, settings)
-    proposals = search.own() + search.faces() + search.everywhere()
-    proposals += _collapsed_pairs(subjects, copies)
-    evidence = _evidence(everyone, proposals, copies.of, hashes)
-    failed = failed_rules(evidence, settings)
-    candidates = _first_passing(
-        Candidates(evidence, failed), [p.search for p in proposals], settings.retrieval.candidates
-    )
-    _ask(candidates, verifier)
-    return candidates
-
-
-@dataclass(frozen=True)
-class _Proposal:
-    target: int
-    reference: int
-    search: str
-    order: float  # similarity the search went by; higher first
+    search = _Search(pool, bank, settings, floor)
+    found = [*search.own(), *search.faces(), *search.everywhere(), _collapsed_pairs(pool)]
+    return _evidence(pool, bank, Proposals.joined(found), hashes, settings)
 
 
 class _Search:
-    """The three searches over kept subjects; positions are indices into them."""
+    """The searches over kept subjects."""
 
-    def __init__(self, subjects: list[Row], settings: SelectSettings) -> None:
-        self.subjects = subjects
-        self.settings = settings
+    def __init__(self, pool: Pool, bank: Bank, settings: SelectSettings, floor: Floats) -> None:
+        self.pool, self.bank, self.settings, self.floor = pool, bank, settings, floor
+        self.cap = settings.retrieval.overfetch
 
-    def own(self) -> list[_Proposal]:
+    def own(self) -> list[Proposals]:
         """Other clips of the same long video, for banks not searched everywhere."""
-        groups = self._groups(
-            lambda s: (s["bank"], s["embedder"], s["long_video_id"]),
-            lambda s: self.settings.pair.of(s["bank"]).across_sources != "yes",
-        )
-        return self._within(groups, "own", "embedding")
-
-    def everywhere(self) -> list[_Proposal]:
-        """All sources at once, for banks searched everywhere."""
-        groups = self._groups(
-            lambda s: (s["bank"], s["embedder"]),
-            lambda s: self.settings.pair.of(s["bank"]).across_sources == "yes",
-        )
-        return self._within(groups, "all", "embedding")
-
-    def faces(self) -> list[_Proposal]:
-        """Faces in other long videos and photographs."""
-        groups = self._groups(
-            lambda s: (s["bank"], s["face_embedder"], s["embedder"]),
-            lambda s: (
-                s["face_embedding"] is not None
-                and self.settings.pair.of(s["bank"]).across_sources == "faces"
-            ),
-        )
-        found: list[_Proposal] = []
-        for members in groups:
-            own: dict[str, list[int]] = defaultdict(list)
-            for n in members:
-                own[self.subjects[n]["long_video_id"]].append(n)
-            for queries in own.values():
-                mine = set(queries)
-                bank = [n for n in members if n not in mine]
-                found += self._top(queries, bank, "faces", "face_embedding")
+        pool, found = self.pool, []
+        searched = self._among(lambda rules: rules.across_sources != "yes")
+        for members in groups((pool.bank, pool.embedder, pool.long_video), searched):
+            faced = members[pool.face_embedder[members] >= 0]
+            alike = groups((pool.face_embedder,), faced)
+            for two in alike:
+                found.append(self._top(two, two, "joint", self._joint))
+                others = np.setdiff1d(members, two, assume_unique=True)
+                found.append(self._top(two, others, "own", self.bank.subject))
+            faceless = np.setdiff1d(members, faced, assume_unique=True)
+            found.append(self._top(faceless, members, "own", self.bank.subject))
         return found
 
-    def _groups(
-        self, key: Callable[[Row], tuple[str | None, ...]], admitted: Callable[[Row], bool]
-    ) -> list[list[int]]:
-        groups: dict[tuple[str | None, ...], list[int]] = defaultdict(list)
-        for n, subject in enumerate(self.subjects):
-            if admitted(subject):
-                groups[key(subject)].append(n)
-        return list(groups.values())
+    def everywhere(self) -> list[Proposals]:
+        """All sources at once, for banks searched everywhere."""
+        pool = self.pool
+        searched = self._among(lambda rules: rules.across_sources == "yes")
+        return [
+            self._top(members, members, "all", self.bank.subject)
+            for members in groups((pool.bank, pool.embedder), searched)
+        ]
 
-    def _within(self, groups: Iterable[list[int]], search: str, column: str) -> list[_Proposal]:
-        return [p for members in groups for p in self._top(members, members, search, column)]
+    def faces(self) -> list[Proposals]:
+        """Faces in other long videos and photographs."""
+        pool, found = self.pool, []
+        searched = self._among(lambda rules: rules.across_sources == "faces")
+        searched = searched[pool.face_embedder[searched] >= 0]
+        for members in groups((pool.bank, pool.face_embedder, pool.embedder), searched):
+            own = groups((pool.long_video,), members)
+            few = [part for part in own if len(part) <= _SHARED * self.cap]
+            if few:
+                queries = np.sort(np.concatenate(few))
+                found.append(self._top(queries, members, "faces", self.bank.face))
+            for queries in own:
+                if len(queries) > _SHARED * self.cap:
+                    others = np.setdiff1d(members, queries, assume_unique=True)
+                    found.append(self._top(queries, others, "faces", self.bank.face))
+        return found
+
+    def _among(self, admitted: Callable[[BankRules], bool]) -> Ints:
+        wanted = np.array([admitted(self.settings.pair.of(b)) for b in BANKS] + [False])
+        return np.flatnonzero(self.pool.kept & wanted[self.pool.bank])
+
+    def _joint(self, at: Ints) -> Vectors:
+        weight = self.settings.face.face_weight
+        return joint_vectors(self.bank.subject(at), self.bank.face(at), weight)
 
     def _top(
-        self, queries: list[int], bank: list[int], search: str, column: str
-    ) -> list[_Proposal]:
-        """Up to ``overfetch`` neighbours in other clips, per query."""
-        if not queries or not bank:
-            return []
-        cap = self.settings.retrieval.overfetch
-        clips = [self.subjects[n]["clip_id"] for n in bank]
-        most = max(clips.count(c) for c in set(clips)) if queries is bank else 0
-        found, similarity = exact_top(
-            vectors(self.subjects, queries, column),
-            vectors(self.subjects, bank, column),
-            cap + most,
-            self.settings.retrieval.backend,
+        self, queries: Ints, bank: Ints, search: str, vectors: Callable[[Ints], Vectors]
+    ) -> Proposals:
+        """Up to ``overfetch`` neighbours per query: in other clips, by face in other videos."""
+        code = SEARCHES.index(search)
+        if not len(queries) or not len(bank):
+            empty = np.empty(0, np.int64)
+            return Proposals(empty, empty, empty.astype(np.int8), empty.astype(np.float64))
+        same = self.pool.long_video if search == "faces" else self.pool.clip
+        most = _most(same[queries], same[bank])
+        known = vectors(bank)
+        asked = known if queries is bank else vectors(queries)
+        near, order = nearest(asked, known, self.cap + most, self.settings.retrieval)
+        found = bank[near]
+        fits = same[found] != same[queries][:, None]
+        fits &= np.cumsum(fits, axis=1) <= self.cap
+        fits &= order >= self.floor[code, self.pool.bank[queries]][:, None]
+        rows, _ = np.nonzero(fits)
+        return Proposals(
+            target=queries[rows],
+            reference=found[fits],
+            search=np.full(len(rows), code, np.int8),
+            order=order[fits],
         )
-        proposals = []
-        for row, query in enumerate(queries):
-            own_clip, taken = self.subjects[query]["clip_id"], 0
-            for at, value in zip(found[row], similarity[row], strict=True):
-                if clips[at] == own_clip:
-                    continue
-                if taken == cap:
-                    break
-                proposals.append(_Proposal(query, bank[at], search, float(value)))
-                taken += 1
-        return proposals
 
 
-def vectors(rows: list[Row], at: Iterable[int], column: str) -> Vectors:
-    """Stack one embedding column, ``[n, d]`` float32."""
-    return np.array([rows[n][column] for n in at], np.float32)
+def _most(queries: Places, bank: Places) -> int:
+    """How many of the bank some query must skip, at most."""
+    names, counts = np.unique(bank, return_counts=True)
+    return int(counts[np.isin(names, queries)].max(initial=0))
 
 
-def _collapsed_pairs(subjects: list[Row], copies: Copies) -> list[_Proposal]:
-    """A collapsed clip's subjects against those of the clip that stands for it."""
-    kept: dict[str, list[int]] = defaultdict(list)
-    for n, subject in enumerate(subjects):
-        kept[subject["clip_id"]].append(n)
-    found = []
-    for offset, subject in enumerate(copies.subjects):
-        for n in kept.get(copies.of[subject["clip_id"]], []):
-            if all(subjects[n][k] == subject[k] for k in ("bank", "embedder")):
-                found.append(_Proposal(n, len(subjects) + offset, "copy", 0.0))
-    return found
+def _collapsed_pairs(pool: Pool) -> Proposals:
+    """Subjects of a collapsed clip as references of those of the clip that stands for it."""
+    kept, gone = np.flatnonzero(pool.kept), np.flatnonzero(pool.collapsed)
+    kept = kept[np.argsort(pool.content[kept], kind="stable")]
+    begin = np.searchsorted(pool.content[kept], pool.content[gone], side="left")
+    counts = np.searchsorted(pool.content[kept], pool.content[gone], side="right") - begin
+    reference = np.repeat(gone, counts)
+    starts = np.append(np.cumsum(counts) - counts, counts.sum())
+    target = kept[np.repeat(begin, counts) + ordinals(starts, len(reference))]
+    fits = (pool.bank[target] == pool.bank[reference]) & (
+        pool.embedder[target] == pool.embedder[reference]
+    )
+    target, reference = target[fits], reference[fits]
+    code = np.full(len(target), SEARCHES.index("copy"), np.int8)
+    return Proposals(target, reference, code, np.zeros(len(target)))
 
 
 def _evidence(
-    subjects: list[Row],
-    proposals: list[_Proposal],
-    duplicate_of: dict[str, str],
-    hashes: FrameHashes,
+    pool: Pool, bank: Bank, found: Proposals, hashes: FrameHashes, settings: SelectSettings
 ) -> Evidence:
-    proposals.sort(
-        key=lambda p: (
-            subjects[p.target]["subject_id"],
-            p.search,
-            -p.order,
-            subjects[p.reference]["subject_id"],
-        )
-    )
-    pairs = [(subjects[p.target], subjects[p.reference]) for p in proposals]
-    clip = hashes.index
-    frame = hashes.distance(
-        [clip[a["clip_id"]] for a, _ in pairs], [clip[b["clip_id"]] for _, b in pairs]
-    )
-
-    def flags(test: Callable[[Row, Row], bool]) -> Flags:
-        return np.array([test(a, b) for a, b in pairs], np.bool_)
-
-    def content(row: Row) -> str:
-        name: str = row["clip_id"]
-        return duplicate_of.get(name, name)
-
+    a, b = found.target, found.reference
+    embedded = pool.embedder[a] == pool.embedder[b]
+    faced = (pool.face_embedder[a] >= 0) & (pool.face_embedder[a] == pool.face_embedder[b])
+    surrounded = embedded & bank.has_background[a] & bank.has_background[b]
+    similarity = _cosines(a, b, embedded, bank.subject)
+    face = _cosines(a, b, faced, bank.face)
+    weight = settings.face.face_weight
     return Evidence(
-        target=[a["subject_id"] for a, _ in pairs],
-        reference=[b["subject_id"] for _, b in pairs],
-        bank=np.array([a["bank"] for a, _ in pairs], np.str_),
-        similarity=_cosines(pairs, "embedding", "embedder"),
-        face_similarity=_cosines(pairs, "face_embedding", "face_embedder"),
-        background_similarity=_cosines(pairs, "background", "embedder"),
-        phash_distance=np.array([_bits(a, b, "crop_phash") for a, b in pairs], np.int64),
-        face_phash_distance=np.array([_bits(a, b, "face_phash") for a, b in pairs], np.int64),
-        frame_phash_distance=np.where(frame == NOT_COMPARED, -1, frame),
-        gap_us=np.array([_gap(a, b) for a, b in pairs], np.int64),
-        same_clip=flags(lambda a, b: a["clip_id"] == b["clip_id"]),
-        same_frame=flags(lambda a, b: (a["video_id"], a["pts_us"]) == (b["video_id"], b["pts_us"])),
-        same_long_video=flags(lambda a, b: a["long_video_id"] == b["long_video_id"]),
-        same_noun=flags(lambda a, b: a["noun"] == b["noun"]),
-        duplicate=flags(lambda a, b: content(a) == content(b) and a["clip_id"] != b["clip_id"]),
+        ids=pool.ids,
+        target_at=a.astype(np.int32),
+        reference_at=b.astype(np.int32),
+        bank_at=pool.bank[a].astype(np.int8),
+        search=found.search,
+        order=found.order,
+        similarity=similarity,
+        face_similarity=face,
+        joint_similarity=np.round((1 - weight) * similarity + weight * face, DECIMALS),
+        background_similarity=_cosines(a, b, surrounded, bank.background),
+        phash_distance=_bits(pool, "crop_phash", a, b),
+        face_phash_distance=_bits(pool, "face_phash", a, b),
+        frame_phash_distance=_frames(hashes, pool.clip[a], pool.clip[b]),
+        gap_us=_gaps(pool, a, b),
+        same_clip=pool.clip[a] == pool.clip[b],
+        same_frame=(pool.video[a] == pool.video[b])
+        & (pool.number("pts_us")[a] == pool.number("pts_us")[b]),
+        same_long_video=pool.long_video[a] == pool.long_video[b],
+        same_noun=pool.noun[a] == pool.noun[b],
+        duplicate=(pool.content[a] == pool.content[b]) & (pool.clip[a] != pool.clip[b]),
     )
 
 
-def _cosines(pairs: list[tuple[Row, Row]], column: str, embedder: str) -> npt.NDArray[np.float64]:
-    """Cosine of one embedding column, NaN where one side lacks it or the embedders differ."""
-    found = np.full(len(pairs), np.nan)
-    at = [
-        n
-        for n, (a, b) in enumerate(pairs)
-        if a[column] is not None and b[column] is not None and a[embedder] == b[embedder]
-    ]
-    for begin in range(0, len(at), 8192):
-        part = at[begin : begin + 8192]
-        a = np.array([pairs[n][0][column] for n in part], np.float32)
-        b = np.array([pairs[n][1][column] for n in part], np.float32)
-        found[part] = cosine(a, b)
+def _cosines(a: Ints, b: Ints, where: Flags, vectors: Callable[[Ints], Vectors]) -> Floats:
+    """Cosines of one kind of vectors, NaN where one side lacks it or the embedders differ."""
+    found = np.full(len(a), np.nan)
+    at = np.flatnonzero(where)
+    for begin in range(0, len(at), _CHUNK):
+        part = at[begin : begin + _CHUNK]
+        found[part] = cosine(vectors(a[part]), vectors(b[part]))
     return found
 
 
-def _bits(a: Row, b: Row, column: str) -> int:
-    first, second = parse_hash(a[column]), parse_hash(b[column])
-    if first is None or second is None:
-        return -1
-    return (first ^ second).bit_count()
+def _bits(pool: Pool, column: str, a: Ints, b: Ints) -> Small:
+    """Differing bits of two hashes, -1 where one is missing."""
+    values, there = pool.hashes(column)
+    bits = np.bitwise_count(values[a] ^ values[b]).astype(np.int8)
+    return np.where(there[a] & there[b], bits, np.int8(-1))
 
 
-def _gap(a: Row, b: Row) -> int:
+def _frames(hashes: FrameHashes, a: Places, b: Places) -> Small:
+    """Smallest distance between any two frames of two clips, -1 where there are none."""
+    found = hashes.distance(a, b)
+    return np.where(found == NOT_COMPARED, -1, found).astype(np.int8)
+
+
+def _gaps(pool: Pool, a: Ints, b: Ints) -> Ints:
     """Time between two clips of one file; 0 where they touch, -1 across files."""
-    if a["video_id"] != b["video_id"] or a["kind"] == "image":
-        return -1
-    return max(0, int(a["start_us"] - b["end_us"]), int(b["start_us"] - a["end_us"]))
-
-
-def _first_passing(found: Candidates, searches: list[str], wanted: int) -> Candidates:
-    """Cut each target's list, per search, after the ``wanted``-th candidate that passes.
-
-    A pair that two searches found is kept once.
-    """
-    passing = found.accepted()
-    e = found.evidence
-    keep: list[int] = []
-    count: dict[tuple[str, str], int] = defaultdict(int)
-    seen: set[tuple[str, str]] = set()
-    for n, search in enumerate(searches):
-        key, pair = (e.target[n], search), (e.target[n], e.reference[n])
-        if count[key] >= wanted or pair in seen:
-            continue
-        seen.add(pair)
-        keep.append(n)
-        count[key] += bool(passing[n])
-    at = np.array(keep, np.int64)
-    return Candidates(e.take(at), {name: flags[at] for name, flags in found.failed.items()})
-
-
-def _ask(candidates: Candidates, verifier: PairVerifier) -> None:
-    at = np.flatnonzero(candidates.accepted())
-    verdicts = verifier.verify(candidates.evidence, at)
-    if len(verdicts) != len(at):
-        raise ValueError(
-            f"verifier {verifier.verifier_id!r} gave {len(verdicts)} verdicts on {len(at)} pairs"
-        )
-    for rule, answer in zip(VERIFIER_RULES, ("same_identity", "different_context"), strict=True):
-        flags = np.zeros(len(candidates.evidence), np.bool_)
-        flags[at] = [getattr(verdict, answer) != "yes" for verdict in verdicts]
-        candidates.refuse(rule, flags)
-
-
-def _float(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _int(value: int) -> int | None:
-    return None if value < 0 else int(value)
+    start, end = pool.number("start_us"), pool.number("end_us")
+    gap = np.maximum(0, np.maximum(start[a] - end[b], start[b] - end[a]))
+    return np.where((pool.video[a] != pool.video[b]) | pool.image[a], np.int64(-1), gap)

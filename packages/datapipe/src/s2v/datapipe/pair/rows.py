@@ -29,12 +29,14 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "phrases": ("subject_id",),
     "detections": ("detection_id",),
     "checks": ("detection_id",),
+    "marks": ("detection_id",),
     "masks": ("detection_id",),
     "faces": ("frame_id", "face"),
     "people": ("clip_id",),
     "embeddings": ("detection_id",),
     "subjects": ("subject_id",),
     "pairs": ("target_subject_id", "reference_subject_id"),
+    "verdicts": ("verdict_id",),
     "samples": ("sample_id",),
     "quarantine": ("stage", "id"),
 }
@@ -52,11 +54,7 @@ def read(tables: Tables, name: str) -> list[Row]:
     if name not in tables:
         return []
     table = tables[name]
-    if missing := [n for n in records.TABLES[name].names if n not in table.schema.names]:
-        raise ValueError(
-            f"table {name!r} lacks columns {missing}; it was measured by another version: "
-            "delete its measure parts and run again"
-        )
+    check_columns(name, table)
     schema = records.TABLES[name]
     plain = [field.name for field in schema if field.type != records.EMBEDDING]
     rows: list[Row] = table.select(plain).to_pylist()
@@ -65,6 +63,24 @@ def read(tables: Tables, name: str) -> list[Row]:
             for row, vector in zip(rows, _vectors(table[field.name]), strict=True):
                 row[field.name] = vector
     return sorted(rows, key=lambda row: tuple(row[k] for k in KEYS[name]))
+
+
+def check_columns(name: str, table: pa.Table) -> None:
+    """Refuse a table that lacks a column of the contract.
+
+    Raises:
+        ValueError: naming the columns.
+    """
+    if missing := [n for n in records.TABLES[name].names if n not in table.schema.names]:
+        raise ValueError(
+            f"table {name!r} lacks columns {missing}; it was measured by another version: "
+            "delete its measure parts and run again"
+        )
+
+
+def measured(tables: Tables, name: str) -> pa.Table:
+    """A table as it was measured, without rows where it was not."""
+    return tables[name] if name in tables else records.TABLES[name].empty_table()
 
 
 def _vectors(column: pa.ChunkedArray) -> Iterator[npt.NDArray[np.float32] | None]:

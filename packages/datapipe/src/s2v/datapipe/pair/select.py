@@ -1,30 +1,38 @@
 """The selection: measured tables and settings to subjects, pairs and samples.
 
-A pure function. Changing a threshold and selecting again runs no model and keeps the ids of
-unchanged samples.
+A pure function, made of four steps: what may be used of clips and of subjects, which subjects
+are near each other, and what follows from the bounds. Changing a threshold and selecting again
+runs no model and keeps the ids of unchanged samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from s2v.datapipe.base import records
-from s2v.datapipe.pair.clips import clip_reasons
-from s2v.datapipe.pair.concepts import balance
-from s2v.datapipe.pair.copies import FrameHashes, duplicates
+from s2v.datapipe.pair.classes import name_classes
+from s2v.datapipe.pair.columns import codes
+from s2v.datapipe.pair.evidence import Candidates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
-from s2v.datapipe.pair.identity import cluster, conflicts
-from s2v.datapipe.pair.retrieve import Candidates, Copies, clip_of, find_candidates
-from s2v.datapipe.pair.rows import Row, Tables, by, read
-from s2v.datapipe.pair.samples import SampleMaker, Splits
+from s2v.datapipe.pair.identity import cluster, identity_ids
+from s2v.datapipe.pair.judge import judge
+from s2v.datapipe.pair.marks import unmarked
+from s2v.datapipe.pair.pool import Bank, Pool
+from s2v.datapipe.pair.rows import Row, Tables, measured
+from s2v.datapipe.pair.sample_pool import Pairs, Splits, make_pool
+from s2v.datapipe.pair.samples import make_samples
 from s2v.datapipe.pair.settings import SelectSettings, ShardCounts
 from s2v.datapipe.pair.split import heldout_clips, split_of_sources
-from s2v.datapipe.pair.subjects import SubjectView, join_subjects
-from s2v.datapipe.pair.verify import PairVerifier, RuleVerifier
+from s2v.datapipe.pair.steps import CLIP_REASONS, Clips, Found, Steps
+from s2v.datapipe.pair.subjects import BOX_REASONS, FACE_REASONS, SubjectView
+from s2v.datapipe.pair.unseen import TestFaces, seen_identities
+from s2v.datapipe.pair.verdicts import Verdicts
+
+__all__ = ["BOX_REASONS", "CLIP_REASONS", "FACE_REASONS", "Selection", "select"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Selection:
         pairs: table PAIRS, every candidate with the rules it fails.
         samples: table SAMPLES, what will be written.
         excluded_samples: samples taken out by the exclusion list, with its reason.
+        sample_reasons: every sample that was made, with the reason why it is not kept.
+        quotas: how many samples of each scenario and class were made, wanted and kept.
         shards: how many shards the settings ask for.
     """
 
@@ -51,34 +61,17 @@ class Selection:
     samples: pa.Table
     excluded_samples: dict[str, str]
     shards: ShardCounts
-
-
-CLIP_REASONS = pa.schema(
-    [
-        pa.field("clip_id", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("duplicate_of", pa.string()),
-        pa.field("concept", pa.string()),
-    ]
-)
-BOX_REASONS = pa.schema(
-    [pa.field(name, pa.string()) for name in ("detection_id", "subject_id", "reason")]
-)
-
-FACE_REASONS = pa.schema(
-    [
-        pa.field("frame_id", pa.string()),
-        pa.field("face", pa.int64()),
-        pa.field("reason", pa.string()),
-    ]
-)
+    sample_reasons: pa.Table
+    quotas: pa.Table
 
 
 def select(
     tables: Tables,
     settings: SelectSettings,
     exclusions: Iterable[Exclusion] = (),
-    verifier: PairVerifier | None = None,
+    verdicts: pa.Table | None = None,
+    steps: Steps | None = None,
+    test_faces: TestFaces | None = None,
 ) -> Selection:
     """Select subjects, pairs and samples.
 
@@ -87,7 +80,10 @@ def select(
             order; tables that were not measured may be missing.
         settings: every threshold.
         exclusions: exclusion and takedown list.
-        verifier: judge of pairs that pass all rules; the rules themselves by default.
+        verdicts: rows of table VERDICTS of a second model; pairs without one do not pass. Without
+            the table no second model is asked.
+        steps: what keeps the results of the first steps; the selection is the same without.
+        test_faces: of an evaluation set, whose people are kept out.
 
     Returns:
         Tables sorted by id; the same for any order of the input rows.
@@ -95,113 +91,133 @@ def select(
     Raises:
         ValueError: tables that contradict each other.
         SplitError: pinned sources that belong together.
+        TestFacesError: test faces that cannot be compared with the corpus's.
     """
-    excluded = ExclusionIndex(exclusions)
-    clips = by(read(tables, "clips"), "clip_id")
-    reasons = clip_reasons(tables, settings, excluded)
-    hashes = FrameHashes(tables, settings.pair)
-    alike = hashes.alike(settings.pair.frame_bits)
-    passing = {c: row for c, row in clips.items() if reasons[c] is None}
-    duplicate_of = duplicates(hashes, alike, passing, settings.pair)
-    if not settings.clip.drop_duplicates:
-        duplicate_of = {}
-    alone = {c: row for c, row in passing.items() if c not in duplicate_of}
-    balanced = balance(tables, alone, settings.clip)
-    reasons |= balanced.full
-    view = join_subjects(tables, reasons, settings, excluded)
-    collapsed = _collapse(view, duplicate_of)
-    reasons |= dict.fromkeys(duplicate_of, "clip: duplicate")
-
-    copies = Copies(collapsed, duplicate_of)
-    candidates = find_candidates(view.kept(), copies, hashes, settings, verifier or RuleVerifier())
-    identity = cluster(view.kept(), candidates, settings)
-    candidates.refuse("identity_conflict", conflicts(candidates, identity))
-    taken_down = _name_identities(view, identity, excluded)
-    candidates.refuse("excluded", candidates.involve(taken_down))
-
-    near = [(hashes.clips[i], hashes.clips[j]) for i, j, _ in alike]
-    splits = split_of_sources(
-        {row["long_video_id"] for row in clips.values()},
-        _shared_sources(view.kept(), candidates, clips, near),
-        settings.split,
+    listed = tuple(exclusions)
+    excluded = ExclusionIndex(listed)
+    steps = steps or Steps()
+    clips = steps.clips(tables, settings, listed)
+    view, digest = steps.subjects(tables, settings, listed, clips)
+    view = view.with_table(name_classes(view.table, tables, settings.classes))
+    pool = Pool(view.table, clips.ids, clips.duplicate_of)
+    found = steps.found(tables, settings, digest, pool, clips)
+    candidates = judge(found.evidence, settings, unmarked(view.table, tables, settings.pair))
+    if verdicts is not None:
+        ends = (candidates.target, candidates.reference)
+        said = Verdicts(verdicts, view.table["detection_id"], *ends)
+        candidates.hear(said.failed(candidates.accepted()), said.columns())
+    names = _cluster(pool, candidates, found, settings)
+    seen = seen_identities(pool, Bank(pool, tables), names, test_faces) if test_faces else {}
+    view = _identify(view, pool, candidates, names, excluded, seen)
+    splits = _splits(tables, clips, view, candidates, settings)
+    made = make_samples(
+        make_pool(
+            view.table,
+            view.detections,
+            _accepted(candidates),
+            measured(tables, "captions"),
+            splits,
+            settings.sample,
+        ),
+        settings.quota,
+        settings.shards,
+        excluded.of("sample_id"),
     )
-    held = heldout_clips(clips.values(), near, settings.split)
-    maker = SampleMaker(tables, view, candidates, Splits(splits, held), settings)
-    samples, refused = _without_excluded(maker.samples(), excluded)
     return Selection(
-        clips=pa.Table.from_pylist(
-            [
-                {
-                    "clip_id": c,
-                    "reason": r,
-                    "duplicate_of": duplicate_of.get(c),
-                    "concept": balanced.concept.get(c),
-                }
-                for c, r in sorted(reasons.items())
-            ],
-            schema=CLIP_REASONS,
-        ),
-        boxes=pa.Table.from_pylist(
-            sorted(view.boxes, key=lambda row: row["detection_id"]), schema=BOX_REASONS
-        ),
-        faces=pa.Table.from_pylist(view.faces, schema=FACE_REASONS),
-        subjects=records.table("subjects", view.rows),
-        pairs=records.table("pairs", candidates.rows()),
-        samples=records.table("samples", samples),
-        excluded_samples=refused,
+        clips=clips.table,
+        boxes=view.boxes,
+        faces=view.faces,
+        subjects=view.table,
+        pairs=candidates.table(pool.clip, pool.clips),
+        samples=made.samples,
+        excluded_samples=made.excluded,
         shards=settings.shards,
+        sample_reasons=made.reasons,
+        quotas=made.quotas,
     )
 
 
-def _collapse(view: SubjectView, duplicate_of: dict[str, str]) -> list[Row]:
-    """Drop the subjects of duplicate clips; return those that were fit otherwise."""
-    collapsed = [row for row in view.kept() if row["clip_id"] in duplicate_of]
-    for row in collapsed:
-        row["reason"] = "clip: duplicate"
-        view.passing.pop(row["subject_id"])
-    return collapsed
+def _cluster(
+    pool: Pool, candidates: Candidates, found: Found, settings: SelectSettings
+) -> pa.Array:
+    """Identity of each subject; pairs that contradict one are refused."""
+    cluster_of = cluster(pool, candidates, found.faces, settings)
+    apart = cluster_of[candidates.target] != cluster_of[candidates.reference]
+    candidates.refuse("identity_conflict", candidates.accepted() & apart)
+    return identity_ids(pool, cluster_of)
 
 
-def _name_identities(
-    view: SubjectView, identity: dict[str, str], excluded: ExclusionIndex
-) -> set[str]:
-    """Fill ``identity_id``; drop, and return, the subjects whose identity is excluded."""
-    taken_down = set()
-    for row in view.kept():
-        row["identity_id"] = identity[row["subject_id"]]
-        if why := excluded.reason(row, "identity_id"):
-            row["reason"] = f"identity: excluded: {why}"
-            view.passing.pop(row["subject_id"])
-            taken_down.add(row["subject_id"])
-    return taken_down
-
-
-def _shared_sources(
-    subjects: list[Row],
+def _identify(
+    view: SubjectView,
+    pool: Pool,
     candidates: Candidates,
-    clips: dict[str, Row],
-    near: list[tuple[str, str]],
-) -> list[tuple[str, str]]:
-    """Pairs of long videos that must not be split."""
-    first: dict[str, str] = {}
-    edges: list[tuple[str, str]] = []
-    for row in subjects:
-        source = row["long_video_id"]
-        edges.append((first.setdefault(row["identity_id"], source), source))
-    e = candidates.evidence
-    pairs = [
-        (clip_of(e.target[n]), clip_of(e.reference[n]))
-        for n in np.flatnonzero(candidates.accepted())
+    names: pa.Array,
+    excluded: ExclusionIndex,
+    seen: Mapping[str, str],
+) -> SubjectView:
+    """Fill ``identity_id``; identities that are excluded or ``seen`` go with all their pairs."""
+    code, known = codes(names)
+    why = [
+        seen.get(name) or excluded.reason({"identity_id": name}, "identity_id")
+        for name in known.to_pylist()
     ]
-    edges += [(clips[a]["long_video_id"], clips[b]["long_video_id"]) for a, b in pairs + near]
-    return sorted({(a, b) for a, b in edges if a != b})
+    taken_down = np.array([reason is not None for reason in why] + [False])[code]
+    candidates.refuse("excluded", candidates.involve(taken_down))
+    table = _replaced(view.table, "identity_id", names)
+    if not taken_down.any():
+        return view.with_table(table)
+    texts = [None if reason is None else f"identity: excluded: {reason}" for reason in why]
+    told = pa.array([*texts, None], pa.string()).take(pa.array(code % (len(texts) + 1)))
+    reasons = pc.if_else(pa.array(taken_down), told, table["reason"].combine_chunks())
+    return view.with_table(_replaced(table, "reason", reasons))
 
 
-def _without_excluded(
-    samples: list[Row], excluded: ExclusionIndex
-) -> tuple[list[Row], dict[str, str]]:
-    """Take out single samples that a reviewer refused; nothing takes their place."""
-    refused = {
-        row["sample_id"]: why for row in samples if (why := excluded.reason(row, "sample_id"))
-    }
-    return [row for row in samples if row["sample_id"] not in refused], refused
+def _replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
+    at = table.schema.get_field_index(column)
+    return table.set_column(at, table.schema.field(at), values)
+
+
+def _splits(
+    tables: Tables,
+    clips: Clips,
+    view: SubjectView,
+    candidates: Candidates,
+    settings: SelectSettings,
+) -> Splits:
+    """Where every long video goes, and which clips are held out."""
+    names = ["clip_id", "video_id", "long_video_id", "kind", "start_us", "end_us"]
+    rows: list[Row] = tables["clips"].select(names).to_pylist()
+    long_video = {row["clip_id"]: row["long_video_id"] for row in rows}
+    near = clips.near
+    edges = {(long_video[a], long_video[b]) for a, b in near}
+    edges |= _shared_sources(view, candidates)
+    splits = split_of_sources(
+        set(long_video.values()), sorted((a, b) for a, b in edges if a != b), settings.split
+    )
+    return Splits(splits, heldout_clips(rows, near, settings.split))
+
+
+def _shared_sources(view: SubjectView, candidates: Candidates) -> set[tuple[str, str]]:
+    """Pairs of long videos that share an identity or an accepted pair."""
+    source, names = codes(view.table["long_video_id"])
+    identity, known = codes(view.table["identity_id"])
+    kept = np.flatnonzero(view.kept_flags)
+    first = np.full(len(known), -1, np.int64)
+    first[identity[kept][::-1]] = source[kept][::-1]
+    accepted = candidates.accepted()
+    one = (first[identity[kept]], source[candidates.target[accepted]])
+    other = (source[kept], source[candidates.reference[accepted]])
+    pairs = np.unique(np.stack([np.concatenate(one), np.concatenate(other)]), axis=1)
+    a, b = (names.take(pa.array(side)).to_pylist() for side in pairs)
+    return set(zip(a, b, strict=True))
+
+
+def _accepted(candidates: Candidates) -> Pairs:
+    e, at = candidates.evidence, candidates.accepted()
+    return Pairs(
+        target=candidates.target[at].astype(np.int64),
+        reference=candidates.reference[at].astype(np.int64),
+        similarity=e.similarity[at],
+        face=e.face_similarity[at],
+        background=e.background_similarity[at],
+    )

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from s2v.datapipe.base.ids import bucket
 from s2v.datapipe.pair.rows import Row
-from s2v.datapipe.pair.settings import SplitSettings
+from s2v.datapipe.pair.sample_rules import SplitSettings
 from s2v.datapipe.pair.unionfind import UnionFind
 
 _PARTS = 1_000_000

@@ -9,43 +9,98 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2v.datapipe.base import records
+from s2v.datapipe.pair.chunks import pieces
+from s2v.datapipe.pair.columns import Flags, Ints, there, whole
 from s2v.datapipe.pair.detections import Detections
 from s2v.datapipe.pair.exclusions import ExclusionIndex
 from s2v.datapipe.pair.faces import Faces, with_face
 from s2v.datapipe.pair.policy import People
-from s2v.datapipe.pair.rows import Row, Tables, by, read
+from s2v.datapipe.pair.rows import Row, Tables, by, group, read
 from s2v.datapipe.pair.settings import BANKS, SelectSettings
 
 _BORDER_PENALTY = 0.5  # a subject cut by the frame is taken only when no whole one exists
 _FULL_AREA = 0.25  # of the frame: larger shows no more of a subject
 
+#: Of a subject that was fit but for its clip, which shows what another one shows.
+DUPLICATE: Final = "clip: duplicate"
 
-@dataclass
+BOX_REASONS: Final = pa.schema(
+    [pa.field(name, pa.string()) for name in ("detection_id", "subject_id", "reason")]
+)
+FACE_REASONS: Final = pa.schema(
+    [
+        pa.field("frame_id", pa.string()),
+        pa.field("face", pa.int64()),
+        pa.field("reason", pa.string()),
+    ]
+)
+_READ: Final = (
+    *("sources", "clips", "frames", "captions", "phrases", "detections", "checks", "masks"),
+    *("faces", "people", "embeddings"),
+)
+
+
+@dataclass(frozen=True)
 class SubjectView:
     """Subjects with everything later steps ask of them.
 
     Attributes:
-        rows: table SUBJECTS, sorted by ``subject_id``; ``identity_id`` is still null.
-        passing: detections that pass all rules, per kept subject, by time.
+        table: table SUBJECTS, sorted by ``subject_id``; ``identity_id`` may still be null.
+        detections: rows of DETECTIONS that pass all rules, of kept subjects, by subject, time
+            and id.
         boxes: ``detection_id``, ``subject_id`` and the first rule of its own that each
-            detection fails.
-        faces: ``frame_id``, ``face`` and the first rule that each face fails.
+            detection fails, by ``detection_id``.
+        faces: ``frame_id``, ``face`` and the first rule that each face fails, by these.
     """
 
-    rows: list[Row] = field(default_factory=list)
-    boxes: list[Row] = field(default_factory=list)
-    passing: dict[str, list[Row]] = field(default_factory=dict)
-    faces: list[Row] = field(default_factory=list)
+    table: pa.Table
+    detections: pa.Table
+    boxes: pa.Table
+    faces: pa.Table
+
+    @cached_property
+    def kept_flags(self) -> Flags:
+        """By position: rows without a reason."""
+        return ~there(self.table["reason"])
+
+    @cached_property
+    def place(self) -> Ints:
+        """By position: the row's place in :meth:`kept`, -1 for a dropped one."""
+        return np.where(self.kept_flags, np.cumsum(self.kept_flags) - 1, -1)
+
+    def kept_table(self) -> pa.Table:
+        """Rows without a reason."""
+        return self.table.filter(pa.array(self.kept_flags))
+
+    @cached_property
+    def _kept(self) -> list[Row]:
+        rows: list[Row] = self.kept_table().to_pylist()
+        return rows
 
     def kept(self) -> list[Row]:
-        """Rows without a reason."""
-        return [row for row in self.rows if row["reason"] is None]
+        """Rows without a reason, as Python's."""
+        return self._kept
+
+    @cached_property
+    def passing(self) -> dict[str, list[Row]]:
+        """Rows of ``detections`` per subject."""
+        return group(self.detections.to_pylist(), "subject_id")
+
+    def with_table(self, table: pa.Table) -> SubjectView:
+        """The same with some subjects named or dropped; their detections go with them."""
+        kept = table.filter(pc.is_null(table["reason"]))["subject_id"]
+        at = pc.is_in(self.detections["subject_id"], value_set=whole(kept))
+        return SubjectView(table, self.detections.filter(at), self.boxes, self.faces)
 
 
 def join_subjects(
@@ -53,32 +108,52 @@ def join_subjects(
     clip_reasons: dict[str, str | None],
     settings: SelectSettings,
     excluded: ExclusionIndex,
+    duplicates: Collection[str] = (),
 ) -> SubjectView:
-    """Join the measure tables to subjects.
+    """Join the measure tables to subjects, some thousand clips at a time.
 
     Args:
         tables: clips, frames, captions, phrases, detections, checks, masks, faces, embeddings.
         clip_reasons: of :func:`s2v.datapipe.pair.clips.clip_reasons`.
         settings: thresholds.
         excluded: exclusion and takedown list.
+        duplicates: clips without a reason whose subjects are dropped for what they repeat.
 
     Raises:
         ValueError: a row refers to a clip or frame that the tables lack.
     """
-    joiner = _Joiner(tables, settings)
-    view = SubjectView(faces=joiner.faces.reasons())
+    checked = "checks" in tables and tables["checks"].num_rows > 0
+    parts: list[tuple[pa.Table, ...]] = []
+    for piece in pieces(tables, _READ):
+        joiner = _Joiner(piece, settings, checked=checked)
+        parts.append(_join(joiner, clip_reasons, excluded, duplicates))
+    subjects, detections, boxes, faces = (pa.concat_tables(p) for p in zip(*parts, strict=True))
+    return SubjectView(
+        table=_sorted(subjects, "subject_id"),
+        detections=_sorted(detections, "subject_id", "pts_us", "detection_id"),
+        boxes=_sorted(boxes, "detection_id"),
+        faces=_sorted(faces, "frame_id", "face"),
+    )
+
+
+def _sorted(table: pa.Table, *columns: str) -> pa.Table:
+    return table.sort_by([(name, "ascending") for name in columns]).combine_chunks()
+
+
+def _join(
+    joiner: _Joiner,
+    clip_reasons: dict[str, str | None],
+    excluded: ExclusionIndex,
+    duplicates: Collection[str],
+) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
+    """Subjects, passing detections, boxes and faces of one piece."""
+    rows: list[Row] = []
+    passing: list[Row] = []
+    boxes: list[Row] = []
     for phrase in joiner.phrases:
         clip = joiner.clip(phrase)
-        reason = clip_reasons[clip["clip_id"]]
-        if reason is None and (why := excluded.reason(phrase, "subject_id")):
-            reason = f"phrase: excluded: {why}"
-        if reason is None and (why := next(joiner.phrase_rules(phrase), None)):
-            reason = f"phrase: {why}"
-        if reason is None and phrase["bank"] == "person":
-            why = next(joiner.people.subject_fails(clip), None)
-            reason = f"people: {why}" if why else None
         judged = joiner.judge(phrase)
-        view.boxes += [
+        boxes += [
             {
                 "detection_id": one.row["detection_id"],
                 "subject_id": phrase["subject_id"],
@@ -87,20 +162,18 @@ def join_subjects(
             for one in judged
         ]
         best = judged[0] if judged else None
+        reason = clip_reasons[clip["clip_id"]] or joiner.reason(phrase, clip, judged, excluded)
+        if reason is None and clip["clip_id"] in duplicates:
+            reason = DUPLICATE
+        rows.append(joiner.row(phrase, clip, best) | {"reason": reason})
         if reason is None:
-            reason = "box: none found" if best is None else best.reason
-        wanted = settings.detection.min_frames if clip["kind"] == "video" else 1
-        if reason is None and _frames_with_box(judged) < wanted:
-            reason = "box: on too few frames"
-        row = joiner.row(phrase, clip, best)
-        row["reason"] = reason
-        view.rows.append(row)
-        if reason is None:
-            passing = [one.row for one in judged if one.reason is None]
-            view.passing[phrase["subject_id"]] = sorted(
-                passing, key=lambda d: (d["pts_us"], d["detection_id"])
-            )
-    return view
+            passing += [one.row for one in judged if one.reason is None]
+    return (
+        records.table("subjects", rows),
+        records.table("detections", passing),
+        pa.Table.from_pylist(boxes, schema=BOX_REASONS),
+        pa.Table.from_pylist(joiner.faces.reasons(), schema=FACE_REASONS),
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +188,7 @@ class _Judged:
 
 
 class _Joiner:
-    def __init__(self, tables: Tables, settings: SelectSettings) -> None:
+    def __init__(self, tables: Tables, settings: SelectSettings, *, checked: bool) -> None:
         self.settings = settings
         self.clips = by(read(tables, "clips"), "clip_id")
         self.frames = by(read(tables, "frames"), "frame_id")
@@ -126,7 +199,24 @@ class _Joiner:
         self.people = People(tables, settings.people)
         self.bank = {row["subject_id"]: row["bank"] for row in self.phrases}
         self._repeated = self._repeated_phrases()
-        self.found = Detections(tables, self.clips, self.bank, settings)
+        self.found = Detections(tables, self.clips, self.bank, settings, checked=checked)
+
+    def reason(
+        self, phrase: Row, clip: Row, judged: list[_Judged], excluded: ExclusionIndex
+    ) -> str | None:
+        """The first rule that a subject of a clip that may be used fails."""
+        if why := excluded.reason(phrase, "subject_id"):
+            return f"phrase: excluded: {why}"
+        if why := next(self.phrase_rules(phrase), None):
+            return f"phrase: {why}"
+        if phrase["bank"] == "person" and (why := next(self.people.subject_fails(clip), None)):
+            return f"people: {why}"
+        if not judged:
+            return "box: none found"
+        if judged[0].reason is not None:
+            return judged[0].reason
+        wanted = self.settings.detection.min_frames if clip["kind"] == "video" else 1
+        return "box: on too few frames" if _frames_with_box(judged) < wanted else None
 
     def clip(self, row: Row) -> Row:
         """The clip a row belongs to."""
@@ -234,11 +324,8 @@ class _Joiner:
             row |= {
                 "crop_phash": best.embedding["phash"],
                 "embedder": best.embedding["embedder"],
-                "embedding": best.embedding["subject"],
-                "background": best.embedding["background"],
             }
-        row |= with_face(row, best.face, self.settings.face)
-        return row
+        return row | with_face(best.face)
 
 
 def _frames_with_box(judged: list[_Judged]) -> int:

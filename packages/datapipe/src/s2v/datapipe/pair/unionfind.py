@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+import numpy as np
+import numpy.typing as npt
+
 
 class UnionFind:
     """Disjoint sets of strings."""
@@ -32,3 +35,24 @@ class UnionFind:
         for member in sorted(self._parent):
             found[self.find(member)].append(member)
         return dict(found)
+
+
+def components(
+    count: int, a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The smallest number that each of ``0 .. count - 1`` hangs together with.
+
+    Args:
+        count: how many numbers.
+        a, b: links between them.
+    """
+    label = np.arange(count)
+    while len(a):
+        one, other = label[a], label[b]
+        low, high = np.minimum(one, other), np.maximum(one, other)
+        np.minimum.at(label, high, low)
+        while not np.array_equal(above := label[label], label):
+            label = above
+        apart = label[a] != label[b]
+        a, b = a[apart], b[apart]
+    return label

@@ -33,7 +33,15 @@ from s2v.datapipe.engine.pools import AdmissionError, machines
 from s2v.datapipe.engine.stage import StageRun
 from s2v.datapipe.planning.estimate import admit
 from s2v.datapipe.planning.plan import nodes_of
-from s2v.datapipe.roles import ClipView, Image, Phrase, RoleUnavailableError, WeightsError
+from s2v.datapipe.roles import (
+    ClipView,
+    Image,
+    PairVerifier,
+    Phrase,
+    RoleUnavailableError,
+    Sight,
+    WeightsError,
+)
 from s2v.datapipe.serving import own, reserved, roles_or_why_not
 
 State = Literal["ok", "warning", "failed"]
@@ -266,16 +274,25 @@ def _picture() -> Image:
 _PHRASE = Phrase("a red block", 0, 11, "block", "thing")
 _BOX = (40.0, 60.0, 140.0, 180.0)
 
+
+def _pair(model: PairVerifier) -> str:
+    sight = Sight("doctor", _picture(), _BOX, _PHRASE.text)
+    said = model.verify(sight, sight, "other")
+    return f"same: {said.same_identity}, elsewhere: {said.different_context}"
+
+
 #: Role -> ask its model once; returns what it said.
 _ASK: dict[str, Callable[..., str]] = {
     "captioner": lambda m: f"said {m.caption(ClipView('doctor', (_picture(),), (0,))).text[:40]!r}",
     "phrases": lambda m: f"found {len(m.phrases('A woman in a red coat walks.'))} phrases",
     "detector": lambda m: f"found {len(m.ground([_picture()], [_PHRASE])[0])} boxes",
     "checker": lambda m: f"said {m.check(_picture(), _BOX, _PHRASE)}",
+    "verifier": lambda m: f"said {_pair(m)}",
     "segmenter": lambda m: f"masked {m.segment(_picture(), [_BOX], ['thing'])[0].mask.mean():.0%}",
     "faces": lambda m: f"found {len(m.faces(_picture()))} faces",
     "embedder": lambda m: f"gave {m.embed([_picture()]).shape[1]} dimensions",
     "text_regions": lambda m: f"found {len(m.regions(_picture()))} texts",
+    "text_reader": lambda m: f"read {len(m.read(_picture()))} lines",
     "safety": lambda m: f"scored {m.score(_picture()):.3f}",
     "aesthetics": lambda m: f"scored {m.score([_picture()])[0]:.2f}",
     "shots": lambda m: f"scored {len(m.score(np.zeros((60, *m.frame_size, 3), np.uint8)))} frames",

@@ -26,6 +26,7 @@ CALLS = {
     "phrases": ("captions", 1),
     "detect": ("frames", 1),
     "check": ("masks", 1),
+    "marks": ("marks", 1),
     "segment": ("masks", 1),
     "faces": ("frames", 1),
     "embed": ("embeddings", 2),  # the subject and what surrounds it
@@ -143,7 +144,9 @@ def admit(
     for names in (pipeline.BY_SOURCE, pipeline.BY_WINDOW):
         place([(n, runs[n].need) for n in names], nodes, 1, **placing)
     by_clips = [(n, runs[n].need) for n in pipeline.BY_CLIPS]
-    place(by_clips, nodes, 1, reserved=reserved, **placing)
+    by_pairs = [(n, runs[n].need) for n in pipeline.BY_PAIRS]
+    for group in (by_clips, by_pairs):
+        place(group, nodes, 1, reserved=reserved, **placing)
 
 
 def estimate(
@@ -178,15 +181,15 @@ def estimate(
     clips = done.clips + round(rates.clips_per_second * left_seconds)
     clips += max(0, sizes.images - done.images)
     rows = tuple(
-        _by_clips(run, models.get(name), clips, done, rates)
-        if name in pipeline.BY_CLIPS
-        else _by_source(run, models.get(name), sizes, done, rates)
+        _estimate(run, models.get(name), sizes, clips, done, rates)
         for name, run in runs.items()
+        if models.get(name) or name not in pipeline.BY_PAIRS
     )
     units = max(1, clips // max(unit_clips, 1))
     by_clips = [(n, r.need) for n, r in runs.items() if n in pipeline.BY_CLIPS]
     placement = place(by_clips, nodes, units, reserved=reserved, **placing)
     before, measuring = _wall(rows, placement, nodes, reserved)
+    asking = _asking(rows, runs, nodes, max(unit_clips, 1), reserved=reserved, **placing)
     new = max(0, clips - done.decided("frames"))
     return Estimate(
         sizes,
@@ -194,7 +197,7 @@ def estimate(
         rows,
         placement,
         _servers(reserved, measuring),
-        None if before is None or measuring is None else before + measuring,
+        None if None in (parts := (before, measuring, asking)) else sum(p or 0.0 for p in parts),
         {
             "frames": round(rates.frame_bytes / max(rates.clips, 1) * new),
             "tables": sum(row.bytes or 0 for row in rows),
@@ -204,6 +207,37 @@ def estimate(
         },
         rates.conditions,
     )
+
+
+def _estimate(
+    run: StageRun, model: str | None, sizes: Sizes, clips: int, done: Done, rates: Rates
+) -> StageEstimate:
+    if run.stage.name in pipeline.BY_CLIPS:
+        return _by_clips(run, model, clips, done, rates)
+    if run.stage.name in pipeline.BY_PAIRS:
+        return _by_pairs(run, model, clips, done, rates)
+    return _by_source(run, model, sizes, done, rates)
+
+
+def _by_pairs(
+    run: StageRun, model: str | None, clips: int, done: Done, rates: Rates
+) -> StageEstimate:
+    """Pairs that pass the rules, taken to grow as the clips do; one call each."""
+    name = run.stage.name
+    ready = done.ids(name)
+    pairs = max(ready, round(rates.passed_rules / max(rates.clips, 1) * clips))
+    left = pairs - ready
+    rate = rates.stages.get(name)
+    if (why := _no_rate(rate, model)) or rate is None:
+        return StageEstimate(name, model, pairs, ready, left, None, None, None, None, why)
+    wall = rate.wall_seconds / rate.ids * left / HOUR
+    return StageEstimate(
+        name, model, pairs, ready, left,
+        cpu_hours=rate.cpu_seconds / rate.ids * left / HOUR,
+        gpu_hours=wall * run.need.gpus,
+        wall_hours=wall,
+        bytes=round(rate.bytes / rate.ids * left),
+    )  # fmt: skip
 
 
 def _by_source(
@@ -279,7 +313,7 @@ def _wall(
 ) -> tuple[float | None, float | None]:
     """Hours of the stages before clips on all CPUs, and of the phases: each its slowest pool."""
     by_stage = {row.stage: row for row in rows}
-    before = [row for row in rows if row.stage not in pipeline.BY_CLIPS]
+    before = [row for row in rows if row.stage in (*pipeline.BY_SOURCE, *pipeline.BY_WINDOW)]
     cpus = sum(node.cpus for node in nodes)
     left = sum(node.cpus for node in without(nodes, reserved))
     first = None if any(row.why for row in before) else sum(_cpu(row) for row in before) / cpus
@@ -294,6 +328,26 @@ def _wall(
         )
         measuring += max(slowest, sum(_cpu(row) for row in inside) / left)
     return first, measuring
+
+
+def _asking(
+    rows: Sequence[StageEstimate],
+    runs: Mapping[str, StageRun],
+    nodes: Sequence[Node],
+    unit_pairs: int,
+    **placing: Any,
+) -> float | None:
+    """Hours of the stages on pairs, after all others; none where there is no verifier."""
+    hours = 0.0
+    for row in rows:
+        if row.stage in pipeline.BY_PAIRS:
+            if row.why:
+                return None
+            need = runs[row.stage].need
+            units = max(1, row.to_do // unit_pairs)
+            (phase,) = place([(row.stage, need)], nodes, units, **placing).phases
+            hours += _actor_hours(row, need) / phase[0].actors
+    return hours
 
 
 def _cpu(row: StageEstimate) -> float:

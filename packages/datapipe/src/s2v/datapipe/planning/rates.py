@@ -20,9 +20,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from s2v.datapipe import pipeline
 from s2v.datapipe.base import records
 from s2v.datapipe.base.settings import SettingsError
 from s2v.datapipe.engine.store import Commit, StageStore
+from s2v.datapipe.pair.evidence import UNANSWERED_RULES, VERIFIER_RULES
 
 SHIPPED = "rates.json"
 
@@ -72,6 +74,7 @@ class Rates:
     clips_encoded: int
     shard_bytes: int = 0
     samples: dict[str, int] = field(default_factory=dict)
+    passed_rules: int = 0  # pairs that a verifier is asked about, each once
 
     @property
     def clips_per_second(self) -> float:
@@ -134,7 +137,11 @@ def of_run(folder: Path, conditions: str | None = None) -> Rates:
     for name, fingerprint in fingerprints.items():
         store = StageStore.listed(folder, name, fingerprint)
         # Sources that were in the run once, and are no more, are in no table either.
-        commits = [c for c in store.all_commits() if kinds.keys() & c.ids or clips.keys() & c.ids]
+        commits = [
+            c
+            for c in store.all_commits()
+            if name in pipeline.BY_PAIRS or kinds.keys() & c.ids or clips.keys() & c.ids
+        ]
         stages[name] = _rate(store, commits, models.get(name), kinds)
     return Rates(
         conditions=conditions or f"run {folder.name}",
@@ -150,7 +157,16 @@ def of_run(folder: Path, conditions: str | None = None) -> Rates:
         clips_encoded=len(list((folder / "clips").glob("**/*.mp4"))),
         shard_bytes=_bytes(folder / "shards", "*.tar"),
         samples=dict(sorted(Counter(_columns(folder, "samples", "pair_type")[0]).items())),
+        passed_rules=_passed_rules(folder),
     )
+
+
+def _passed_rules(folder: Path) -> int:
+    """Pairs that fail no rule but a verifier's, whichever way round they were found."""
+    ends = ("target_subject_id", "reference_subject_id")
+    late = {*VERIFIER_RULES, *UNANSWERED_RULES}
+    rows = zip(*_columns(folder, "pairs", *ends, "rules"), strict=True)
+    return len({frozenset((one, other)) for one, other, rules in rows if late.issuperset(rules)})
 
 
 def _rate(

@@ -135,7 +135,7 @@ def look_at(folder: Path, runs: Mapping[str, StageRun], sources: Sequence[Row]) 
             if name == "probe":
                 settled |= commit.quarantined & kinds.keys()
         ids = set().union(*by_unit.values())
-        if name not in pipeline.BY_CLIPS:
+        if name not in (*pipeline.BY_CLIPS, *pipeline.BY_PAIRS):
             ids &= kinds.keys()
         if name == "shots":
             settled |= ids

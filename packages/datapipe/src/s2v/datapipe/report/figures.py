@@ -139,6 +139,8 @@ def _subjects(run: RunFolder) -> Figures:
         "phrases": len(rows),
         "kept": len(kept),
         "by_bank": banks,
+        "by_class": _by_count(row["class"] for row in kept if row["class"]),
+        "class_source": _by_count(row["class_source"] for row in kept if row["class_source"]),
         "nouns": dict(sorted(nouns.items(), key=lambda item: (-item[1], item[0]))),
     }
 
@@ -167,6 +169,13 @@ def _samples(run: RunFolder) -> Figures:
         "in_to_cross": _ratio(types.get("in", 0), types.get("cross", 0)),
         "by_scenario": _by_count(row["scenario"] for row in rows),
         "by_type_and_scenario": _nested((row["pair_type"], row["scenario"]) for row in rows),
+        "by_type_and_class": _nested(
+            (row["pair_type"], name)
+            for row in run.tables["sample_reasons"].to_pylist()
+            if row["reason"] is None
+            for name in row["classes"] or ()
+        ),
+        "quotas": run.tables["quotas"].to_pylist(),
         "by_split": _count(row["split"] for row in rows),
         "heldout": sum(row["heldout"] for row in rows),
         "references": _count(str(len(row["references"])) for row in rows),

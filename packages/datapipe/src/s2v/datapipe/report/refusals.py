@@ -10,8 +10,8 @@ from typing import Final
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.phash import hamming
 from s2v.datapipe.pair.detections import source_scale
+from s2v.datapipe.pair.evidence import RULES
 from s2v.datapipe.pair.rows import Row, group
-from s2v.datapipe.pair.verify import RULES
 from s2v.datapipe.report import media
 from s2v.datapipe.report.gallery import pair_chips
 from s2v.datapipe.report.markup import Markup, element, join
@@ -59,7 +59,7 @@ def make_refusals(
 
     Args:
         run: the run.
-        rules: names of :data:`s2v.datapipe.pair.verify.RULES`.
+        rules: names of :data:`s2v.datapipe.pair.evidence.RULES`.
         most: cards at most.
         fits: asked with the bytes of a card; ``False`` ends it.
     """

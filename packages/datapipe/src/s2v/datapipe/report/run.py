@@ -16,8 +16,10 @@ from s2v.datapipe.base.settings import parse
 from s2v.datapipe.base.shards import INDEX_FILE, ShardIndex
 from s2v.datapipe.pair.conservation import ConservationError, Ledger, Report, check
 from s2v.datapipe.pair.exclusions import ExclusionIndex
+from s2v.datapipe.pair.quotas import QUOTAS
 from s2v.datapipe.pair.rows import Row, by, read
-from s2v.datapipe.pair.select import BOX_REASONS, CLIP_REASONS, FACE_REASONS, Selection
+from s2v.datapipe.pair.samples import SAMPLE_REASONS
+from s2v.datapipe.pair.select import CLIP_REASONS, Selection
 from s2v.datapipe.pair.settings import SelectSettings
 from s2v.datapipe.pair.subjects import SubjectView, join_subjects
 from s2v.datapipe.write.frames import FrameStore
@@ -26,11 +28,26 @@ from s2v.datapipe.write.frames import FrameStore
 _VECTORS: Final = {
     "embeddings": ("subject", "background"),
     "faces": ("embedding",),
-    "subjects": ("embedding", "background", "face_embedding"),
 }
 
 #: Columns that runs of older versions lack; they are read as null, which says as much.
-_LATER: Final = {"clips": ("marks",), "clip_reasons": ("concept",)}
+_LATER: Final = {
+    "clips": ("marks",),
+    "clip_reasons": ("concept",),
+    "pairs": ("search", "joint_similarity", "same_identity", "different_context"),
+    "subjects": ("face", "class_source"),
+    "checks": ("mark",),
+}
+#: Tables that runs of older versions lack, because nobody was asked for them.
+_LATER_TABLES: Final = frozenset({"verdicts", "marks"})
+#: Views of the selection that are no tables of the contract.
+_VIEWS: Final = {
+    "clip_reasons": CLIP_REASONS,
+    "sample_reasons": SAMPLE_REASONS,
+    "quotas": QUOTAS,
+}
+#: Of these, what runs of older versions did not write.
+_LATER_VIEWS: Final = ("sample_reasons", "quotas")
 
 
 class RunFolderError(FileNotFoundError):
@@ -58,8 +75,12 @@ class RunFolder:
         self.about = _about(folder)
         chosen = self.about["settings"].get("select", {})
         self.settings = parse(SelectSettings, chosen, f"{folder / 'run.json'}: settings.select")
-        names = [*records.TABLES, "clip_reasons"]
+        names = [*records.TABLES, *_VIEWS]
         self.tables = {name: _table(folder / "tables" / f"{name}.parquet", name) for name in names}
+        if not self.tables["sample_reasons"].num_rows:  # nothing was left out in older versions
+            kept = [name for name in SAMPLE_REASONS.names if name in records.SAMPLES.names]
+            rows = self.tables["samples"].select(kept).to_pylist()
+            self.tables["sample_reasons"] = pa.Table.from_pylist(rows, schema=SAMPLE_REASONS)
 
     def rows(self, name: str) -> list[Row]:
         """Rows of a table, sorted by its key."""
@@ -89,15 +110,12 @@ class RunFolder:
     @cached_property
     def box_reasons(self) -> dict[str, str | None]:
         """Why each detection was not used, ``None`` for a usable one."""
-        return {row["detection_id"]: row["reason"] for row in self._boxes}
+        boxes = self._view.boxes
+        return dict(zip(*(boxes[n].to_pylist() for n in ("detection_id", "reason")), strict=True))
 
     @cached_property
     def _view(self) -> SubjectView:
         return join_subjects(self.tables, self.clip_reasons, self.settings, ExclusionIndex(()))
-
-    @cached_property
-    def _boxes(self) -> list[Row]:
-        return sorted(self._view.boxes, key=lambda row: str(row["detection_id"]))
 
     @cached_property
     def shards(self) -> ShardIndex | None:
@@ -117,13 +135,15 @@ class RunFolder:
         lists = self.about["settings"].get("exclusions") or ()
         selection = Selection(
             clips=self.tables["clip_reasons"],
-            boxes=pa.Table.from_pylist(self._boxes, schema=BOX_REASONS),
-            faces=pa.Table.from_pylist(self._view.faces, schema=FACE_REASONS),
+            boxes=self._view.boxes,
+            faces=self._view.faces,
             subjects=self.tables["subjects"],
             pairs=self.tables["pairs"],
             samples=self.tables["samples"],
             excluded_samples=dict.fromkeys(lists, "excluded"),
             shards=self.settings.shards,
+            sample_reasons=self.tables["sample_reasons"],
+            quotas=self.tables["quotas"],
         )
         try:
             return check(self.tables, selection, self.settings)
@@ -167,18 +187,22 @@ def _table(path: Path, name: str) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)
     except FileNotFoundError:
+        if name in _LATER_TABLES:
+            return records.table(name, [])
+        if name in _LATER_VIEWS:
+            return _VIEWS[name].empty_table()
         raise RunFolderError(
             f"{path}: missing; the run has not come to its selection, `s2v-data run` goes on"
         ) from None
     except pa.ArrowInvalid as error:
         raise RunFolderError(f"{path}: {error}; `s2v-data select` writes it again") from None
-    schema = CLIP_REASONS if name == "clip_reasons" else records.TABLES[name]
+    schema = _VIEWS.get(name) or records.TABLES[name]
     for column in _LATER.get(name, ()):
         if column not in table.schema.names:
             field = schema.field(column)
             table = table.append_column(field, pa.nulls(len(table), field.type))
-    if name == "clip_reasons":
-        return table.select(CLIP_REASONS.names)
+    if name in _VIEWS:
+        return table.select(schema.names)
     for column in _VECTORS.get(name, ()):
         at = table.schema.get_field_index(column)
         if at >= 0:

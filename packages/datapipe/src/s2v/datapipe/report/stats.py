@@ -107,7 +107,17 @@ def _tables(found: Figures) -> list[_Printed]:
                 for rule, count in found["pairs"]["refused_by_rule"].items()
             ],
         ),
+        (
+            "Classes of kept subjects",
+            ("class", "subjects"),
+            [(name, number(count)) for name, count in found["subjects"]["by_class"].items()],
+        ),
         ("Samples", ("", "", "count"), _samples_rows(found["samples"])),
+        (
+            "Samples by scenario and class",
+            ("pair type", "", "", "made", "wanted", "kept", "topped up", "missing"),
+            [_quota_row(row) for row in found["samples"]["quotas"] if row["of"] != "total"],
+        ),
         (
             "Shards",
             ("shard", "samples", "size"),
@@ -157,6 +167,15 @@ def _sources_rows(sources: Figures) -> list[tuple[str, ...]]:
         for name, count in sources[key].items()
     ]
     return [*rows, ("video", "seconds", number(sources["seconds_of_video"], 1))]
+
+
+def _quota_row(row: Figures) -> tuple[str, ...]:
+    least, most = row["least"], row["most"]
+    wanted = "any" if least is None and most is None else f"{least or 0} to {most or 'any'}"
+    if most is not None and most in (least, 0):
+        wanted = str(most)
+    counts = (number(row[name]) for name in ("kept", "topped_up", "missing"))
+    return (row["pair_type"], row["of"], row["name"], number(row["made"]), wanted, *counts)
 
 
 def _samples_rows(samples: Figures) -> list[tuple[str, ...]]:

@@ -23,9 +23,13 @@ RULE_TEXT: Final[dict[str, str]] = {
     "person_without_face": "a person without a usable face cannot be verified",
     "living_across_sources_without_verified_face": "another video, and no verified face",
     "noun_mismatch": "the phrases name different things",
+    "no_mark": "a product without a recognisable logo or text",
+    "hub": "among the nearest of very many others, so its nearness says nothing",
     "identity_conflict": "other evidence says that they are different subjects",
-    "verifier_same_identity": "the verifier says that it is another subject",
-    "verifier_different_context": "the verifier says that it is the same scene",
+    "verifier_same_identity": "the verifier does not say that it is the same subject",
+    "verifier_different_context": "the verifier does not say that it is another scene",
+    "verdict_quarantined": "the verifier's answer stayed wrong",
+    "not_verified": "the verifier has not been asked",
     "excluded": "one of them is on the exclusion list",
 }
 

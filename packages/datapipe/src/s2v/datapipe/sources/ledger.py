@@ -72,8 +72,10 @@ class Ledger:
 
 def _read(path: Path) -> dict[str, tuple[int, int, str]]:
     try:
-        table = pq.read_table(path, schema=_SCHEMA, partitioning=None)
-    except (pa.ArrowException, OSError):
+        # Not pq.read_table: that imports what reads data sets, two seconds of a selection.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            table = file.read(use_threads=False).select(_SCHEMA.names).cast(_SCHEMA)
+    except (pa.ArrowException, OSError, KeyError):
         return {}
     columns = [table[name].to_pylist() for name in _SCHEMA.names]
     return {place: (size, mtime, one) for place, size, mtime, one in zip(*columns, strict=True)}

@@ -16,6 +16,8 @@ from pydantic import BaseModel
 
 from s2v.datapipe.base.shards import MAX_REFERENCES, SampleMeta
 from s2v.datapipe.pair.rows import Row
+from s2v.datapipe.write import figures
+from s2v.datapipe.write.croissant import STATED
 
 if TYPE_CHECKING:
     from s2v.datapipe.write.describe import Dataset
@@ -83,7 +85,7 @@ def card(dataset: Dataset) -> str:
 
 
 def _licence(dataset: Dataset) -> dict[str, str]:
-    used = {str(row["licence"]).lower() for row in _used_sources(dataset)}
+    used = {str(row["licence"]).lower() for row in dataset.used_sources}
     if len(used) == 1 and used <= _HUB_LICENCES:
         return {"license": used.pop()}
     return {"license": "other", "license_name": "per-source", "license_link": "#sources"}
@@ -91,13 +93,6 @@ def _licence(dataset: Dataset) -> dict[str, str]:
 
 def _size(samples: int) -> str:
     return next((name for limit, name in _SIZES if samples < limit), "n>1M")
-
-
-def _used_sources(dataset: Dataset) -> list[Row]:
-    """Sources that clips or references of the samples come from."""
-    used = {row["video_id"] for row in dataset.rows} | dataset.reference_sources
-    rows = sorted(dataset.sources.to_pylist(), key=lambda row: str(row["video_id"]))
-    return [row for row in rows if row["video_id"] in used]
 
 
 def _body(dataset: Dataset) -> str:
@@ -120,7 +115,12 @@ def _body(dataset: Dataset) -> str:
         "`train` holds all samples, since shards follow the source. `heldout` marks other scenes "
         "of training sources, for validation losses.\n",
         "## Read it\n",
-        _READING,
+        _READING.replace("{patterns}", _patterns(dataset)),
+        "## Figures\n",
+        "".join(
+            f"![{_cell(one.words)}]({figures.FOLDER}/{one.name}.svg)\n"
+            for one in figures.figures(dataset)
+        ),
         "## Counts\n",
         _table(("pair type", "split", "held out", "samples"), _counts(rows)),
         _table(("scenario", "samples"), _tally(row["scenario"] for row in rows)),
@@ -141,14 +141,8 @@ def _body(dataset: Dataset) -> str:
     return "\n".join(parts)
 
 
+_PATTERNS = 24  # runs of shard numbers that the card shows
 _LISTED = 200  # sources with a line of their own: a card is read by people
-_STATED = (
-    ("licence", "licence"),
-    ("consent of the depicted", "consent"),
-    ("minors", "minors"),
-    ("faces", "face_policy"),
-)
-
 _READING = """\
 ```python
 import webdataset as wds
@@ -159,8 +153,34 @@ samples = wids.ShardListDataset("wids.json", keep=True, transformations=[])
 
 from datasets import load_dataset
 samples = load_dataset(".", split="train")             # or name="in", "cross"
+
+from megatron.energon import get_train_dataset         # .nv-meta/ is written; cook the samples
+samples = get_train_dataset(".", ...)                  # in a task encoder
 ```
+
+`shards` above may be {patterns}.
 """
+
+
+def _patterns(dataset: Dataset) -> str:
+    """The shards as brace expressions, runs of numbers together."""
+    runs: list[tuple[str, int, int]] = []
+    for name in (one.shard for one in dataset.files):
+        kind, number = name.removesuffix(".tar").rsplit("-", 1)
+        if runs and runs[-1][0] == kind and runs[-1][2] + 1 == int(number):
+            runs[-1] = (kind, runs[-1][1], int(number))
+        else:
+            runs.append((kind, int(number), int(number)))
+    shown = [
+        f"`{kind}-{first:06d}.tar`"
+        if first == last
+        else f"`{kind}-{{{first:06d}..{last:06d}}}.tar`"
+        for kind, first, last in runs[:_PATTERNS]
+    ]
+    more = len(runs) - _PATTERNS
+    return ", ".join(shown or ["none"]) + (
+        f" and {more} more runs: see `wids.json`" if more > 0 else ""
+    )
 
 
 def _counts(rows: list[Row]) -> list[tuple[str, ...]]:
@@ -192,22 +212,22 @@ def _sources(dataset: Dataset) -> list[tuple[str, ...]]:
             *(str(row[k] or "not stated") for k in ("consent", "credit")),
             str(samples[row["video_id"]] or "references only"),
         )
-        for row in _used_sources(dataset)
+        for row in dataset.used_sources
     ]
 
 
 def _stated(dataset: Dataset) -> list[tuple[str, ...]]:
     """How many sources say what of licence, consent, minors and faces."""
-    used = _used_sources(dataset)
+    used = dataset.used_sources
     return [
         (title, value, str(count))
-        for title, column in _STATED
+        for title, column in STATED
         for value, count in sorted(Counter(str(r[column] or "unverified") for r in used).items())
     ]
 
 
 def _not_listed(dataset: Dataset) -> str:
-    more = len(_used_sources(dataset)) - _LISTED
+    more = len(dataset.used_sources) - _LISTED
     return f"and {more} more, in `tables/sources.parquet` of the run.\n" if more > 0 else ""
 
 

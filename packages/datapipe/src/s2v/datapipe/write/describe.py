@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from s2v.datapipe.base import atomic
+from s2v.datapipe.write import figures
 from s2v.datapipe.write.card import card
 from s2v.datapipe.write.croissant import croissant
-
-
-@dataclass(frozen=True)
-class ShardFile:
-    """One tar of the folder."""
-
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
-    md5: str  # wids asks for it
+from s2v.datapipe.write.previous import ShardRecord
 
 
 @dataclass(frozen=True)
@@ -35,15 +25,21 @@ class Dataset:
         folder: the shard folder.
         title: of the dataset.
         index: its ``index/samples.parquet``.
+        files: its tars in index order.
         sources: table of the run.
         reference_sources: ``video_id`` of what references were cut from.
+        classes: class of every reference of every sample.
+        motion: of the clip of every sample, where it was measured.
     """
 
     folder: Path
     title: str
     index: pa.Table
+    files: Sequence[ShardRecord]
     sources: pa.Table
     reference_sources: frozenset[str]
+    classes: tuple[str, ...] = ()
+    motion: tuple[float, ...] = ()
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -51,25 +47,18 @@ class Dataset:
         return list(self.index.drop_columns(["members"]).to_pylist())
 
     @cached_property
-    def files(self) -> list[ShardFile]:
-        """The tars in index order."""
-        counts: dict[str, int] = {}
-        for row in self.rows:
-            counts[row["shard"]] = counts.get(row["shard"], 0) + 1
-        return [self._file(name, samples) for name, samples in counts.items()]
-
-    def _file(self, name: str, samples: int) -> ShardFile:
-        path = self.folder / name
-        sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-        for block in _blocks(path):
-            sha256.update(block)
-            md5.update(block)
-            size += len(block)
-        return ShardFile(name, samples, size, sha256.hexdigest(), md5.hexdigest())
+    def used_sources(self) -> list[dict[str, Any]]:
+        """Sources that clips or references of the samples come from, by id."""
+        used = {row["video_id"] for row in self.rows} | self.reference_sources
+        rows = sorted(self.sources.to_pylist(), key=lambda row: str(row["video_id"]))
+        return [row for row in rows if row["video_id"] in used]
 
 
 def write_descriptions(dataset: Dataset) -> None:
-    """Write the three descriptions, each atomically."""
+    """Write the descriptions and the card's figures, each atomically."""
+    for figure in figures.figures(dataset):
+        path = dataset.folder / figures.FOLDER / f"{figure.name}.svg"
+        atomic.write_bytes(path, figure.svg().encode())
     atomic.write_json(dataset.folder / "wids.json", wids(dataset))
     atomic.write_bytes(dataset.folder / "README.md", card(dataset).encode())
     atomic.write_json(dataset.folder / "croissant.json", croissant(dataset))
@@ -82,13 +71,7 @@ def wids(dataset: Dataset) -> dict[str, Any]:
         "wids_version": 1,
         "name": dataset.title,
         "shardlist": [
-            {"url": f.name, "md5sum": f.md5, "nsamples": f.samples, "filesize": f.bytes}
+            {"url": f.shard, "md5sum": f.md5, "nsamples": f.samples, "filesize": f.bytes}
             for f in dataset.files
         ],
     }
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            yield block

@@ -22,6 +22,7 @@ from s2v.datapipe.pair.rows import Row, by, group, read
 from s2v.datapipe.write.errors import WriteError
 from s2v.datapipe.write.frames import FrameStore
 from s2v.datapipe.write.settings import WriteSettings
+from s2v.datapipe.write.verdicts import said_of, verdicts_on
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class SampleBuilder:
         self.detections = by(read(tables, "detections"), "detection_id")
         self.masks = by(read(tables, "masks"), "detection_id")
         self.subjects = by(read(tables, "subjects"), "subject_id")
+        self.verdicts = said_of(read(tables, "verdicts"))
 
     def build(self, sample: Row) -> BuiltSample:
         """Build one row of table ``samples``.
@@ -136,8 +138,9 @@ class SampleBuilder:
         shown = self.subjects[ref["reference_subject_id"]]
         detection = self.detections[ref["detection_id"]]
         source = self.sources[shown["video_id"]]
-        # A cross pair is accepted only when the verifier said yes twice.
-        verdict = "yes" if pair_type != "in" else "not asked"
+        verdicts = shards.Verdicts()
+        if pair_type != "in":
+            verdicts = verdicts_on(self.verdicts, subject["detection_id"], shown["detection_id"])
         return shards.Reference(
             subject_id=ref["subject_id"],
             identity_id=subject["identity_id"],
@@ -160,7 +163,7 @@ class SampleBuilder:
                 area_share=detection["area_share"],
                 blur=self.frames[detection["frame_id"]]["blur"],
             ),
-            verdicts=shards.Verdicts(same_identity=verdict, different_context=verdict),
+            verdicts=verdicts,
         )
 
     def _source(self, clip: Row) -> shards.Source:

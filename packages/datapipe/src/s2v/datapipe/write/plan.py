@@ -1,27 +1,22 @@
-"""Which sample goes into which shard.
-
-A shard is a stable hash of the sample's source video modulo the number of shards of its
-pair type. The first write records that number; later writes keep to it, so that a takedown
-or a changed threshold touches few shards.
-"""
+"""Which sample goes into which shard; the rule is in :mod:`.layout`, its record in the folder."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, get_args
 
+from s2v.datapipe.base.shards import PairType
 from s2v.datapipe.pair.rows import Row
-from s2v.datapipe.pair.samples import shard_name
-from s2v.datapipe.pair.settings import ShardCounts
 from s2v.datapipe.write.errors import WriteError
+from s2v.datapipe.write.layout import Item, Layout
 
 LAYOUT_FILE: Final = "index/layout.json"
-LAYOUT: Final = "s2v-shards-1"
-PAIR_TYPES: Final = ("in", "cross", "image")
+SCHEMA: Final = "s2v-shards-2"
+_FIRST_SCHEMA: Final = "s2v-shards-1"  # knew no divisions
+PAIR_TYPES: Final = get_args(PairType)
 
 
 @dataclass(frozen=True)
@@ -32,28 +27,45 @@ class ShardPlan:
     samples: tuple[Row, ...]
 
 
-def plan_shards(samples: Iterable[Row], counts: ShardCounts) -> list[ShardPlan]:
+def plan_shards(
+    samples: Iterable[Row], layout: Layout, sizes: Mapping[str, int] | None = None
+) -> list[ShardPlan]:
     """Deal samples to shards; shards without samples are not written.
 
     Args:
-        samples: rows of table ``samples``; their ``shard`` column is not used.
-        counts: the recorded numbers of shards.
+        samples: rows of table ``samples``; their ``shard`` column, the first key, is not used.
+        layout: the recorded layout.
+        sizes: bytes by sample, where they are known; they do not change the plan.
 
     Returns:
-        Plans by pair type (``in``, ``cross``, ``image``), then name.
+        Plans by pair type (``in``, ``cross``, ``image``), then number.
     """
-    dealt: dict[tuple[int, str], list[Row]] = defaultdict(list)
-    for row in samples:
-        name = shard_name(row["pair_type"], row["video_id"], counts.of(row["pair_type"]))
-        dealt[PAIR_TYPES.index(row["pair_type"]), name].append(row)
+    rows = {str(row["sample_id"]): row for row in samples}
+    placed = layout.place(items(rows.values(), sizes or {}))
     return [
-        ShardPlan(name, tuple(sorted(rows, key=lambda row: str(row["sample_id"]))))
-        for (_, name), rows in sorted(dealt.items())
+        ShardPlan(f"{kind}-{number:06d}.tar", tuple(rows[one.sample_id] for one in inside))
+        for (kind, number), inside in sorted(
+            placed.items(), key=lambda entry: (PAIR_TYPES.index(entry[0][0]), entry[0][1])
+        )
     ]
 
 
-def recorded_counts(folder: Path) -> ShardCounts | None:
-    """Numbers of shards recorded by the first write, ``None`` before it.
+def items(samples: Iterable[Row], sizes: Mapping[str, int]) -> list[Item]:
+    """Samples as the layout sees them; an unknown size is 0."""
+    return [
+        Item(
+            sample_id=str(row["sample_id"]),
+            pair_type=row["pair_type"],
+            video_id=row["video_id"],
+            clip_id=row["clip_id"],
+            bytes=sizes.get(str(row["sample_id"]), 0),
+        )
+        for row in samples
+    ]
+
+
+def recorded_layout(folder: Path) -> Layout | None:
+    """The layout recorded by earlier writes, ``None`` before the first.
 
     Raises:
         WriteError: the record cannot be read.
@@ -63,15 +75,21 @@ def recorded_counts(folder: Path) -> ShardCounts | None:
         return None
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema"] != LAYOUT:
-            raise ValueError(f"schema {data['schema']!r} is not {LAYOUT!r}")
-        return ShardCounts.model_validate(data["shards"])
+        if data["schema"] not in (SCHEMA, _FIRST_SCHEMA):
+            raise ValueError(f"schema {data['schema']!r} is neither {SCHEMA!r} nor its forerunner")
+        return Layout(counts=data["shards"], divisions=data.get("divisions", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise WriteError(
             f"{path}: unreadable ({error}); write into an empty folder, or delete this one"
         ) from None
 
 
-def layout(counts: ShardCounts) -> dict[str, object]:
+def as_record(layout: Layout) -> dict[str, Any]:
     """What ``index/layout.json`` says."""
-    return {"schema": LAYOUT, "shards": counts.model_dump(by_alias=True)}
+    return {
+        "schema": SCHEMA,
+        "shards": layout.counts.model_dump(by_alias=True),
+        "divisions": {
+            kind: [d.model_dump() for d in made] for kind, made in layout.divisions.items()
+        },
+    }

@@ -35,7 +35,7 @@ def write_tar(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> li
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     with (
-        replacing(path) as temporary,
+        replacing(path, sync_folder=False) as temporary,
         tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for key, members in samples:
@@ -89,6 +89,12 @@ def index_row(shard: str, written: dict[str, Any], meta: shards.SampleMeta) -> d
         "references": len(meta.refs),
         "members": written["members"],
     }
+
+
+def sample_bytes(row: dict[str, Any]) -> int:
+    """What the members of an index row take in a tar, headers and padding included."""
+    block = tarfile.BLOCKSIZE
+    return sum(block + -(-int(m["size"]) // block) * block for m in row["members"])
 
 
 def write_index(folder: Path, rows: list[dict[str, Any]]) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,21 +12,35 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from s2v.datapipe.base.shards import MAX_REFERENCES, SCHEMA_VERSION, Sample, ShardError, ShardIndex
+from s2v.datapipe.base.shards import (
+    MAX_REFERENCES,
+    SCHEMA_VERSION,
+    Sample,
+    SampleMeta,
+    ShardError,
+    ShardIndex,
+)
+from s2v.datapipe.write import verify_sample
+from s2v.datapipe.write.verify_beside import beside
 
 _REWRITE: Final = "write the folder again (`s2v-data select --config FILE`; runs no model)"
 _SHOWN: Final = 20
 
 
-def verify_shards(folder: str | Path) -> dict[str, Any]:
+def verify_shards(folder: str | Path, *, deep: bool = False) -> dict[str, Any]:
     """Check a shard folder without the run that made it.
 
-    Every member is hashed and held against the index; tar headers, names, order and
-    duplicates are checked; captions, metadata and index must agree; tars and index must name
-    each other, and ``wids.json`` too.
+    Every member is hashed and held against the index; tar headers, names, order and duplicates
+    are checked; captions, metadata and index must agree; crops, masks, boxes and phrases too;
+    what stands beside the shards must be of these shards.
+
+    Args:
+        folder: the shard folder.
+        deep: also decode every clip and count its frames.
 
     Returns:
-        ``{"folder", "shards", "samples", "members", "bytes"}`` of what was checked.
+        ``{"folder", "shards", "samples", "members", "bytes", "clips decoded"}`` of what was
+        checked.
 
     Raises:
         ShardError: naming each file that is wrong and the way out.
@@ -34,13 +48,16 @@ def verify_shards(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     index = ShardIndex.open(folder)
     samples = list(index)
-    problems = [*_names(samples), *_tars(folder, samples), *_wids(folder, samples)]
+    problems = [*_names(samples), *_tars(folder, samples)]
+    problems += (
+        f"{what}; {_REWRITE}" for what in beside(folder, [sample.row for sample in samples])
+    )
     members = size = 0
-    for sample in samples:
-        found = list(_sample(sample))
-        problems += found
-        members += len(sample.row["members"])
-        size += sum(int(m["size"]) for m in sample.row["members"])
+    with tempfile.TemporaryDirectory() as scratch:
+        for sample in samples:
+            problems += _sample(sample, Path(scratch) if deep else None)
+            members += len(sample.row["members"])
+            size += sum(int(m["size"]) for m in sample.row["members"])
     if problems:
         more = len(problems) - _SHOWN
         lines = problems[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
@@ -51,6 +68,7 @@ def verify_shards(folder: str | Path) -> dict[str, Any]:
         "samples": len(samples),
         "members": members,
         "bytes": size,
+        "clips decoded": len(samples) if deep else 0,
     }
 
 
@@ -97,7 +115,7 @@ def _tars(folder: Path, samples: list[Sample]) -> Iterator[str]:
             yield f"{path}: headers carry times or owners, so its bytes depend on them; {_REWRITE}"
 
 
-def _sample(sample: Sample) -> Iterator[str]:
+def _sample(sample: Sample, scratch: Path | None) -> Iterator[str]:
     where = f"{sample.folder / sample.row['shard']}: sample {sample.id}"
     data: dict[str, bytes] = {}
     for member in sample.row["members"]:
@@ -113,17 +131,21 @@ def _sample(sample: Sample) -> Iterator[str]:
                 f"again, or {_REWRITE}"
             )
     if "json" in data and "txt" in data:
-        yield from _agrees(sample, data["json"], data["txt"], where)
+        try:
+            meta = SampleMeta.from_json(data["json"])
+        except ValidationError as error:
+            first = error.errors()[0]
+            yield f"{where}: its JSON is not of {SCHEMA_VERSION}: {first['loc']}: {first['msg']}"
+            return
+        yield from _agrees(sample, meta, data, where)
+        pictures = list(verify_sample.references(meta, data))
+        if scratch is not None and "mp4" in data:
+            pictures += verify_sample.clip(meta, data["mp4"], scratch)
+        yield from (f"{where}: {what}; {_REWRITE}" for what in pictures)
 
 
-def _agrees(sample: Sample, raw: bytes, caption: bytes, where: str) -> Iterator[str]:
-    """The JSON is of our schema and says what the index and the caption say."""
-    try:
-        meta = sample.meta()
-    except ValidationError as error:
-        first = error.errors()[0]
-        yield f"{where}: its JSON is not of {SCHEMA_VERSION}: {first['loc']}: {first['msg']}"
-        return
+def _agrees(sample: Sample, meta: SampleMeta, data: dict[str, bytes], where: str) -> Iterator[str]:
+    """The JSON says what the index and the caption say, in canonical form."""
     said = {
         "pair_type": meta.pair_type,
         "split": meta.split,
@@ -134,27 +156,16 @@ def _agrees(sample: Sample, raw: bytes, caption: bytes, where: str) -> Iterator[
         "clip_id": meta.source.clip_id,
         "caption": meta.caption,
         "frames": meta.video.frames,
+        "fps": meta.video.fps,
+        "height": meta.video.height,
+        "width": meta.video.width,
+        "identity_ids": [ref.identity_id for ref in meta.refs],
         "references": len(meta.refs),
     }
     wrong = sorted(key for key, value in said.items() if sample.row[key] != value)
     if wrong:
         yield f"{where}: JSON and index differ in {wrong}; {_REWRITE}"
-    if caption.decode(errors="replace") != meta.caption:
+    if data["txt"].decode(errors="replace") != meta.caption:
         yield f"{where}: the caption member differs from the JSON; {_REWRITE}"
-    if raw != meta.to_json():
+    if data["json"] != meta.to_json():
         yield f"{where}: its JSON is not in canonical form; {_REWRITE}"
-    for n, ref in enumerate(meta.refs):
-        if meta.caption[slice(*ref.span)] != ref.phrase:
-            yield f"{where}: the span of reference {n} is not its phrase; {_REWRITE}"
-
-
-def _wids(folder: Path, samples: list[Sample]) -> Iterator[str]:
-    path = folder / "wids.json"
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["shardlist"]
-        found = {(entry["url"], entry["nsamples"]) for entry in listed}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield f"{path}: cannot be read ({error}); {_REWRITE}"
-        return
-    if found != set(Counter(str(sample.row["shard"]) for sample in samples).items()):
-        yield f"{path}: its shards are not those of the index; {_REWRITE}"

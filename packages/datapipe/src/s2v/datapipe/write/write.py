@@ -1,12 +1,12 @@
 """Write a selection as a shard folder.
 
-Tars are built aside and moved in together; the index is written last and is the commit. The
-same selection, frames and clips give the same bytes.
+A whole new folder is built beside the old one and takes its place in one rename. Shards whose
+samples did not change are linked, not built again. The same selection, frames and clips give
+the same bytes.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +17,18 @@ import pyarrow as pa
 from s2v.datapipe.base import atomic, shards
 from s2v.datapipe.pair.rows import Row, read
 from s2v.datapipe.pair.select import Selection
-from s2v.datapipe.pair.settings import ShardCounts
-from s2v.datapipe.write import describe
+from s2v.datapipe.write import describe, folder, plan
 from s2v.datapipe.write.errors import WriteError
+from s2v.datapipe.write.inputs import Inputs
+from s2v.datapipe.write.layout import Layout
 from s2v.datapipe.write.members import BuiltSample, SampleBuilder
-from s2v.datapipe.write.plan import LAYOUT_FILE, ShardPlan, layout, plan_shards, recorded_counts
+from s2v.datapipe.write.nvmeta import write_nv_meta
+from s2v.datapipe.write.plan import ShardPlan, plan_shards
+from s2v.datapipe.write.previous import Previous, ShardRecord, record, write_records
 from s2v.datapipe.write.settings import WriteSettings
-from s2v.datapipe.write.tar import index_row, write_index, write_tar
+from s2v.datapipe.write.tar import index_row, sample_bytes, write_index, write_tar
 
-_STAGING = ".staging"
+_GUESSED_REFERENCE = 100_000  # bytes, before it is made; what is made is counted
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Written:
         bytes: of all shards.
         skipped: samples whose clip could not be cut, with the reason.
         removed: shard files of an earlier write that no sample is in any more.
+        changed: shard files that are new or have other bytes than before; the others are kept.
     """
 
     folder: Path
@@ -47,6 +51,7 @@ class Written:
     bytes: int
     skipped: dict[str, str] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
 def write_shards(
@@ -57,13 +62,13 @@ def write_shards(
     clip_files: Mapping[str, Path],
     out: Path,
 ) -> Written:
-    """Write shards, index, ``wids.json``, dataset card and Croissant description.
+    """Write shards, index and everything that stands beside them.
 
     Args:
         run: the run folder, where the sampled frames are.
         tables: the measure tables; a clip that could not be cut is in ``quarantine``.
         selection: what :func:`s2v.datapipe.pair.select.select` made.
-        settings: margins, qualities, title.
+        settings: margins, qualities, size of a shard, title.
         clip_files: the cut mp4 of each sample's clip.
         out: the shard folder; what an earlier write left is replaced.
 
@@ -73,32 +78,105 @@ def write_shards(
     Raises:
         WriteError: a clip is neither cut nor quarantined, or frames are missing.
     """
-    counts = recorded_counts(out) or selection.shards
+    coming = folder.begin(out)
+    before = Previous(out)
+    layout = plan.recorded_layout(out) or Layout(counts=selection.shards)
     samples, skipped = _writable(selection, tables, clip_files)
-    plans = plan_shards(samples, counts)
     everything = {**tables, "subjects": selection.subjects}
     builder = SampleBuilder(run, everything, clip_files, settings)
-    staging = out / _STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    rows = [row for plan in plans for row in write_shard(plan, builder, staging)]
-    removed = _commit(out, staging, plans, rows, counts)
-    described = describe.Dataset(
-        folder=out,
-        title=settings.title,
-        index=pa.Table.from_pylist(rows, schema=shards.INDEX),
-        sources=tables["sources"],
-        reference_sources=_reference_sources(selection, samples),
+    layout = layout.grown(
+        plan.items(samples, _guessed(samples, clip_files)), settings.max_shard_bytes
     )
-    describe.write_descriptions(described)
+    shelf = _Shelf(coming, before, builder)
+    while True:
+        plans = plan_shards(samples, layout)
+        shelf.hold(plans)
+        grown = layout.grown(plan.items(samples, shelf.sizes()), settings.max_shard_bytes)
+        if grown == layout:
+            break
+        layout = grown
+    rows = [row for one in plans for row in shelf.rows[one.name]]
+    records = [shelf.records[one.name] for one in plans]
+    atomic.write_json(coming / plan.LAYOUT_FILE, plan.as_record(layout))
+    write_records(coming, records)
+    write_index(coming, rows)
+    write_nv_meta(coming, rows, records)
+    describe.write_descriptions(
+        describe.Dataset(
+            folder=coming,
+            title=settings.title,
+            index=pa.Table.from_pylist(rows, schema=shards.INDEX),
+            files=records,
+            sources=tables["sources"],
+            reference_sources=_reference_sources(selection, samples),
+            classes=tuple(sorted(_classes(builder, samples))),
+            motion=tuple(m for row in samples if (m := _motion(builder, row)) is not None),
+        )
+    )
+    folder.commit(coming, out)
+    new = {one.shard for one in records}
     return Written(
         folder=out,
-        shards={plan.name: len(plan.samples) for plan in plans},
+        shards={one.name: len(one.samples) for one in plans},
         samples=len(rows),
-        bytes=sum((out / plan.name).stat().st_size for plan in plans),
+        bytes=sum(one.bytes for one in records),
         skipped=skipped,
-        removed=removed,
+        removed=tuple(sorted(before.tars - new)),
+        changed=tuple(sorted(new - shelf.kept)),
     )
+
+
+class _Shelf:
+    """The tars of the coming folder: kept from before, or built; replaced as the plan changes."""
+
+    def __init__(self, coming: Path, before: Previous, builder: SampleBuilder) -> None:
+        self._coming, self._before, self._builder = coming, before, builder
+        self._inputs = Inputs(builder)
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.records: dict[str, ShardRecord] = {}
+        self.kept: set[str] = set()
+
+    def hold(self, plans: list[ShardPlan]) -> None:
+        """Have exactly the shards of a plan."""
+        for name in sorted(self.records.keys() - {one.name for one in plans}):
+            self._drop(name)
+        for one in plans:
+            inputs = self._inputs.digest(one)
+            if one.name in self.records:
+                if self.records[one.name].inputs == inputs:
+                    continue
+                self._drop(one.name)
+            if same := self._before.same(one.name, inputs):
+                folder.link(self._before.folder / one.name, self._coming / one.name)
+                self.records[one.name], self.rows[one.name] = same
+                self.kept.add(one.name)
+            else:
+                self.rows[one.name] = write_shard(one, self._builder, self._coming)
+                path = self._coming / one.name
+                self.records[one.name] = made = record(path, len(one.samples), inputs)
+                known = self._before.records.get(one.name)
+                if known is not None and known.sha256 == made.sha256:
+                    self.kept.add(one.name)
+
+    def _drop(self, name: str) -> None:
+        (self._coming / name).unlink()
+        self.kept.discard(name)
+        del self.records[name], self.rows[name]
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every sample in its tar."""
+        return {
+            str(row["sample_id"]): sample_bytes(row) for rows in self.rows.values() for row in rows
+        }
+
+
+def _guessed(samples: list[Row], clip_files: Mapping[str, Path]) -> dict[str, int]:
+    """About how large samples will be, so that few shards are divided after they were built."""
+    return {
+        row["sample_id"]: clip_files[row["clip_id"]].stat().st_size
+        + _GUESSED_REFERENCE * len(row["references"])
+        for row in samples
+    }
 
 
 def write_shard(plan: ShardPlan, builder: SampleBuilder, folder: Path) -> list[dict[str, Any]]:
@@ -139,6 +217,17 @@ def _writable(
     return samples, skipped
 
 
+def _classes(builder: SampleBuilder, samples: list[Row]) -> Iterator[str]:
+    for row in samples:
+        for ref in row["references"]:
+            yield str(builder.subjects[ref["subject_id"]]["bank"])
+
+
+def _motion(builder: SampleBuilder, sample: Row) -> float | None:
+    motion: float | None = builder.clips[sample["clip_id"]]["motion"]
+    return motion
+
+
 def _reference_sources(selection: Selection, samples: list[Row]) -> frozenset[str]:
     video = dict(
         zip(
@@ -149,40 +238,4 @@ def _reference_sources(selection: Selection, samples: list[Row]) -> frozenset[st
     )
     return frozenset(
         video[ref["reference_subject_id"]] for row in samples for ref in row["references"]
-    )
-
-
-def _commit(
-    out: Path,
-    staging: Path,
-    plans: list[ShardPlan],
-    rows: list[dict[str, Any]],
-    counts: ShardCounts,
-) -> tuple[str, ...]:
-    """Move the tars in, remove those left over, write the index.
-
-    While files change there is no index: a reader that opens the folder then is told to
-    wait for one, instead of reading bytes that are not what the index says.
-    """
-    new = {plan.name for plan in plans}
-    old = {path.name for path in out.glob("*.tar")}
-    changed = sorted(n for n in new if not _same(staging / n, out / n))
-    removed = tuple(sorted(old - new))
-    if changed or removed:
-        (out / shards.INDEX_FILE).unlink(missing_ok=True)
-    for name in changed:
-        (staging / name).replace(out / name)
-    for name in removed:
-        (out / name).unlink()
-    shutil.rmtree(staging)
-    atomic.write_json(out / LAYOUT_FILE, layout(counts))
-    write_index(out, rows)
-    return removed
-
-
-def _same(a: Path, b: Path) -> bool:
-    return (
-        b.exists()
-        and a.stat().st_size == b.stat().st_size
-        and atomic.sha256_file(a) == atomic.sha256_file(b)
     )

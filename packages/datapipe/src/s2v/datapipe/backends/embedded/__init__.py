@@ -20,6 +20,7 @@ from s2v.datapipe.backends.embedded.small import (
     BoxSegmenter,
     Safety,
     TextFinder,
+    TextOnThings,
     YuNetSFace,
 )
 from s2v.datapipe.base.settings import parse
@@ -60,4 +61,5 @@ segmenter = _factory(lambda shared: BoxSegmenter())
 faces = _factory(lambda shared: YuNetSFace())
 embedder = _factory(lambda shared: AppearanceEmbedder())
 text_regions = _factory(lambda shared: TextFinder())
+text_reader = _factory(lambda shared: TextOnThings())
 safety = _factory(lambda shared: Safety())

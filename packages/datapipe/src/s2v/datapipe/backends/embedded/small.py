@@ -11,11 +11,12 @@ from s2v.datapipe.base.embedded.mobilenet import MobileNetV2
 from s2v.datapipe.base.embedded.net import Net, as_image, one_cv_thread
 from s2v.datapipe.base.embedded.nsfw import OpenNsfw
 from s2v.datapipe.base.embedded.ocr import TextDetector
+from s2v.datapipe.base.embedded.ocr_read import TextReader as Recogniser
 from s2v.datapipe.base.embedded.sface import SFace
 from s2v.datapipe.base.embedded.u2netp import U2NetP
 from s2v.datapipe.base.embedded.yunet import MAX_SIDE, FaceBox, YuNet
 from s2v.datapipe.base.media.boxes import iou
-from s2v.datapipe.roles import Box, Face, Image, Segment, TextRegion, Vectors
+from s2v.datapipe.roles import Box, Face, Image, Segment, TextLine, TextRegion, Vectors
 
 TEXT_SIDE = 640  # at 480 the film's scrolling credits are not seen
 
@@ -164,6 +165,18 @@ class TextFinder(_Of):
     def regions(self, image: Image) -> list[TextRegion]:
         """Boxes of text, from top to bottom."""
         return [TextRegion(found.box, found.score) for found in self._text.detect(image)]
+
+
+class TextOnThings(_Of):
+    """RapidOCR's detector and recogniser on a thing's crop."""
+
+    def __init__(self) -> None:
+        self._reader = Recogniser.from_assets(TEXT_SIDE)
+        super().__init__(self._reader)
+
+    def read(self, image: Image) -> list[TextLine]:
+        """Lines that could be read, from top to bottom."""
+        return [TextLine(one.box, one.text, one.score) for one in self._reader.read(image)]
 
 
 class Safety(_Of):

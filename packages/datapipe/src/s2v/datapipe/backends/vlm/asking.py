@@ -57,12 +57,18 @@ class Asker:
         prompt: what is asked.
         where: the role's section, for messages.
         pictures: how pictures are prepared; part of the prompt's digest.
+        client: of another asker of the same role, to be shared.
     """
 
     def __init__(
-        self, options: VlmOptions, prompt: Prompt, where: str, pictures: Mapping[str, Any]
+        self,
+        options: VlmOptions,
+        prompt: Prompt,
+        where: str,
+        pictures: Mapping[str, Any],
+        client: ChatClient | None = None,
     ) -> None:
-        self.client = ChatClient(options, where)
+        self.client = client or ChatClient(options, where)
         self.options = options
         self.prompt = prompt
         self._sampling: dict[str, Any] = {
@@ -84,9 +90,14 @@ class Asker:
         return f"{self.options.server}:{self.options.model}{revision}"
 
     @property
+    def prompt_name(self) -> str:
+        """Id and version of the prompt."""
+        return f"{self.prompt.id}-{self.prompt.version}"
+
+    @property
     def prompt_id(self) -> str:
         """Id, version and short digest of the prompt, for roles whose rows do not carry it."""
-        return f"{self.prompt.id}-{self.prompt.version}-{self.prompt_sha256[:12]}"
+        return f"{self.prompt_name}-{self.prompt_sha256[:12]}"
 
     def ask(
         self,
@@ -152,7 +163,7 @@ class Asker:
                 problem = str(error)
             conversation = [*messages, *_again(said, problem)]
         raise AnswerError(
-            f"{self.model_id}, prompt {self.prompt.id}-{self.prompt.version}: no valid answer in "
+            f"{self.model_id}, prompt {self.prompt_name}: no valid answer in "
             f"{self.options.attempts} attempts; of the last, {problem}; it was {shown(said)}"
         )
 

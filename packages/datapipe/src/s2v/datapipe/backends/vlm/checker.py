@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from s2v.datapipe.backends.vlm.role import ServedRole
 from s2v.datapipe.roles import Box, Check, Image, Phrase
 
 _SLOT: Final = prompting.Slot("check", frozenset({"phrase"}))
+_PRODUCT: Final = prompting.Slot("check_product", frozenset({"phrase"}))
 _RED: Final = (255, 0, 0)
 
 
@@ -23,6 +25,9 @@ class CheckOptions(options.PictureOptions):
     """Options of the checker; the papers take another model here than for the boxes."""
 
     max_tokens: int = Field(default=128, ge=1, le=65536)
+    product_prompt: str | None = Field(
+        default=None, description="a prompt file in place of ours for products"
+    )
 
 
 class _Answer(Strict):
@@ -32,14 +37,30 @@ class _Answer(Strict):
     match: int = Field(ge=0, le=10)
 
 
+class _ProductAnswer(_Answer):
+    mark: bool
+
+
 class VlmChecker(ServedRole):
-    """One request per box: the frame with the box drawn, and what lies inside."""
+    """One request per box: the frame with the box drawn, and what lies inside.
+
+    Products are asked about in words of their own, which ask for a logo or text as well
+    (Phantom-Data, step 3: only products with a complete, recognisable one are paired).
+    """
 
     def __init__(self, settings: CheckOptions, where: str) -> None:
         self._settings = settings
         prompt = prompting.load(_SLOT, settings.prompt, where)
         pictures = {"side": settings.image_side, "quality": settings.jpeg_quality}
         super().__init__(Asker(settings, prompt, where, pictures))
+        words = prompting.load(_PRODUCT, settings.product_prompt, where, key="product_prompt")
+        self._products = Asker(settings, words, where, pictures, self._asker.client)
+
+    @property
+    def prompt_sha256(self) -> str:
+        """Over both prompts, their schemas, sampling and pictures."""
+        both = self._asker.prompt_sha256 + self._products.prompt_sha256
+        return hashlib.sha256(both.encode()).hexdigest()
 
     def check(self, image: Image, box: Box, phrase: Phrase) -> Check:
         """Is the subject whole, specific, and what the phrase says?
@@ -53,8 +74,15 @@ class VlmChecker(ServedRole):
             for part in (outlined(image, box), inside(image, box))
         ]
         fields = {"phrase": json.dumps(phrase.text, ensure_ascii=False)}
-        said, _ = self._asker.ask(fields, pictures, lambda answer: parsed(_Answer, answer))
-        return Check(said.complete, said.specific, said.matches, said.match / 10)
+        if phrase.category == "product":
+            whole, _ = self._products.ask(fields, pictures, lambda a: parsed(_ProductAnswer, a))
+            return _check(whole, whole.mark)
+        said, _ = self._asker.ask(fields, pictures, lambda a: parsed(_Answer, a))
+        return _check(said, None)
+
+
+def _check(said: _Answer, mark: bool | None) -> Check:
+    return Check(said.complete, said.specific, said.matches, said.match / 10, mark)
 
 
 def outlined(image: Image, box: Box) -> Image:

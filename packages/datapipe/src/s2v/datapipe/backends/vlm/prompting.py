@@ -60,8 +60,8 @@ class Slot:
     fields: frozenset[str] = frozenset()
 
 
-def load(slot: Slot, own: str | None, where: str) -> Prompt:
-    """Read the package's prompt, or the user's own in its place.
+def load(slot: Slot, own: str | None, where: str, key: str = "prompt") -> Prompt:
+    """Read the package's prompt, or the user's own in its place, named by option ``key``.
 
     A user's file may leave out the schema, which is then the package's: answers are validated
     against what the role needs, whatever the file says.
@@ -72,30 +72,30 @@ def load(slot: Slot, own: str | None, where: str) -> Prompt:
     built_in = resources.files(__package__).joinpath("prompts", f"{slot.name}.toml")
     data = tomllib.loads(built_in.read_text(encoding="utf-8"))
     if own is not None:
-        data = {"schema": data["schema"], **_read(Path(own).expanduser(), where)}
-    prompt = parse(Prompt, data, f"{where}.prompt ({own or slot.name})")
+        data = {"schema": data["schema"], **_read(Path(own).expanduser(), f"{where}.{key}")}
+    prompt = parse(Prompt, data, f"{where}.{key} ({own or slot.name})")
     if unknown := set(_FIELD.findall(prompt.user)) - slot.fields:
         known = ", ".join(f"{{{name}}}" for name in sorted(slot.fields)) or "none"
         raise SettingsError(
-            f"{where}.prompt: {own}: unknown field {{{min(unknown)}}} in user; known: {known}"
+            f"{where}.{key}: {own}: unknown field {{{min(unknown)}}} in user; known: {known}"
         )
     if missing := slot.fields - set(_FIELD.findall(prompt.user)):
-        raise SettingsError(f"{where}.prompt: {own}: user lacks the field {{{min(missing)}}}")
+        raise SettingsError(f"{where}.{key}: {own}: user lacks the field {{{min(missing)}}}")
     try:
         schema = prompt.schema_
     except ValueError as error:
-        raise SettingsError(f"{where}.prompt: {own}: schema is not JSON: {error}") from None
+        raise SettingsError(f"{where}.{key}: {own}: schema is not JSON: {error}") from None
     if not isinstance(schema, dict) or schema.get("type") != "object":
-        raise SettingsError(f"{where}.prompt: {own}: schema must be of an object")
+        raise SettingsError(f"{where}.{key}: {own}: schema must be of an object")
     return prompt
 
 
 def _read(path: Path, where: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise SettingsError(f"{where}.prompt: {path}: longer than {_MAX_BYTES} bytes")
+            raise SettingsError(f"{where}: {path}: longer than {_MAX_BYTES} bytes")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"{where}.prompt: {path}: {error.strerror}") from None
+        raise SettingsError(f"{where}: {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{where}.prompt: {path}: not valid TOML: {error}") from None
+        raise SettingsError(f"{where}: {path}: not valid TOML: {error}") from None

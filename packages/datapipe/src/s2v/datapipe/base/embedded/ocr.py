@@ -9,6 +9,7 @@ and growth of each box, because the net was trained on shrunk text.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +36,7 @@ _PIXEL_THRESHOLD = 0.3
 # one, on film frames, credits and photographs: lines of text were at least 2.5 times as wide as
 # high and scored 0.65 and more; round cups, furry bodies and logos were less wide than 2.2.
 _LINE_SCORE, _LINE_ASPECT = 0.6, 2.0
+_CANDIDATE_SCORE = 0.5
 _BLOCK_SCORE = 0.85
 """For what is no line: large lettering, set in several lines or in one short word."""
 _MAX_SHARE = 0.25
@@ -77,14 +79,7 @@ class TextDetector(Net):
             ImportError: If rapidocr is not installed, with the command that installs it.
             FileNotFoundError: If this version of it carries another detector.
         """
-        spec = importlib.util.find_spec("rapidocr")
-        if spec is None or spec.origin is None:
-            require("rapidocr")
-            raise ImportError("rapidocr has no files")
-        path = Path(spec.origin).parent / "models" / "PP-OCRv6_det_small.onnx"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing (text detection); reinstall rapidocr 3.10")
-        return cls(path, side=side)
+        return cls(model_path("PP-OCRv6_det_small.onnx", "text detection"), side=side)
 
     def _variant(self) -> str:
         return f"-{self.side}"
@@ -98,6 +93,19 @@ class TextDetector(Net):
         Args:
             image: RGB uint8 [H, W, 3].
         """
+        found = self._regions(image, _LINE_SCORE)
+        most = _MAX_SHARE * image.shape[0] * image.shape[1]
+        return _rounded(one for one in found if _is_text(one) and _area(one.box) <= most)
+
+    def candidates(self, image: Image) -> list[TextBox]:
+        """Finds whatever may be text, for a recogniser to weed out, from top to bottom.
+
+        Args:
+            image: RGB uint8 [H, W, 3].
+        """
+        return _rounded(self._regions(image, _CANDIDATE_SCORE))
+
+    def _regions(self, image: Image, least: float) -> list[TextBox]:
         check_image(image)
         self.load()
         with one_cv_thread():
@@ -109,7 +117,7 @@ class TextDetector(Net):
             feed = {name: np.ascontiguousarray(blob.transpose(2, 0, 1)[None])}
             probability = self._session.run(None, feed)[0][0, 0]
             scale = (image.shape[1] / width, image.shape[0] / height)
-            boxes = _boxes(probability, scale, image.shape[1], image.shape[0])
+            boxes = _boxes(probability, scale, image.shape[1], image.shape[0], least)
         return sorted(boxes, key=lambda found: (found.box[1], found.box[0], found.box))
 
     def share(self, image: Image) -> float:
@@ -125,8 +133,42 @@ class TextDetector(Net):
         return round(float(covered.mean()), 4)
 
 
+def model_path(file: str, what: str) -> Path:
+    """Where the installed package rapidocr has a model.
+
+    Raises:
+        ImportError: If rapidocr is not installed, with the command that installs it.
+        FileNotFoundError: If this version of it carries another model.
+    """
+    spec = importlib.util.find_spec("rapidocr")
+    if spec is None or spec.origin is None:
+        require("rapidocr")
+        raise ImportError("rapidocr has no files")
+    path = Path(spec.origin).parent / "models" / file
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing ({what}); reinstall rapidocr 3.10")
+    return path
+
+
+def _rounded(found: Iterable[TextBox]) -> list[TextBox]:
+    return [TextBox(one.box, round(one.score, 4)) for one in found]
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _is_text(found: TextBox) -> bool:
+    across, down = found.box[2] - found.box[0], found.box[3] - found.box[1]
+    return across >= _LINE_ASPECT * down or found.score >= _BLOCK_SCORE
+
+
 def _boxes(
-    probability: npt.NDArray[np.float32], scale: tuple[float, float], width: int, height: int
+    probability: npt.NDArray[np.float32],
+    scale: tuple[float, float],
+    width: int,
+    height: int,
+    least: float,
 ) -> list[TextBox]:
     mask = as_image(cv2.dilate(as_image(probability > _PIXEL_THRESHOLD), np.ones((2, 2))))
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -136,7 +178,7 @@ def _boxes(
         cv2.drawContours(inside, [contour], -1, 1, thickness=-1)
         score = float(probability[inside > 0].mean())
         x, y, w, h = cv2.boundingRect(contour)
-        if score < _LINE_SCORE or min(w, h) < _MIN_SIDE:
+        if score < least or min(w, h) < _MIN_SIDE:
             continue
         # DB's rule: offset = area * ratio / perimeter.
         grow = w * h * _UNCLIP / (2 * (w + h))
@@ -146,8 +188,5 @@ def _boxes(
             round(min((x + w + grow) * scale[0], width), 2),
             round(min((y + h + grow) * scale[1], height), 2),
         )
-        across, down = box[2] - box[0], box[3] - box[1]
-        is_text = across >= _LINE_ASPECT * down or score >= _BLOCK_SCORE
-        if is_text and across * down <= _MAX_SHARE * width * height:
-            found.append(TextBox(box, round(score, 4)))
+        found.append(TextBox(box, score))
     return found

@@ -12,14 +12,17 @@ from typing import Any, Final
 import ffmpeg as ffmpeg_python
 
 from s2v.datapipe.base.media import ffmpeg, remux
+from s2v.datapipe.base.media.buckets import trimmed
 from s2v.datapipe.base.media.container import TIME_SLACK_US
 from s2v.datapipe.base.media.encode import (
+    AS_IT_IS,
     SCALE_FLAGS,
     CutResult,
+    Shape,
     encoding,
-    even_size,
     frame_rate,
     local,
+    middle,
     verify,
     written,
 )
@@ -43,6 +46,7 @@ def cut_clip(
     fps: Fraction | float | None = None,
     crf: int = 23,
     preset: str = "medium",
+    shape: Shape = AS_IT_IS,
     source: VideoProbe | None = None,
     timeout_s: float | None = None,
 ) -> CutResult:
@@ -59,30 +63,23 @@ def cut_clip(
         short_side: pixels of the shorter side of that part; smaller films are not enlarged.
         fps: output rate; None keeps the source's average rate.
         crf, preset: of x264.
+        shape: buckets of size and length; by default the span's own.
         source: the film's probe, if at hand.
         timeout_s: wall clock; by default a minute and 20 s per second of clip.
 
     Raises:
-        MediaError: ``truncated`` or ``corrupt`` when the span does not decode whole, or the
-            written frames are not the span times the rate (within one).
+        MediaError: ``unsupported`` when too small for every bucket; ``truncated`` or
+            ``corrupt`` when the span does not decode whole, or the written frames are not the
+            span times the rate (within one).
         ValueError: an empty span, or one behind the declared end; a crop of odd pixels, or of
             ones outside the frame.
     """
-    if not 0 <= start_us < end_us:
-        raise ValueError(f"{src}: empty span [{start_us}, {end_us}) us")
     facts = source or probe(src)
-    if end_us > facts.duration_us + 3 * facts.frame_us:
-        raise ValueError(f"{src}: span ends at {end_us} us, the film at {facts.duration_us} us")
-    end_us = min(end_us, facts.duration_us)
-    rate = frame_rate(fps if fps is not None else facts.avg_fps)
-    span_s = (end_us - start_us) / 1e6
-    expected = max(1, round(span_s * rate))
-    part = _checked(src, facts, crop) if crop is not None else None
-    across, down = (part[2] - part[0], part[3] - part[1]) if part else (facts.width, facts.height)
-    width, height = even_size(across, down, short_side)
-    order = _Order(Path(src), facts, start_us, end_us, rate, (width, height), part)
-    options = encoding(crf, preset, **{"frames:v": expected, "r": str(rate)})
-    limit_s = timeout_s or 60 + 20 * span_s
+    order = ordered(
+        src, start_us, end_us, facts, crop=crop, short_side=short_side, fps=fps, shape=shape
+    )
+    options = order.options(crf, preset)
+    limit_s = timeout_s or order.limit_s
     with written(dst, src) as temporary:
         try:
             _cut(order, temporary, options, limit_s, strict=True)
@@ -91,20 +88,83 @@ def cut_clip(
                 raise
             if not _cut(order, temporary, options, limit_s, strict=False):
                 raise
-        return verify(temporary, dst, src, frames=expected, size=(width, height), rate=rate)
+        return order.verified(temporary, dst)
+
+
+def ordered(
+    src: str | PathLike[str],
+    start_us: int,
+    end_us: int,
+    facts: VideoProbe,
+    *,
+    crop: Sequence[float] | None,
+    short_side: int,
+    fps: Fraction | float | None,
+    shape: Shape,
+) -> Order:
+    """Check what is asked for, with arguments and errors of :func:`cut_clip`."""
+    if not 0 <= start_us < end_us:
+        raise ValueError(f"{src}: empty span [{start_us}, {end_us}) us")
+    if end_us > facts.duration_us + 3 * facts.frame_us:
+        raise ValueError(f"{src}: span ends at {end_us} us, the film at {facts.duration_us} us")
+    end_us = min(end_us, facts.duration_us)
+    rate = frame_rate(fps if fps is not None else facts.avg_fps)
+    span_s = (end_us - start_us) / 1e6
+    expected = max(1, round(span_s * rate))
+    part = _checked(src, facts, crop) if crop is not None else None
+    across, down = (part[2] - part[0], part[3] - part[1]) if part else (facts.width, facts.height)
+    cover, size = shape.sizes(src, across, down, short_side)
+    frames = trimmed(expected, shape.frame_step)
+    return Order(Path(src), facts, start_us, end_us, rate, frames, size, part, cover)
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What is to be cut."""
+class Order:
+    """What is to be cut: a span of a film, its frames and their size."""
 
     src: Path
     facts: VideoProbe
     start_us: int
     end_us: int
     rate: Fraction
+    frames: int
     size: tuple[int, int]
     crop: tuple[int, int, int, int] | None
+    cover: tuple[int, int]  # what the picture is scaled to, before ``size`` is cut from it
+
+    @property
+    def limit_s(self) -> float:
+        """Wall clock: a minute and 20 s per second of clip."""
+        return 60 + 20 * (self.end_us - self.start_us) / 1e6
+
+    def options(self, crf: int, preset: str) -> dict[str, Any]:
+        """Output options of its file."""
+        return encoding(crf, preset, **{"frames:v": self.frames, "r": str(self.rate)})
+
+    def filtered(self, stream: Any, zero_us: int, **until: str) -> Any:
+        """The span out of decoded pictures whose time zero is ``zero_us`` of the film.
+
+        Args:
+            stream: the decoded pictures.
+            zero_us: the film's time of their time zero.
+            until: ``end`` of the filter "trim", behind the span, where more pictures follow.
+        """
+        begin = max(0, self.start_us - zero_us - TIME_SLACK_US)  # early, as stamps are rounded
+        video = (
+            _turned(stream, self.facts)
+            .filter("trim", start=f"{begin}us", **until)
+            .filter("setpts", f"PTS-{begin}/1000000/TB")
+            # Rate before size, frames counted afterwards: the filter knows the last one's end.
+            .filter("fps", fps=f"{self.rate.numerator}/{self.rate.denominator}", start_time=0)
+        )
+        video = _cropped(video, self).filter(
+            "scale", *self.cover, flags=SCALE_FLAGS, out_range="tv"
+        )
+        return middle(video, self.cover, self.size).filter("setsar", 1)
+
+    def verified(self, temporary: Path, dst: str | PathLike[str]) -> CutResult:
+        """Decode what was written and hold it to this order."""
+        return verify(temporary, dst, self.src, frames=self.frames, size=self.size, rate=self.rate)
 
 
 def _checked(
@@ -121,7 +181,7 @@ def _checked(
 
 
 def _cut(
-    order: _Order, target: Path, options: dict[str, Any], timeout_s: float, *, strict: bool
+    order: Order, target: Path, options: dict[str, Any], timeout_s: float, *, strict: bool
 ) -> bool:
     """Copy the span's packets and encode them.
 
@@ -133,33 +193,20 @@ def _cut(
         False where ``strict`` is off and the span is not whole; nothing is written then.
     """
     facts = order.facts
-    packets = target.with_name(f"{target.name}.{remux.FORMAT}")
+    packets = target.with_name(f"{target.name}.{remux.FORMAT}.tmp")  # swept after a kill
     span = (order.start_us, order.end_us)
     try:
         run_up_us = 0 if strict else _RUN_UP_US
         copied = remux.copy_span(order.src, facts, *span, packets, run_up_us=run_up_us)
         if not strict and not remux.is_whole(packets, copied, facts.frame_us, *span):
             return False
-        # Early, as stamps are rounded.
-        begin = max(0, order.start_us - copied.zero_us - TIME_SLACK_US)
         stream = ffmpeg_python.input(
             local(packets),
             **ffmpeg.source_arguments(remux.FORMAT, strict=strict),
             noautorotate=None,
             copyts=None,  # or ffmpeg shifts time zero to the first picture shown
         )
-        video = (
-            _turned(stream["v:0"], facts)
-            .filter("trim", start=f"{begin}us")
-            .filter("setpts", f"PTS-{begin}/1000000/TB")
-            # Rate before size, frames counted afterwards: the filter knows the last one's end.
-            .filter("fps", fps=f"{order.rate.numerator}/{order.rate.denominator}", start_time=0)
-        )
-        video = (
-            _cropped(video, order)
-            .filter("scale", *order.size, flags=SCALE_FLAGS, out_range="tv")
-            .filter("setsar", 1)
-        )
+        video = order.filtered(stream["v:0"], copied.zero_us)
         spec = video.output(str(target), **options)
         ffmpeg.run(spec, order.src, timeout_s=timeout_s, strict=strict)
         return True
@@ -178,7 +225,7 @@ def _turned(stream: Any, facts: VideoProbe) -> Any:
     return stream
 
 
-def _cropped(stream: Any, order: _Order) -> Any:
+def _cropped(stream: Any, order: Order) -> Any:
     """Cut out the part in square pixels, whatever the pixels of the film are."""
     if order.crop is None:
         return stream

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from s2v.datapipe.base.atomic import replacing, sha256_file
+from s2v.datapipe.base.media.buckets import Bucket, fit
 from s2v.datapipe.base.media.container import decoded, open_video
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind, from_os_error
 
@@ -89,6 +90,53 @@ def even_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Even width and height with the shorter side at most ``short_side``; never enlarged."""
     factor = min(1.0, short_side / min(width, height))
     return max(2, 2 * round(width * factor / 2)), max(2, 2 * round(height * factor / 2))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes and lengths that clips are brought to.
+
+    Attributes:
+        buckets: height and width of each; none leaves the clip's own aspect ratio.
+        max_enlarge: most that a side may grow to fill its bucket.
+        frame_step: frames are a multiple of it plus one; 1 keeps them all.
+    """
+
+    buckets: tuple[Bucket, ...] = ()
+    max_enlarge: float = 1.0
+    frame_step: int = 1
+
+    def sizes(
+        self, src: str | PathLike[str], width: int, height: int, short_side: int
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height to scale to, and those to cut from its middle.
+
+        Raises:
+            MediaError: ``unsupported`` where the picture is too small for every bucket.
+        """
+        if not self.buckets:
+            size = even_size(width, height, short_side)
+            return size, size
+        found = fit(width, height, self.buckets, self.max_enlarge)
+        if found is None:
+            raise MediaError(
+                MediaErrorKind.UNSUPPORTED,
+                src,
+                f"{width}x{height} would be enlarged more than {self.max_enlarge:g} times to fill "
+                "any of write.buckets; add a smaller one",
+            )
+        return found.cover, found.size
+
+
+AS_IT_IS: Final = Shape()
+
+
+def middle(stream: Any, cover: tuple[int, int], size: tuple[int, int]) -> Any:
+    """Cut ``size`` from the middle of a stream of ``cover``, at even pixels."""
+    if cover == size:
+        return stream
+    x, y = ((a - b) // 4 * 2 for a, b in zip(cover, size, strict=True))
+    return stream.filter("crop", *size, x, y, exact=1)
 
 
 def local(path: str | PathLike[str]) -> str:

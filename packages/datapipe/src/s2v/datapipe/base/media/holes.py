@@ -4,13 +4,15 @@ Nothing in a file says that a group of pictures was lost on the way: what is lef
 an error. What shows is the time. In a film of even rate a wait of several frames is a hole,
 unless the film stood still meanwhile: encoders and screen recorders may leave out pictures that
 repeat the one before. Those go on with a predicted picture that looks like the last one; behind
-a loss comes a key frame, or a picture that has moved on.
+a loss comes a key frame, or a picture that has moved on. And not every container says that a film
+is of uneven rate (Matroska, WebM, AVI and transport streams do not): waits that follow one another
+are a passage of a slower rate, unless each of them ends at a key frame.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +31,10 @@ HOLE_US: Final = 100_000
 """And no wait under this is one: at 60 frames a second three pictures are no more than 24 a second
 shows between two."""
 
+PASSAGE: Final = 3
+"""So many waits in a row are a slower passage. Two may be the key frame that survived between two
+lost groups."""
+
 _WAIT_STEPS: Final = 1.6  # of the average spacing, from which on a wait is looked at
 _ALIKE: Final = 2.0  # mean difference of brightness, of 255
 _ALIKE_STEPS: Final = 2.0  # or so many times what the two pictures before differ
@@ -46,6 +52,7 @@ class _Wait:
 
     Attributes:
         last_us, next_us: times of the pictures before and after.
+        place: of the wait among all steps from picture to picture.
         alike: whether they differ no more than neighbours do.
         entry: whether what follows begins at a key frame, or is damaged; None until known.
     """
@@ -53,6 +60,7 @@ class _Wait:
     last_us: int
     next_us: int
     alike: bool
+    place: int = -1
     entry: bool | None = None
 
     @property
@@ -90,7 +98,8 @@ class Holes:
             step = pts_us - last.pts_us
             self._steps[step] += 1
             if step > _WAIT_STEPS * self._frame_us:
-                self._waits.append(_Wait(last.pts_us, pts_us, self._alike(frame)))
+                place = self._steps.total()
+                self._waits.append(_Wait(last.pts_us, pts_us, self._alike(frame), place))
         else:
             self._first_us = pts_us
         for wait in reversed(self._waits):
@@ -138,7 +147,18 @@ class Holes:
 
     def between(self) -> list[tuple[int, int]]:
         """Those between two frames: what was lost of the film, and not just left behind."""
-        return self._spans(self._waits)
+        return self._spans(wait for run in self._runs() if not _slow(run) for wait in run)
+
+    def _runs(self) -> Iterator[list[_Wait]]:
+        """Waits that follow one another."""
+        run: list[_Wait] = []
+        for wait in self._waits:
+            if run and wait.place != run[-1].place + 1:
+                yield run
+                run = []
+            run.append(wait)
+        if run:
+            yield run
 
     def _spans(self, waits: Iterable[_Wait]) -> list[tuple[int, int]]:
         usual = self.usual_us
@@ -161,6 +181,11 @@ class Holes:
                 start = max(wait.last_us + usual, self._window[0])
                 left_out += max(0, min(wait.next_us, self._window[1]) - start)
         return left_out
+
+
+def _slow(run: list[_Wait]) -> bool:
+    """Whether waits in a row are a passage of a slower rate."""
+    return len(run) >= PASSAGE and 2 * sum(bool(wait.entry) for wait in run) < len(run)
 
 
 def _thumbnail(frame: Any) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Camera moves over photographs, which say themselves that they are no recordings."""
+"""Photographs as videos: of one frame, or with a camera move that says it is no recording."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import numpy as np
 
 from s2v.datapipe.base.media import ffmpeg
 from s2v.datapipe.base.media.encode import (
+    AS_IT_IS,
     SCALE_FLAGS,
     CutResult,
+    Shape,
     encoding,
     even_size,
     frame_rate,
+    middle,
     verify,
     written,
 )
+from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind
 from s2v.datapipe.base.media.images import load_image, resize
 
 Motion = Literal["zoom_in", "zoom_out", "pan_left", "pan_right"]
@@ -85,6 +89,57 @@ def animate_still(
             stdin=np.ascontiguousarray(big).tobytes(),
         )
         return verify(temporary, dst, name, frames=frames, size=(width, height), rate=rate)
+
+
+def still_clip(
+    image: str | PathLike[str] | bytes,
+    dst: str | PathLike[str],
+    *,
+    short_side: int = 480,
+    fps: Fraction | float | None = None,
+    crf: int = 23,
+    preset: str = "medium",
+    shape: Shape = AS_IT_IS,
+    timeout_s: float = 120.0,
+) -> CutResult:
+    """A photograph as a video of one frame: the target of an image sample (Phantom, section 3.1).
+
+    Args:
+        image: file or encoded bytes.
+        dst: MP4 to write; it appears whole or not at all.
+        short_side: pixels of the shorter side; smaller photographs are not enlarged.
+        fps: rate of the track, which one frame does not have; None writes 24.
+        crf, preset: of x264.
+        shape: buckets of size; one frame is of every length's form.
+        timeout_s: wall clock.
+
+    Raises:
+        MediaError: the image does not load, or the file does not decode to one frame.
+    """
+    name = "<bytes>" if isinstance(image, bytes) else image
+    rgb = load_image(image)
+    rate = frame_rate(fps if fps is not None else 24)
+    height, width = rgb.shape[:2]
+    cover, size = shape.sizes(name, width, height, short_side)
+    source = ffmpeg_python.input(
+        "pipe:0", f="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=str(rate)
+    )
+    video = source.filter("scale", *cover, flags=SCALE_FLAGS, out_range="tv")
+    video = middle(video, cover, size).filter("setsar", 1)
+    with written(dst, name) as temporary:
+        options = encoding(crf, preset, **{"frames:v": 1, "r": str(rate)})
+        ffmpeg.run(
+            video.output(str(temporary), **options),
+            name,
+            timeout_s=timeout_s,
+            stdin=np.ascontiguousarray(rgb).tobytes(),
+        )
+        made = verify(temporary, dst, name, frames=1, size=size, rate=rate)
+        if made.frames != 1:
+            raise MediaError(
+                MediaErrorKind.CORRUPT, name, f"its clip decodes to {made.frames} frames, not to 1"
+            )
+        return made
 
 
 def _move(kind: Motion, frames: int) -> dict[str, str]:

@@ -1,0 +1,107 @@
+"""Bounds, the pairs they decide on, and the strata that pairs are drawn from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+Cell = tuple[bool, int]
+
+FACE: Final = "face"
+#: Width of the score strata. They do not depend on the bounds in force, so labels outlive them.
+STRATUM: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A pair of bounds: on which column of table ``pairs``, and where they are configured.
+
+    Attributes:
+        name: a bank's name, or ``face``.
+        section: of the configuration; its keys are ``lower`` and ``upper``.
+        lower, upper: in force in the run.
+        embedder: whose cosine it is.
+    """
+
+    name: str
+    section: tuple[str, ...]
+    lower: float
+    upper: float
+    embedder: str
+
+    @property
+    def column(self) -> str:
+        """The score's column of table ``pairs``."""
+        return "face_similarity" if self.name == FACE else "similarity"
+
+    @property
+    def bank(self) -> str:
+        """Whose pairs it bounds."""
+        return "person" if self.name == FACE else self.name
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Two subjects that were compared.
+
+    Attributes:
+        target, reference: subject ids, as in the first of their rows.
+        score: cosine.
+        clips: of both.
+        guards: rules against copying that it fails, the bound's own left out.
+    """
+
+    target: str
+    reference: str
+    score: float
+    clips: tuple[str, str]
+    guards: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        """The same for both orders."""
+        return ordered(self.target, self.reference)
+
+    @property
+    def cell(self) -> Cell:
+        """Its stratum: guarded or not, and the step of the score."""
+        return bool(self.guards), int(self.score // STRATUM)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pairs of one bound.
+
+    Attributes:
+        bound: what decides on them.
+        candidates: by falling score, then id; of a large stratum a part drawn by lot.
+        sizes: how many pairs each stratum has; counted from ``candidates`` where not given.
+    """
+
+    bound: Bound
+    candidates: tuple[Candidate, ...]
+    sizes: Mapping[Cell, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Count the strata."""
+        if not self.sizes:
+            object.__setattr__(self, "sizes", dict(Counter(c.cell for c in self.candidates)))
+
+    @property
+    def count(self) -> int:
+        """Of all pairs."""
+        return sum(self.sizes.values())
+
+    @property
+    def guarded(self) -> int:
+        """Of pairs that another rule refuses as copies."""
+        return sum(n for (guarded, _), n in self.sizes.items() if guarded)
+
+
+def ordered(a: str, b: str) -> Key:
+    """A pair of ids, the same for both orders."""
+    return (a, b) if a <= b else (b, a)
