@@ -21,18 +21,16 @@ from foreign_files import (
     target,
 )
 from PIL import Image
-from written_run import SETTINGS, WritableRun, hashes
+from written_run import hashes
 
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.datapipe.cli import main
 from s2v.datapipe.interop.errors import InteropError
 from s2v.datapipe.interop.ledger import Ledger
-from s2v.datapipe.interop.phantom_data import CLIPS_FILE, PAIRS_FILE, PhantomData
-from s2v.datapipe.interop.phantom_export import export
+from s2v.datapipe.interop.phantom_data import PhantomData
 from s2v.datapipe.interop.settings import ImportSettings
 from s2v.datapipe.interop.videos import Videos
 from s2v.datapipe.interop.writing import ShardWriter
-from s2v.datapipe.pair.select import select
 from s2v.datapipe.write.verify import verify_shards
 
 A, B, BIG, GONE = "a1b2_0.0_2.0", "a1b2_10.5_12.5", "c3d4_1.0_3.0", "e5f6_0.0_2.0"
@@ -358,55 +356,6 @@ def test_videos_may_be_named_by_a_table(tmp_path: Path, videos: Path) -> None:
 def _written(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
-
-
-def test_a_run_is_exported_in_columns_that_are_read_back_whole(
-    tmp_path: Path, film_run: WritableRun
-) -> None:
-    tables = dict(film_run.world.tables())
-    selection = select(tables, SETTINGS)
-    tables |= {"samples": selection.samples, "subjects": selection.subjects}
-    rows = {name: table.to_pylist() for name, table in tables.items()}
-    done = export(rows, tmp_path)
-    assert pq.read_schema(tmp_path / PAIRS_FILE).names == [
-        "video_id",
-        "video_caption",
-        "cross_pair",
-    ]
-    assert {"vid", "youtube_url", "timestamp"} <= set(pq.read_schema(tmp_path / CLIPS_FILE).names)
-    dataset = PhantomData(tmp_path / PAIRS_FILE, tmp_path / CLIPS_FILE, ImportSettings())
-    ledger = Ledger()
-    read = [s for s in dataset.samples(ledger) if s.pair_type == "cross"]
-    assert ledger.left_out() == {}
-    cross = [row for row in rows["samples"] if row["pair_type"] == "cross"]
-    alone = done["left_out"].get("samples without a reference from a video", 0)
-    assert len(read) == done["rows"] == len(cross) - alone > 3
-    clips = {row["clip_id"]: row for row in rows["clips"]}
-    detections = {row["detection_id"]: row for row in rows["detections"]}
-    wanted = {}
-    for sample in cross:
-        clip = clips[sample["clip_id"]]
-        shown = [detections[ref["detection_id"]] for ref in sample["references"]]
-        shown = [d for d in shown if clips[d["clip_id"]]["kind"] == "video"]
-        wanted[clip["video_id"], clip["start_us"]] = sorted(
-            (d["pts_us"], [round(v, 2) for v in d["box"]]) for d in shown
-        )
-    for sample in read:
-        found = []
-        for one in (c for s in sample.subjects for c in s.candidates):
-            begin, end = one.clip.seconds or (0.0, 0.0)
-            clip = next(
-                c for c in rows["clips"]
-                if c["video_id"] == one.clip.long_name and abs(c["start_us"] / 1e6 - begin) < 1e-3
-            )  # fmt: skip
-            number = int(clip["frames"] * (one.moment.share or 0.0))
-            at = clip["start_us"] + number * (end - begin) * 1e6 / clip["frames"]
-            found.append((at, list(one.box)))
-        begin = (sample.clip.seconds or (0.0, 0.0))[0]
-        expected = wanted[sample.clip.long_name, round(begin * 1e6)]
-        for (at, box), (pts, real) in zip(sorted(found), expected, strict=True):
-            assert abs(at - pts) <= 1e6 / 8
-            assert box == pytest.approx(real)
 
 
 def test_a_takedown_holds_for_targets_and_references_of_an_import(
