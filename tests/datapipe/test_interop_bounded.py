@@ -14,7 +14,7 @@ import pytest
 from s2v.datapipe.interop import bounded
 from s2v.datapipe.interop.bounded import Fields, entries, load
 from s2v.datapipe.interop.errors import InteropError, RowError
-from s2v.datapipe.interop.imported import bank_of, find_phrase, to_frame
+from s2v.datapipe.interop.imported import class_of, find_phrase, to_frame
 
 
 def _value(random_: random.Random, depth: int) -> Any:
@@ -124,17 +124,17 @@ def test_a_phrase_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phrase", "noun", "bank"),
+    ("phrase", "noun", "category"),
     [
-        ("a woman in a red coat", "woman", "person"),
-        ("the small brown dog", "dog", "creature"),
-        ("man wearing sunglasses", "man", "person"),
-        ("white lace top", "top", "thing"),
-        ("In", "in", "thing"),
+        ("a woman in a red coat", "woman", "human"),
+        ("the small brown dog", "dog", "animal"),
+        ("man wearing sunglasses", "man", "human"),
+        ("white lace top", "top", "other"),
+        ("In", "in", "other"),
     ],
 )
-def test_the_bank_of_a_phrase_follows_its_head_noun(phrase: str, noun: str, bank: str) -> None:
-    assert bank_of(phrase) == (noun, bank)
+def test_the_class_of_a_phrase_follows_its_head_noun(phrase: str, noun: str, category: str) -> None:
+    assert class_of(phrase) == (noun, category)
 
 
 def test_boxes_may_stand_out_by_a_rounded_pixel_only() -> None:

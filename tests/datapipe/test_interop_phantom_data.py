@@ -115,7 +115,7 @@ def test_a_reference_is_cut_from_the_frame_and_box_that_the_row_names(
         "single-human",
         "CC BY 4.0",
     )
-    assert ref.verdicts.same_identity == "yes"
+    assert (ref.verdicts.same_identity, ref.verdicts.verifier) == ("yes", "phantom-data")
     assert own.meta().refs[0].verdicts.same_identity == "not asked"
 
 
@@ -439,3 +439,15 @@ def by_type_of(out: Path, pair_type: str, name: str) -> Sample:
         if s.row["pair_type"] == pair_type and s.row["long_video_id"] == name.partition("_")[0]
     ]
     return found
+
+
+def test_shards_are_as_many_as_their_samples_need(tmp_path: Path, videos: Path) -> None:
+    rows = [good(), good(BIG, A)]
+    file = phantom_pairs(tmp_path / "p.parquet", rows)
+    done = run(file, videos, tmp_path / "out", samples_per_shard=1, pair_types=["cross"])
+    shards = {
+        s.row["long_video_id"]: s.row["shard"] for s in ShardIndex.open(tmp_path / "out/shards")
+    }
+    assert done["written"]["samples"] == 2
+    assert set(shards.values()) <= {"cross-000000.tar", "cross-000001.tar"}
+    verify_shards(tmp_path / "out" / "shards")

@@ -89,7 +89,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
         caption = "There are " + " and ".join(f"the {noun}" for noun in NOUNS[:count]) + "."
         rows.append({"vid": vid, "caption": caption, "pairs": pairs})
-    settings = ImportSettings(shards={"in": 1, "cross": 1}, write={"preset": "ultrafast"})
+    settings = ImportSettings(write={"preset": "ultrafast"})
     ledger = Ledger()
     dataset = PhantomData(phantom_pairs(folder / "p.parquet", rows), None, settings)
     writer = ShardWriter(folder, Videos(folder / "videos"), settings, ledger, quiet=True)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from s2v.datapipe.backends.nouns import BANK_OF_CLASS, category_of
 from s2v.datapipe.base import ids, shards
 from s2v.datapipe.base.atomic import sha256_file
 from s2v.datapipe.base.media import boxes
@@ -210,7 +211,7 @@ class Builder:
             pair_type=sample.pair_type,
             split="test" if split == "test" else "train",
             heldout=False,
-            scenario=scenario(ref.class_ for ref in references),
+            scenario=scenario(category_of(ref.noun, ref.phrase) for ref in references),
             caption=sample.caption,
             source=shards.Source(
                 video_id=target.video_id,
@@ -251,13 +252,14 @@ class _Reference:
 def _meta(
     made: _Reference, sample: Imported, subject: Subject, subject_id: str, licence: str
 ) -> shards.Reference:
-    verdict = sample.verdict if sample.pair_type == "cross" else "not asked"
+    asked = sample.verifier if sample.pair_type == "cross" else None
+    verdict = "yes" if asked else "not asked"
     return shards.Reference(
         subject_id=subject_id,
         identity_id=None,  # datasets pair objects; none names who they are
         phrase=subject.phrase,
         span=subject.span,
-        class_=subject.bank,
+        class_=BANK_OF_CLASS[subject.category],
         noun=subject.noun,
         box=(made.box[0], made.box[1], made.box[2], made.box[3]),
         from_=shards.ReferenceSource(
@@ -269,7 +271,7 @@ def _meta(
         scores=shards.ReferenceScores(
             similarity=made.candidate.similarity, area_share=made.area_share
         ),
-        verdicts=shards.Verdicts(same_identity=verdict, different_context=verdict),
+        verdicts=shards.Verdicts(same_identity=verdict, different_context=verdict, verifier=asked),
     )
 
 

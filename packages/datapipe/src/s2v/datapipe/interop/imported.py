@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from s2v.datapipe.backends.nouns import BANK_OF_CLASS, category_of
+from s2v.datapipe.backends.nouns import category_of
 from s2v.datapipe.base import ids
 from s2v.datapipe.base.media.boxes import Box
 from s2v.datapipe.base.media.masks import Rle
@@ -92,7 +91,7 @@ class Subject:
     phrase: str
     span: tuple[int, int]
     noun: str
-    bank: str
+    category: str  # one of roles.CLASSES
     candidates: tuple[Candidate, ...]
 
 
@@ -107,7 +106,7 @@ class Imported:
         clip: the target.
         caption: as given.
         subjects: at least one.
-        verdict: ``yes`` where the dataset verified its pairs, else ``not asked``.
+        verifier: who said yes to both questions about every pair; ``None``: nobody was asked.
         aesthetic: score of the clip, where it is of the LAION head.
     """
 
@@ -117,8 +116,12 @@ class Imported:
     clip: Clip
     caption: str
     subjects: tuple[Subject, ...]
-    verdict: Literal["yes", "not asked"] = "not asked"
+    verifier: str | None = None
     aesthetic: float | None = None
+
+
+#: Who gave the verdicts of Phantom-Data's pairs; which model and prompt was not published.
+PHANTOM_VERIFIER = "phantom-data"
 
 
 def find_phrase(phrase: str, caption: str) -> tuple[int, int]:
@@ -152,16 +155,16 @@ def head_noun(phrase: str) -> str:
     return words[-1] if words else ""
 
 
-def bank_of(phrase: str) -> tuple[str, str]:
-    """Head noun of a phrase, and its bank: ``person``, ``creature`` or ``thing``."""
+def class_of(phrase: str) -> tuple[str, str]:
+    """Head noun of a phrase, and its class: one of ``roles.CLASSES``."""
     noun = head_noun(phrase)
-    return noun, BANK_OF_CLASS[category_of(noun, phrase)]
+    return noun, category_of(noun, phrase)
 
 
 def subject(phrase: str, span: tuple[int, int], candidates: Sequence[Candidate]) -> Subject:
-    """A subject with its noun and bank worked out."""
-    noun, bank = bank_of(phrase)
-    return Subject(phrase, span, noun, bank, tuple(candidates))
+    """A subject with its noun and class worked out."""
+    noun, category = class_of(phrase)
+    return Subject(phrase, span, noun, category, tuple(candidates))
 
 
 def name_to_id(prefix: str, name: str) -> str:

@@ -26,6 +26,7 @@ from s2v.datapipe.interop import tables
 from s2v.datapipe.interop.bounded import Fields
 from s2v.datapipe.interop.errors import InteropError, RowError
 from s2v.datapipe.interop.imported import (
+    PHANTOM_VERIFIER,
     Candidate,
     Clip,
     Imported,
@@ -149,7 +150,7 @@ class PhantomData:
                         clip=self._clip(row_id),
                         caption=row["caption"],
                         subjects=tuple(subjects),
-                        verdict="yes",  # section 3.3 of the paper: a model said so twice
+                        verifier=PHANTOM_VERIFIER,  # section 3.3 of the paper
                     )
                 )
         if not made:

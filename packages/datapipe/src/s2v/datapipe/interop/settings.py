@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base.shards import MAX_REFERENCES
 from s2v.datapipe.pair.sample_rules import SplitSettings
-from s2v.datapipe.pair.settings import ShardCounts
 from s2v.datapipe.write.settings import WriteSettings
 
 
@@ -63,5 +62,7 @@ class ImportSettings(BaseModel):
     part: Part = Field(default=Part(), description="for several machines")
     workers: int = Field(default=1, ge=1, le=256, description="clips worked on at once")
     split: SplitSettings = SplitSettings()
-    shards: ShardCounts = ShardCounts()
+    samples_per_shard: int = Field(
+        default=300, ge=1, description="on average; the clips of a long video lie in one shard"
+    )
     write: WriteSettings = WriteSettings()

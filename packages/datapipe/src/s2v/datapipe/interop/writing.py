@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from s2v.datapipe.backends.nouns import category_of
 from s2v.datapipe.base import ids, records, shards
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.interop.building import Builder, Built, UnbuiltError
@@ -51,7 +52,7 @@ class ShardWriter:
         self.builder = Builder(videos, out / "clips", settings)
         self._rows_done: dict[str, bool] = {}
         self._row_errors: dict[str, tuple[str, RowError]] = {}
-        self._touched: dict[str, set[str]] = defaultdict(set)
+        self._classes: list[str] = []
         self._sources: dict[str, dict[str, object]] = {}
         self._reference_sources: set[str] = set()
 
@@ -108,11 +109,13 @@ class ShardWriter:
         }
         everyone = {name for edge in shared for name in edge} | set(long.values())
         split = split_of_sources(everyone, sorted(shared), self.settings.split)
+        kinds: Counter[str] = Counter(sample.pair_type for sample in chosen.values())
+        shards_of = {k: -(-n // self.settings.samples_per_shard) for k, n in kinds.items()}
         return sorted(
             (
                 Planned(
                     sample_id=key,
-                    shard=self._shard_of(sample.pair_type, long[key]),
+                    shard=_shard_name(sample.pair_type, long[key], shards_of),
                     split=split[long[key]],
                     sample=sample,
                 )
@@ -120,11 +123,6 @@ class ShardWriter:
             ),
             key=lambda p: (_ORDER.index(p.sample.pair_type), p.shard, p.sample_id),
         )
-
-    def _shard_of(self, pair_type: str, long_video: str) -> str:
-        """All clips of a long video lie in one shard: a takedown touches no other."""
-        number = ids.bucket(long_video, self.settings.shards.of(pair_type))
-        return f"{pair_type}-{number:06d}.tar"
 
     def _shard(self, path: Path, group: list[Planned], step: Any) -> list[dict[str, Any]]:
         metas: list[shards.SampleMeta] = []
@@ -200,6 +198,7 @@ class ShardWriter:
                     "origin": "imported",
                 },
             )
+        self._classes += [category_of(ref.noun, ref.phrase) for ref in built.meta.refs]
         self._reference_sources |= {ref.from_.source for ref in built.meta.refs}
 
     def _refuse(
@@ -236,6 +235,7 @@ class ShardWriter:
             title=self.settings.write.title,
             index=pa.Table.from_pylist(rows, schema=shards.INDEX),
             files=made,
+            classes=tuple(sorted(self._classes)),
             sources=records.table("sources", [s for _, s in sorted(self._sources.items())]),
             reference_sources=frozenset(self._reference_sources),
         )
@@ -245,6 +245,11 @@ class ShardWriter:
 def _sample_id(sample: Imported) -> str:
     offered = [c.id for s in sample.subjects for c in s.candidates]
     return ids.sample_id(sample.pair_type, sample.clip.name, offered)
+
+
+def _shard_name(pair_type: str, long_video: str, shards_of: Mapping[str, int]) -> str:
+    """All clips of a long video lie in one shard: a takedown touches no other."""
+    return f"{pair_type}-{ids.bucket(long_video, shards_of[pair_type]):06d}.tar"
 
 
 def _by_shard(planned: list[Planned]) -> Iterator[tuple[str, list[Planned]]]:

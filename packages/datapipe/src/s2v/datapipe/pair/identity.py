@@ -266,7 +266,7 @@ class _Clusters:
 
     def _apart(self, links: Links) -> Flags:
         """Links within a clip, or between two faces that plainly differ."""
-        found = self._pool.clip[links.a] == self._pool.clip[links.b]
+        found: Flags = self._pool.clip[links.a] == self._pool.clip[links.b]
         both = (
             ~found
             & (self._face[links.a] >= 0)
