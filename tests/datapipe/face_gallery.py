@@ -116,11 +116,11 @@ LISTED: tuple[tuple[str, str, Outcome], ...] = (
 
 
 def settings() -> SelectSettings:
-    """The defaults, but for boxes of any size and all candidates."""
+    """The defaults, but for boxes of any size and every pair a candidate."""
     return SelectSettings(
         detection=DetectionRules(min_area_share=0, max_area_share=1, min_side=1),
         mask=MaskRules(min_area_share=0, min_box_fill=0, max_box_fill=1.01),
-        retrieval=RetrievalSettings(candidates=400, overfetch=400),
+        retrieval=RetrievalSettings(candidates=400, overfetch=400, floor_margin=None),
     )
 
 

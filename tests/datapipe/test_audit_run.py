@@ -82,11 +82,11 @@ def test_no_number_is_made_up_where_there_is_no_judge(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, found = audit(run, tmp_path)
-    creatures = estimate(found, "creature", "wrong", "judges")
+    creatures = estimate(found, "animal", "wrong", "judges")
     assert creatures["share"]["estimate"] is None
     assert creatures["unjudged"] == creatures["drawn"] > 0
-    assert "creature, wrong subject, judges: no judge; label" in capsys.readouterr().out
-    drawn = [row for row in rows(tmp_path / "pairs.csv") if row["class"] != "person"]
+    assert "animal, wrong subject, judges: no judge; label" in capsys.readouterr().out
+    drawn = [row for row in rows(tmp_path / "pairs.csv") if row["class"] != "human"]
     assert {row["judge_wrong"] for row in drawn} == {"no judge"}
     assert not [e for e in found["estimates"] if e["kind"] == "all" and e["fault"] == "wrong"]
 
@@ -143,15 +143,15 @@ def test_what_people_label_stands_beside_the_judges_and_decides_the_budget(
     code, found = audit(run, tmp_path, "--max-wrong", "0.2", "--labels", str(path))
     assert code == 0
     assert found["budgets"][0] | {"state": "met", "shown": False} == found["budgets"][0]
-    people = estimate(found, "creature", "wrong", "people")
+    people = estimate(found, "animal", "wrong", "people")
     assert people["share"]["hits"] == 0
     assert people["share"]["three_over_n"] > 0.2, "too few pairs to show it, and it says so"
-    assert estimate(found, "creature", "wrong", "judges")["share"]["judged"] == 0
+    assert estimate(found, "animal", "wrong", "judges")["share"]["judged"] == 0
     bad = [{**row, "same_subject": "No", "near_copy": ""} for row in good]
     path = write(tmp_path / "bad.csv", bad)
     code, found = audit(run, tmp_path, "--max-wrong", "0.2", "--labels", str(path))
     assert code == 1
-    assert estimate(found, "creature", "wrong", "people")["share"]["estimate"] == 1.0
+    assert estimate(found, "animal", "wrong", "people")["share"]["estimate"] == 1.0
     assert [e for e in found["estimates"] if e["by"] == "people" and e["fault"] == "copy"] == []
 
 
@@ -230,7 +230,7 @@ def test_without_dlib_faces_have_no_judge_and_the_page_says_what_is_missing(
     monkeypatch.setitem(sys.modules, "dlib", None)
     _, found = audit(run, tmp_path)
     assert "dlib is not installed" in found["judges"]["wrong, faces"]
-    assert estimate(found, "person", "wrong", "judges")["share"]["estimate"] is None
+    assert estimate(found, "human", "wrong", "judges")["share"]["estimate"] is None
 
 
 def test_a_larger_sample_holds_the_smaller_ones_pairs(run: Path) -> None:

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from s2v.datapipe.base import records
 from s2v.datapipe.pair import chunks
 from s2v.datapipe.pair.exclusions import Exclusion
+from s2v.datapipe.pair.identity import FaceBank, Links, _Clusters
+from s2v.datapipe.pair.pool import Pool
 from s2v.datapipe.pair.select import select
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -202,3 +206,52 @@ def test_a_row_of_an_unknown_clip_is_named_in_whatever_piece(
     monkeypatch.setattr(chunks.pieces, "__defaults__", (2,))
     with pytest.raises(ValueError, match="zzz-00000000-00001000"):
         select(world.tables(), DEFAULT)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000), clips=st.integers(3, 30), different=st.floats(-0.9, 0.9))
+def test_torn_components_are_linked_strongest_first(
+    seed: int, clips: int, different: float
+) -> None:
+    """Many clusters that meet again and again: what was kept apart once stays apart."""
+    draw, count = rng("links", seed), 40
+    clip = draw.integers(0, clips, count)
+    faced = draw.random(count) < 0.6
+    angle = draw.uniform(0, 3, count)
+    vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    subjects = [
+        {
+            "subject_id": f"s{n:03d}",
+            "clip_id": f"c{clip[n]:03d}",
+            "face_embedder": ("one" if draw.random() < 0.8 else "two") if faced[n] else None,
+        }
+        for n in range(count)
+    ]
+    pool = Pool(records.table("subjects", subjects), pa.array([f"c{n:03d}" for n in range(clips)]))
+    ends = draw.integers(0, count, (2, 120))
+    ends = ends[:, ends[0] != ends[1]]
+    strength = np.round(draw.uniform(0, 1, ends.shape[1]), 1)
+    links = Links.joined([Links.of(ends[0], ends[1], strength)])
+    at = np.flatnonzero(faced)
+    found = _Clusters(pool, FaceBank(at, vectors[at], links), different).of(links)
+
+    of = list(range(count))
+    exact = np.round(vectors.astype(np.float64) @ vectors.astype(np.float64).T, 6)
+    told = zip(-links.strength, links.a.tolist(), links.b.tolist(), strict=True)
+    for _, a, b in sorted(told):
+        mine, theirs = ([n for n in range(count) if of[n] == of[end]] for end in (a, b))
+        torn = any(
+            clip[x] == clip[y]
+            or (
+                faced[x]
+                and subjects[x]["face_embedder"] == subjects[y]["face_embedder"]
+                and exact[x, y] < different
+            )
+            for x in mine
+            for y in theirs
+        )
+        if of[a] != of[b] and not torn:
+            first = min(of[a], of[b])
+            for n in mine + theirs:
+                of[n] = first
+    assert found.tolist() == of

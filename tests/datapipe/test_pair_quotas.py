@@ -253,6 +253,41 @@ def test_what_was_used_up_is_given_again_until_a_minimum_is_met() -> None:
     assert told(capped) == (2, 3, 2, 0, 1)
 
 
+def hub() -> World:
+    """Two clips of a rabbit far apart, and four so close that only these two serve them."""
+    world = World()
+    world.source("film", seconds=300)
+    for start in (1, 51, 101, 103.5, 106, 108.5):
+        world.subject(world.clip("film", start, start + 2.2), "rabbit", look=f"rabbit {start}")
+    return world
+
+
+def test_topping_up_wears_no_reference_more_than_others() -> None:
+    quota = {"cross": {"classes": {"animal": {"min": 6}}}}
+    selection = select(hub().tables(), changed(sample={"max_uses": 1}, quota=quota))
+    uses = Counter(
+        ref["reference_subject_id"]
+        for s in rows(selection, "samples")
+        if s["pair_type"] == "cross"
+        for ref in s["references"]
+    )
+    assert sorted(uses.values()) == [1, 2, 3]  # taking the surest at once would make it 1, 1, 4
+
+
+@pytest.mark.parametrize(
+    "limit", [{"total": 4}, {"scenarios": {"single-animal": {"max": 4}}}], ids=["total", "scenario"]
+)
+def test_topping_up_stops_before_any_maximum(limit: dict[str, Any]) -> None:
+    quota = {"cross": {"classes": {"animal": {"min": 6}}, **limit}}
+    selection = select(hub().tables(), changed(sample={"max_uses": 1}, quota=quota))
+    told = next(
+        q
+        for q in rows(selection, "quotas")
+        if (q["pair_type"], q["of"], q["name"]) == ("cross", "class", "animal")
+    )
+    assert (told["made"], told["kept"], told["topped_up"], told["missing"]) == (3, 4, 1, 2)
+
+
 def test_a_shortfall_says_how_much_is_missing_and_how_much_there_was(world: World) -> None:
     quota = {"cross": {"classes": {"product": {"min": 50}, "landmark": {"min": 1}}}}
     told = {

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2v.datapipe.engine.store import StageStore
 from s2v.datapipe.pair import steps as steps_module
 from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.select import Selection, select
@@ -187,3 +188,18 @@ def test_a_folder_does_not_grow_with_every_threshold_tried(
 def test_results_are_not_kept_without_knowing_of_which_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="digest of the tables"):
         Steps(tmp_path)
+
+
+def test_the_digest_of_the_rows_follows_every_commit_and_nothing_else(tmp_path: Path) -> None:
+    store = StageStore(tmp_path, "caption", "abc")
+    row = {"clip_id": "a", "caption": "A dog.", "attempts": 1}
+    store.commit("unit", "clip_id", ["a"], {"captions": [row]}, cpu_seconds=1.0)
+    first = StageStore.listed(tmp_path, "caption", "abc").digest(["unit"])
+    assert StageStore.listed(tmp_path, "caption", "abc").digest(["unit"]) == first
+    assert StageStore.listed(tmp_path, "caption", "other").digest(["unit"]) != first
+    later = tmp_path / "later"
+    again = StageStore(later, "caption", "abc")
+    again.commit("unit", "clip_id", ["a"], {"captions": [row]}, cpu_seconds=9.0)
+    assert again.digest(["unit"]) == first, "how long it took is no part of what was measured"
+    again.commit("unit", "clip_id", ["a"], {"captions": [row | {"caption": "A cat."}]}, 1.0)
+    assert again.digest(["unit"]) != first

@@ -22,7 +22,7 @@ from s2v.datapipe.measure.segment import SegmentSettings
 from s2v.datapipe.pair.marks import letters
 from s2v.datapipe.pair.select import select
 from s2v.datapipe.pair.settings import SelectSettings
-from s2v.datapipe.roles import Check, Image, Phrase, TextReader
+from s2v.datapipe.roles import Check, Image, Phrase, TextLine, TextReader
 
 LOOSE = SelectSettings.model_validate({"detection": {"min_side": 64}})
 RIGHT = {"complete": True, "specific": True, "matches": True, "match": 8}
@@ -113,6 +113,39 @@ def test_without_a_reader_nothing_is_read_or_loaded(tmp_path: Path) -> None:
     unit = {"unit": "u", "key": "clip_id", "ids": clips, "tables": {}}
     UnitRunner(str(tmp_path), [StageRun(stage, "f")]).measure(unit)
     assert StageStore(tmp_path, "marks", "f").rows("u")["marks"] == []
+
+
+class Counted:
+    """A reader that counts how often it is loaded."""
+
+    model_id = "counted"
+
+    def __init__(self) -> None:
+        self.loads = 0
+
+    def load(self) -> None:
+        self.loads += 1
+
+    def read(self, image: Image) -> list[TextLine]:
+        return []
+
+
+@pytest.mark.parametrize("products", [True, False])
+def test_a_run_without_products_never_loads_the_reader(tmp_path: Path, products: bool) -> None:
+    world, reader = shop(tmp_path), Counted()
+    for row in world.rows["phrases"]:
+        if row["class"] == "product" and not products:
+            row["class"] = "clothes"
+    names = ("clips", "frames", "overlays", "phrases", "detections", "quality")
+    tables = {name: world.tables()[name].to_pylist() for name in names}
+    runner = UnitRunner(
+        str(tmp_path), [StageRun(MarkStage(reader, SegmentSettings(), GateSettings()), "f")]
+    )
+    for row in world.rows["clips"]:
+        clip = row["clip_id"]
+        mine = {n: [r for r in rows if r["clip_id"] == clip] for n, rows in tables.items()}
+        runner.measure({"unit": clip, "key": "clip_id", "ids": [clip], "tables": mine})
+    assert reader.loads == products
 
 
 # The rule

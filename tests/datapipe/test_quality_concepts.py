@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_selection import changed
 from synthetic_tables import World, film_world
 
 from s2v.datapipe.pair import concepts as module
-from s2v.datapipe.pair.clip_rules import ClipRules
 from s2v.datapipe.pair.concepts import Vectors, clip_vectors, concepts
 from s2v.datapipe.pair.conservation import check
 from s2v.datapipe.pair.select import select
@@ -29,7 +29,7 @@ def crowded() -> World:
 
 
 def capped(cap: int | None) -> SelectSettings:
-    return SelectSettings(clip=ClipRules(max_per_concept=cap))
+    return changed(clip={"max_per_concept": cap})
 
 
 def test_the_best_clips_of_a_full_concept_stay_and_the_rest_give_the_reason() -> None:
@@ -46,6 +46,22 @@ def test_the_best_clips_of_a_full_concept_stay_and_the_rest_give_the_reason() ->
     report = check(tables, selection, capped(2))
     clips = next(ledger for ledger in report.ledgers if ledger.table == "clips")
     assert clips.dropped["clip: concept full"] >= 3
+
+
+def test_clips_without_a_fit_subject_take_no_place_from_those_with_one() -> None:
+    world = crowded()
+    meadow = sorted(
+        {r["clip_id"] for r in world.rows["clips"] if r["clip_id"].startswith("meadow")}
+    )
+    for row in world.rows["detections"]:
+        if row["clip_id"] in meadow[-2:]:  # the best two
+            x0, y0 = row["box"][:2]
+            row |= {"box": [x0, y0, x0 + 4.0, y0 + 4.0], "area_share": 1e-4}
+    selection = select(world.tables(), capped(2))
+    rows = {row["clip_id"]: row["reason"] for row in selection.clips.to_pylist()}
+    assert [rows[clip] for clip in meadow] == ["clip: concept full"] + [None] * 4
+    used = {row["clip_id"] for row in selection.samples.to_pylist()} & set(meadow)
+    assert used == set(meadow[1:3])
 
 
 def test_aesthetics_count_first_where_a_model_measured_them() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from s2v.datapipe import cutting
 from s2v.datapipe.base.media.container import decoded, open_video
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.probe import probe
 from s2v.datapipe.base.media.stills import still_clip
+from s2v.datapipe.write.settings import WriteSettings
 
 
 def photograph(width: int, height: int, orientation: int = 1) -> bytes:
@@ -58,3 +62,15 @@ def test_what_is_no_photograph_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(MediaError):
         still_clip(b"\xff\xd8\xff\xe0 not a picture", tmp_path / "a.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cutting_step_makes_a_photograph_a_clip(tmp_path: Path) -> None:
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(photograph(64, 48))
+    source = {"video_id": "a", "kind": "image", "path": str(photo), "etag": None}
+    source["sha256"] = hashlib.sha256(photo.read_bytes()).hexdigest()
+    clip = {"clip_id": "a-00000000-00000000", "kind": "image", "start_us": 0, "end_us": 0}
+    job = cutting._job(tmp_path, clip, source, WriteSettings().encoding())
+    (answer,) = cutting._cut_batch({"jobs": json.dumps([job])})
+    assert (answer["message"], answer["failed"]["kind"]) == ("", "")
+    assert probe(job["target"]).declared_frames == 1

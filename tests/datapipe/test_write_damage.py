@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from s2v.datapipe.base.media.images import decode_png_mask, encode_png_mask
 from s2v.datapipe.base.shards import SampleMeta, ShardError, ShardIndex
@@ -119,6 +120,17 @@ def empty_mask(folder: Path) -> str:
     return r"reference 0: its mask is empty"
 
 
+def mask_of_ones(folder: Path) -> str:
+    def change(members: dict[str, bytes]) -> None:
+        mask = decode_png_mask(members["ref0.mask.png"])
+        data = io.BytesIO()
+        Image.fromarray(mask.astype(np.uint8)).save(data, "PNG")
+        members["ref0.mask.png"] = data.getvalue()
+
+    rewritten(folder, change)
+    return r"reference 0: its mask is not one of 0 and 255"
+
+
 def broken_crop(folder: Path) -> str:
     def change(members: dict[str, bytes]) -> None:
         members["ref0.jpg"] = members["ref0.jpg"][:200]
@@ -176,7 +188,7 @@ def wids_of_another_write(folder: Path) -> str:
     "damage",
     [
         *(flip, cut, lose, stray, restamp, smuggle),
-        *(swap_mask, mask_elsewhere, empty_mask, broken_crop, wrong_phrase),
+        *(swap_mask, mask_elsewhere, empty_mask, mask_of_ones, broken_crop, wrong_phrase),
         *(energon_of_another_write, energon_index_lost, croissant_of_another_write),
         *(records_of_another_write, wids_of_another_write),
     ],

@@ -145,9 +145,12 @@ def test_files_of_the_user_in_the_folder_are_taken_along(
 ) -> None:
     (film_copy / "notes.txt").write_text("mine")
     (film_copy / ".nv-meta" / "cooker.py").write_text("# mine")
+    (film_copy / ".nv-meta" / "split-test.yaml").write_text("of samples that are gone")
     film_run.write(film_copy, exclusions=[exclusion("home")])
     assert (film_copy / "notes.txt").read_text() == "mine"
     assert (film_copy / ".nv-meta" / "cooker.py").exists()
+    stale = film_copy / ".nv-meta" / "split-test.yaml"  # ours: not taken for the user's
+    assert not stale.exists() or "gone" not in stale.read_text()
 
 
 def test_a_folder_behind_a_link_is_refused(film_run: WritableRun, film_copy: Path) -> None:

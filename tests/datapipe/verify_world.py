@@ -10,20 +10,28 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import vlm_double
 from synthetic_tables import World, film_world
-from vlm_double import Behaviour, Handler, draw_code, pictures, read_code
+from vlm_double import Behaviour, Double, Handler, draw_code, pictures, read_code
 
-from s2v.datapipe import pipeline
+from s2v.datapipe import pipeline, verifying
 from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.config import Settings
+from s2v.datapipe.engine import runner as runner_module
+from s2v.datapipe.engine.errors import raise_failure
+from s2v.datapipe.engine.pools import Node
+from s2v.datapipe.engine.runner import UnitRunner
+from s2v.datapipe.engine.stage import StageRun
 from s2v.datapipe.measuring import Measured
+from s2v.datapipe.pair.select import select
 from s2v.datapipe.roles import PairVerifier, Roles
+from s2v.datapipe.verifying import Verified, select_verified
 
 CLASS_OF = {"person": "human", "creature": "animal", "thing": "product"}
 OPTIONS = {"concurrency": 8, "first_wait_s": 0.01, "timeout_s": 10, "tries": 12}
@@ -130,3 +138,65 @@ def strayed(rows: Iterable[dict[str, Any]]) -> list[str]:
         if row["note"] != f"codes {one} {other}" or said != truth(one, other):
             bad.append(str(row["verdict_id"]))
     return bad
+
+
+def in_this_process(patch: Callable[[Any, str, Any], None]) -> None:
+    """Let the engine's own runner work here instead of in actors of Ray.
+
+    Args:
+        patch: ``monkeypatch.setattr``, or ``setattr`` in a process of its own.
+    """
+
+    def here(
+        run: Path, pools: Any, stages: list[StageRun], items: list[Any], **other: Any
+    ) -> Iterator[Any]:
+        runner = UnitRunner(str(run), stages, other["retry_quarantine"], session="one")
+        for item in items:
+            (told,) = runner({"item": [json.dumps(item)], "report": ["{}"]})["report"]
+            report = json.loads(told)
+            raise_failure(f"unit {report['unit']}", report["failed"])
+            yield report
+
+    def once(run: Path, stages: list[StageRun]) -> Iterator[str]:
+        for stage in stages:
+            with stage.naming_its_models():
+                stage.stage.setup()
+            yield stage.stage.name
+
+    patch(verifying, "run_phase", here)
+    patch(verifying, "load_once", once)
+    patch(verifying, "start_ray", lambda cpus: None)
+    patch(verifying, "cluster", lambda: [Node(2, 0, 8)])
+    patch(runner_module, "FIRST_WAIT_S", 0.01)
+
+
+def verified(run: Path, world: World, url: str, **other: Any) -> Verified:
+    model = {name: other.pop(name) for name in ("revision", "prompts", "tries") if name in other}
+    settings = settings_of(run, url, **model)
+    roles = roles_of(settings)
+    measured = measured_of(world, settings, roles)
+    return select_verified(settings, roles, measured, quiet=True, **other)
+
+
+def verdicts(made: Verified) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = made.tables["verdicts"].to_pylist()
+    return rows
+
+
+def pairs(made: Verified) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = made.selection.pairs.to_pylist()
+    return rows
+
+
+def by_rules(world: World, run: Path) -> set[frozenset[str]]:
+    """Pairs that the rules alone accept."""
+    selection = select(world.tables(), settings_of(run, "http://127.0.0.1:9").select)
+    return {ends(row) for row in selection.pairs.to_pylist() if row["accepted"]}
+
+
+def ends(row: dict[str, Any]) -> frozenset[str]:
+    return frozenset((row["target_subject_id"], row["reference_subject_id"]))
+
+
+def asked(server: Double) -> Counter[tuple[int, int]]:
+    return Counter(codes(request) for request in server.requests if "response_format" in request)

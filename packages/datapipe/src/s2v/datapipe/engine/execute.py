@@ -37,8 +37,6 @@ __all__ = ["AdmissionError", "UnitFailedError", "cluster", "execute", "start_ray
 
 def start_ray(cpus: int | None) -> None:
     """Connect to the cluster of the environment, or start a local one."""
-    if "ray" not in sys.modules:
-        return  # nobody started it; importing it takes longer than many a selection
     import ray
 
     if ray.is_initialized():

@@ -40,6 +40,7 @@ class MarkStage(ModelStage):
         self.reader = reader
         self.settings = settings
         self.gates = gates
+        self._loaded = False
 
     def identity(self) -> Mapping[str, Any]:
         """Model id, and which boxes are read: the words that say what a product is among them."""
@@ -49,9 +50,7 @@ class MarkStage(ModelStage):
         return {"model": self.reader.model_id, "words": words, **self.settings.model_dump()}
 
     def setup(self) -> None:
-        """Load the reader, if there is one."""
-        if self.reader is not None:
-            super().setup()
+        """Nothing: the reader is loaded for the first product, which a run may never meet."""
 
     def run(self, unit: Unit) -> dict[str, list[Row]]:
         """Read every product, clip by clip."""
@@ -65,6 +64,10 @@ class MarkStage(ModelStage):
             for clip, rows in unit.by_id("detections").items()
             if (mine := [row for row in rows if row["subject_id"] in wanted])
         }
+
+        if boxes and not self._loaded:
+            reader.load()
+            self._loaded = True
 
         def work(clip: str) -> list[Row]:
             rows = []

@@ -233,10 +233,10 @@ def _ordered(target: Places, reference: Places, similarity: Floats) -> Ints:
     # Similarities have six digits, so all three fit one number, and that sorts five times faster.
     bits = int(max(target.max(initial=0), reference.max(initial=0))).bit_length()
     if 2 * bits + _SIMILARITY_BITS > 63:
-        return np.lexsort((reference, -similarity, target))
+        return np.asarray(np.lexsort((reference, -similarity, target)), np.int64)
     less = np.rint((2 - similarity) * 10**DECIMALS).astype(np.int64)
     key = ((target.astype(np.int64) << _SIMILARITY_BITS) | less) << bits
-    return np.argsort(key | reference)
+    return np.asarray(np.argsort(key | reference), np.int64)
 
 
 def _named(known: pa.Array, at: npt.NDArray[np.integer]) -> pa.Array:

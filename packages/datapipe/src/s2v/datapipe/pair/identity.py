@@ -28,6 +28,7 @@ from s2v.datapipe.pair.unionfind import components
 
 FACE_NEIGHBOURS: Final = 32
 _PAIRS: Final = 1 << 16  # cosines of faces computed at once
+_SLACK: Final = 1e-4  # far above float32's error on unit vectors
 _CROWD: Final = 1024  # faces of a component that are not all compared with all
 
 
@@ -217,14 +218,12 @@ class _Clusters:
 
     def _one_by_one(self, links: Links, found: Ints) -> None:
         """Take links strongest first, and put the smallest member of each cluster in ``found``."""
-        linked = np.unique(np.concatenate((links.a, links.b)))
-        members = {n: [n] for n in linked.tolist()}
-        root = {n: n for n in members}
-        clips = {
-            n: {clip} for n, clip in zip(members, self._pool.clip[linked].tolist(), strict=True)
-        }
-        faces = {n: self._face_of(n) for n in members}
-        enemies: dict[int, set[int]] = {n: set() for n in members}  # refused once, refused for good
+        ends = np.concatenate((links.a, links.b))
+        found[ends] = ends
+        # Whoever may never be together, whatever else is, need not be looked at one by one.
+        links = links.take(~self._apart(links))
+        root = list(range(len(found)))
+        clusters: dict[int, _Cluster] = {}  # those that were merged or refused; others are alone
 
         def find(n: int) -> int:
             while root[n] != n:
@@ -232,41 +231,43 @@ class _Clusters:
                 n = root[n]
             return n
 
-        # Whoever may never be together, whatever else is, need not be looked at one by one.
-        links = links.take(~self._apart(links))
         for a, b in zip(links.a.tolist(), links.b.tolist(), strict=True):
             one, other = find(a), find(b)
-            if one == other or other in enemies[one]:
+            if one == other:
                 continue
-            alone = len(members[one]) == len(members[other]) == 1  # then all was looked at
+            mine, theirs = clusters.get(one), clusters.get(other)
+            alone = mine is None and theirs is None  # then all was looked at
+            mine, theirs = mine or self._single(one), theirs or self._single(other)
+            if other in mine.enemies:
+                continue
             if not alone and (
-                not clips[one].isdisjoint(clips[other]) or self._strangers(faces[one], faces[other])
+                not mine.clips.isdisjoint(theirs.clips) or self._strangers(mine, theirs)
             ):
-                enemies[one].add(other)
-                enemies[other].add(one)
+                mine.enemies.add(other)
+                theirs.enemies.add(one)
+                clusters[one], clusters[other] = mine, theirs
                 continue
-            if len(members[one]) < len(members[other]):
-                one, other = other, one
+            if len(mine.members) < len(theirs.members):
+                one, other, mine, theirs = other, one, theirs, mine
             root[other] = one
-            members[one] += members.pop(other)
-            clips[one] |= clips.pop(other)
-            for embedder, rows in faces.pop(other).items():
-                faces[one].setdefault(embedder, []).extend(rows)
-            for enemy in enemies.pop(other):
-                enemies[enemy].discard(other)
-                enemies[enemy].add(one)
-                enemies[one].add(enemy)
-        for cluster in members.values():
-            found[cluster] = min(cluster)
+            clusters[one] = mine
+            clusters.pop(other, None)
+            mine.take(theirs)
+            for enemy in theirs.enemies:
+                clusters[enemy].enemies.discard(other)
+                clusters[enemy].enemies.add(one)
+        for cluster in clusters.values():
+            found[cluster.members] = min(cluster.members)
 
-    def _face_of(self, n: int) -> dict[int, list[int]]:
-        """Rows of faces by embedder, of one subject."""
+    def _single(self, n: int) -> _Cluster:
+        """A subject alone."""
         row = int(self._face[n])
-        return {} if row < 0 else {int(self._embedder[n]): [row]}
+        faces = {} if row < 0 else {int(self._embedder[n]): [row]}
+        return _Cluster([n], {int(self._pool.clip[n])}, faces, set())
 
     def _apart(self, links: Links) -> Flags:
         """Links within a clip, or between two faces that plainly differ."""
-        found = self._pool.clip[links.a] == self._pool.clip[links.b]
+        found: Flags = self._pool.clip[links.a] == self._pool.clip[links.b]
         both = (
             ~found
             & (self._face[links.a] >= 0)
@@ -278,13 +279,34 @@ class _Clusters:
             found[part] = self._cosines(links.a[part], links.b[part]) < self._different
         return found
 
-    def _strangers(self, one: dict[int, list[int]], other: dict[int, list[int]]) -> bool:
+    def _strangers(self, one: _Cluster, other: _Cluster) -> bool:
         """Whether two faces of two clusters plainly differ."""
-        for embedder, mine in one.items():
-            theirs = other.get(embedder)
+        for embedder, mine in one.faces.items():
+            theirs = other.faces.get(embedder)
             if theirs is None:
                 continue
-            a, b = (self._vectors[rows].astype(np.float64) for rows in (mine, theirs))
-            if round(float((a @ b.T).min()), DECIMALS) < self._different:
+            a, b = self._vectors[mine], self._vectors[theirs]
+            rough = float((a @ b.T).min())
+            if abs(rough - self._different) < _SLACK:
+                rough = round(
+                    float((a.astype(np.float64) @ b.astype(np.float64).T).min()), DECIMALS
+                )
+            if rough < self._different:
                 return True
         return False
+
+
+@dataclass(slots=True)
+class _Cluster:
+    members: list[int]  # positions
+    clips: set[int]
+    faces: dict[int, list[int]]  # rows of their faces by embedder
+    enemies: set[int]  # clusters that it was kept apart from once, and is for good
+
+    def take(self, other: _Cluster) -> None:
+        """Take another one's members, and its enemies."""
+        self.members += other.members
+        self.clips |= other.clips
+        self.enemies |= other.enemies
+        for embedder, rows in other.faces.items():
+            self.faces.setdefault(embedder, []).extend(rows)

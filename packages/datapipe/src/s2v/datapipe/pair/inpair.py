@@ -34,17 +34,16 @@ def distances(pts: Ints, start: Ints, end: Ints, rules: SampleRules) -> tuple[In
     return outside, np.abs(pts - centre)
 
 
-def in_references(subject: Ints, outside: Ints, from_middle: Ints, quality: Floats) -> Ints:
+def in_references(subject: Ints, from_middle: Ints, quality: Floats) -> Ints:
     """The detection that each subject's in-paired reference is cut from.
 
-    The one farthest from the trained span; of those as far (or all inside) the farthest from its
-    middle, then the best picture, then the first.
+    The one farthest from the middle of the trained span, so the farthest outside it where any
+    is; of those as far the best picture, then the first.
 
     Args:
         subject: ``[n]`` whose detection it is, ascending; of one subject they are sorted by id.
-        outside: of :func:`distances`.
         from_middle: of :func:`distances`.
-        quality: how good a picture each is; none of the three is negative.
+        quality: how good a picture each is, 0..1.
 
     Returns:
         One position in ``[n]`` per subject that has any, by subject.
@@ -54,7 +53,7 @@ def in_references(subject: Ints, outside: Ints, from_middle: Ints, quality: Floa
         return np.zeros(0, np.int64)
     group = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
     open_to: Flags = np.ones(len(subject), np.bool_)
-    for value in (outside, from_middle, quality):
+    for value in (from_middle, quality):
         best = np.maximum.reduceat(np.where(open_to, value, -1), edges[:-1])
         open_to &= value == best[group]
     at = np.flatnonzero(open_to)

@@ -104,7 +104,8 @@ class Questions:
 
     @staticmethod
     def _class_of(target: Row, reference: Row) -> str:
-        return min(target["class"], reference["class"], key=CLASSES.index)
+        name: str = min(target["class"], reference["class"], key=CLASSES.index)
+        return name
 
     def _class(self, phrase: Row, video: str) -> str:
         """As table SUBJECTS names it."""

@@ -165,11 +165,9 @@ def make_pool(
     if (owner < 0).any():
         detections, owner = detections.filter(pa.array(owner >= 0)), owner[owner >= 0]
     pts = ints(detections["pts_us"], 0)
-    outside, from_middle = distances(
-        pts, clips.start_us[clip[owner]], clips.end_us[clip[owner]], rules
-    )
+    _, from_middle = distances(pts, clips.start_us[clip[owner]], clips.end_us[clip[owner]], rules)
     shown = quality_of(floats(detections["score"]), floats(detections["area_share"]))
-    own = in_references(owner, outside, from_middle, shown)
+    own = in_references(owner, from_middle, shown)
     if len(own) != len(ids):
         lacking = ids[int(np.setdiff1d(np.arange(len(ids)), owner[own])[0])]
         raise ValueError(f"subject {lacking} is kept, but none of its detections passes")

@@ -119,6 +119,8 @@ class Steps:
             people=settings.people,
             pair=_some(PairRules(), settings.pair, _COPIES),
         )
+        if settings.clip.max_per_concept is not None:  # counts clips that have a fit subject
+            reads = reads.model_copy(update=_of_subjects(settings))
         key = self._key("clips", reads, [_plain(one) for one in exclusions])
         if self._store and (about := self._store.about("clips", key)):
             table, alike = (self._store.load(name, key) for name in ("clips", "near"))
@@ -138,15 +140,7 @@ class Steps:
         clips: Clips,
     ) -> tuple[SubjectView, str]:
         """Step 2, and the digest of table SUBJECTS."""
-        face = FaceRules()
-        names = [name for name in FaceRules.model_fields if name not in _OF_PAIRS]
-        reads = SelectSettings(
-            phrase=settings.phrase,
-            detection=settings.detection,
-            mask=settings.mask,
-            people=settings.people,
-            face=_some(face, settings.face, names),
-        )
+        reads = SelectSettings(people=settings.people, **_of_subjects(settings))
         said = [_plain(one) for one in exclusions if one.key_type == "subject_id"]
         key = self._key("subjects", reads, said, clips.digest)
         if self._store and (about := self._store.about("subjects", key)):
@@ -213,6 +207,13 @@ def _some(default: Any, settings: Any, names: Any) -> Any:
     return default.model_copy(update={name: getattr(settings, name) for name in names})
 
 
+def _of_subjects(settings: SelectSettings) -> dict[str, Any]:
+    """The settings that the join of subjects reads."""
+    names = [name for name in FaceRules.model_fields if name not in _OF_PAIRS]
+    sections = {name: getattr(settings, name) for name in ("phrase", "detection", "mask")}
+    return {**sections, "face": _some(FaceRules(), settings.face, names)}
+
+
 def _plain(exclusion: Exclusion) -> dict[str, str]:
     return exclusion.model_dump(mode="json")
 
@@ -228,6 +229,11 @@ def _clips(tables: Tables, settings: SelectSettings, excluded: ExclusionIndex) -
     if not settings.clip.drop_duplicates:
         duplicate_of = {}
     alone = {c: row for c, row in passing.items() if c not in duplicate_of}
+    if settings.clip.max_per_concept is not None:
+        # A clip of which no sample can be made takes no place from one that can.
+        fit = join_subjects(tables, reasons, settings, excluded, duplicate_of).kept_table()
+        named = set(fit["clip_id"].to_pylist())
+        alone = {clip: row for clip, row in alone.items() if clip in named}
     balanced = balance(tables, alone, settings.clip)
     reasons |= balanced.full
     reasons |= dict.fromkeys(duplicate_of, DUPLICATE)

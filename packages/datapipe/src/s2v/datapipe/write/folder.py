@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from s2v.datapipe.write import nvmeta
 from s2v.datapipe.write.errors import WriteError
 
 _AT_FDCWD: Final = -100
@@ -90,6 +91,7 @@ def _take_along(folder: Path, coming: Path) -> None:
         ours = (
             name.parts[0] in _OURS
             or (len(name.parts) == 1 and path.name.endswith((".tar", ".tar.idx")))
+            or (name.parts[0] == nvmeta.FOLDER and path.name in nvmeta.FILES)
             or (path.name.startswith(".") and path.name.endswith(".tmp"))
         )
         if path.is_file() and not ours and not (coming / name).exists():

@@ -26,6 +26,10 @@ _SPLITS: Final = (
     ("split-heldout.yaml", "val"),
     ("split-test.yaml", "test"),
 )
+#: Every file of ours in the folder; some are not written each time.
+FILES: Final = frozenset(
+    {"dataset.yaml", ".info.json", "index.uuid", "index.sqlite", *(name for name, _ in _SPLITS)}
+)
 #: One opens the samples as they are (Energon's "crude" data); a task encoder cooks them.
 _DATASET: Final = "__module__: megatron.energon\n__class__: CrudeWebdataset\nsubflavors: {}\n"
 _TABLES: Final = (

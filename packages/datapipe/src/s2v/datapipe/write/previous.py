@@ -83,6 +83,12 @@ class Previous:
         except (shards.ShardError, OSError, pa.ArrowException, TypeError):
             self.records = {}
 
+    def sha256(self, name: str) -> str | None:
+        """Of a tar of the folder, as recorded or else as it is; ``None`` for one not there."""
+        if name in self.records:
+            return self.records[name].sha256
+        return atomic.sha256_file(self.folder / name) if name in self.tars else None
+
     def same(self, name: str, inputs: str) -> tuple[ShardRecord, list[dict[str, Any]]] | None:
         """A shard made of the same inputs, with its rows, if it still has its bytes."""
         known = self.records.get(name)

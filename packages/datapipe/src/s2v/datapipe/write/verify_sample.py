@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 
 from s2v.datapipe.base.media import masks
@@ -44,6 +45,10 @@ def _reference(ref: Reference, crop: bytes, mask_png: bytes) -> Iterator[str]:
         mask = decode_png_mask(mask_png)
     except (MediaError, ValueError) as error:
         yield f"its mask is not one of 0 and 255 ({error})"
+        return
+    stored = cv2.imdecode(np.frombuffer(mask_png, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or not np.isin(stored, (0, 255)).all():
+        yield "its mask is not one of 0 and 255 (some readers take 1 for dark)"
         return
     height, width = image.shape[:2]
     if mask.shape != (height, width):

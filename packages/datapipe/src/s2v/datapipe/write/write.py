@@ -154,8 +154,7 @@ class _Shelf:
                 self.rows[one.name] = write_shard(one, self._builder, self._coming)
                 path = self._coming / one.name
                 self.records[one.name] = made = record(path, len(one.samples), inputs)
-                known = self._before.records.get(one.name)
-                if known is not None and known.sha256 == made.sha256:
+                if self._before.sha256(one.name) == made.sha256:
                     self.kept.add(one.name)
 
     def _drop(self, name: str) -> None:

@@ -151,7 +151,7 @@ class LightEncoders:
 
     @cached_property
     def dlib_face(self) -> FaceEmbedder:
-        """dlib's ResNet-29, which no other part of the product uses."""
+        """dlib's ResNet-29, which selection does not use; the audit judges with it too."""
         from s2v.datapipe.base.assets import asset
 
         return DlibFace.from_folder(asset("dlib-face"))
