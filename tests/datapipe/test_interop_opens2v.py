@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,30 @@ def test_the_long_video_is_named_as_the_datasets_own_clusters_are() -> None:
     assert long_name("gm1252760410-365677148_part2_step1-0-95") == "gm1252760410-365677148"
     assert long_name("abc_segment3_part2") == "abc"
     assert long_name("alone") == "alone"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_counts_add_up_for_any_mixture_of_good_and_bad(
+    tmp_path: Path, videos: Path, seed: int
+) -> None:
+    """``import.json`` is not written when they do not."""
+    random_ = random.Random(seed)
+    objects = [bad for bad, _ in BAD_OBJECTS.values()] + [WOMAN] * 3
+    objects += [("dog", mask_of(SIZE, (0, 0, 60, 50)))] * 2
+    data: dict[str, Any] = {ONE: entry()}
+    for n in range(9):
+        chosen = random_.choices(objects, k=random_.randrange(8))
+        cut = (random_.randrange(5), 12 + random_.randrange(12))
+        bad = random_.choice(list(BAD_ROWS.values()))[0]
+        good = entry(random_.choice("ab"), chosen, cut=cut)
+        data[f"film{n % 2}_segment{n}"] = bad if random_.random() < 0.3 else good
+    keys = [*data, "gone"]
+    pairs = [bad for bad, _ in BAD_PAIRS.values()]
+    for _ in range(40):
+        names = (random_.choice(["woman", "dog"]), random_.choice(["woman", "dog", "cup"]))
+        cur, aft = f"total_part1/{random_.choice(keys)}", random_.choice(keys)
+        pairs.append(opens2v_pair(cur, aft, names, random_.choice([0.7, 0.8, 0.99])))
+    done = run(tmp_path, data, videos, pairs, max_references=random_.choice([1, 2, 6]))
+    assert done["counts"]["row"]["in"] == 10
+    assert len(quarantined(tmp_path / "out")) > 10
+    verify_shards(tmp_path / "out" / "shards")
