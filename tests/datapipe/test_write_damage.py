@@ -199,6 +199,24 @@ def test_damage_is_found_and_names_the_file_and_the_way_out(film_copy: Path, dam
         verify_shards(film_copy)
 
 
+@pytest.mark.parametrize("older", [True, False])
+def test_json_of_an_older_version_is_not_called_damaged_and_foreign_json_is(
+    film_copy: Path, older: bool
+) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        data = json.loads(members["json"])
+        for ref in data["refs"]:
+            del ref["category"], ref["scores"]["distance_us"], ref["verdicts"]["verifier"]
+        members["json"] = json.dumps(
+            data, sort_keys=True, ensure_ascii=False, separators=(",", ":") if older else None
+        ).encode()
+
+    rewritten(film_copy, change)
+    with pytest.raises(ShardError) as found:  # the records beside the tar are of before
+        verify_shards(film_copy)
+    assert ("canonical" in str(found.value)) is not older
+
+
 @pytest.mark.parametrize("field", ["frames", "height", "fps"])
 def test_a_clip_that_is_not_what_its_json_says_is_found_by_decoding(
     film_copy: Path, field: str

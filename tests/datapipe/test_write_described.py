@@ -36,7 +36,7 @@ def test_the_card_shows_every_figure_and_they_count_what_is_written(film_shards:
         assert f"](figures/{name}.svg)" in card
     several = [sum(len(m.refs) == n for m in metas) for n in (1, 2)]
     assert found["objects"] == {"1 subject": several[0], "2 subjects": several[1]}
-    classes = [ref.class_ for m in metas for ref in m.refs]
+    classes = [ref.category for m in metas for ref in m.refs]
     assert found["classes"] == {one: classes.count(one) for one in set(classes)}
     pairs = [m.pair_type for m in metas]
     assert found["pairs"] == {one: pairs.count(one) for one in set(pairs)}

@@ -80,6 +80,7 @@ class ReferenceScores(_Strict):
     detector: float | None = None
     area_share: float | None = None
     blur: float | None = None
+    distance_us: int | None = None  # from the span that is trained on; null in another file
 
 
 class Verdicts(_Strict):
@@ -119,6 +120,8 @@ class Reference(_Strict):
     from_: ReferenceSource
     scores: ReferenceScores
     verdicts: Verdicts
+    # human | animal | clothes | product | landmark | ip_character | other; older shards lack it
+    category: str | None = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -149,9 +152,14 @@ class SampleMeta(_Strict):
         populate_by_name=True,
     )
 
-    def to_json(self) -> bytes:
-        """Serialise with sorted keys: same sample, same bytes."""
-        data = self.model_dump(mode="json", by_alias=True)
+    def to_json(self, *, as_read: bool = False) -> bytes:
+        """Serialise with sorted keys: same sample, same bytes.
+
+        Args:
+            as_read: leave out what was not in the JSON it was read from: an older shard's is as it
+                was when its version wrote it.
+        """
+        data = self.model_dump(mode="json", by_alias=True, exclude_unset=as_read)
         return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod

@@ -272,6 +272,7 @@ def _meta(
             similarity=made.candidate.similarity, area_share=made.area_share
         ),
         verdicts=shards.Verdicts(same_identity=verdict, different_context=verdict, verifier=asked),
+        category=subject.category,
     )
 
 

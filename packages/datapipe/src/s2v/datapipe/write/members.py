@@ -162,8 +162,10 @@ class SampleBuilder:
                 detector=detection["score"],
                 area_share=detection["area_share"],
                 blur=self.frames[detection["frame_id"]]["blur"],
+                distance_us=ref["distance_us"],
             ),
             verdicts=verdicts,
+            category=subject["class"],
         )
 
     def _source(self, clip: Row) -> shards.Source:

@@ -219,7 +219,7 @@ def _writable(
 def _classes(builder: SampleBuilder, samples: list[Row]) -> Iterator[str]:
     for row in samples:
         for ref in row["references"]:
-            yield str(builder.subjects[ref["subject_id"]]["bank"])
+            yield str(builder.subjects[ref["subject_id"]]["class"])
 
 
 def _motion(builder: SampleBuilder, sample: Row) -> float | None:
