@@ -67,6 +67,8 @@ def occurrences(
         if len(values) and not 0 <= values.min() <= values.max() < n:
             raise ValueError(f"{name} positions {values.min()} to {values.max()} are not below {n}")
     apart = targets != references
-    pairs = np.unique(references[apart] * n + targets[apart])
-    counted: Counts = np.bincount(pairs // max(n, 1), minlength=n).astype(np.int64)
+    pairs = np.sort(references[apart] * n + targets[apart])  # np.unique hashes: four times slower
+    first = np.ones(len(pairs), np.bool_)
+    first[1:] = pairs[1:] != pairs[:-1]
+    counted: Counts = np.bincount(pairs[first] // max(n, 1), minlength=n).astype(np.int64)
     return counted
