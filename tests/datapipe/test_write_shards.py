@@ -62,7 +62,9 @@ def test_stock_datasets_reads_the_folder_with_differing_reference_counts(
 
     index = {sample.id: sample for sample in ShardIndex.open(film_copy)}
     assert {sample.row["references"] for sample in index.values()} == {1, 2}
-    data = datasets.load_dataset(str(film_copy), split="train", cache_dir=str(tmp_path / "cache"))
+    splits = datasets.load_dataset(str(film_copy), cache_dir=str(tmp_path / "cache"))
+    assert set(splits) == {sample.row["part"] for sample in index.values()} > {"train"}
+    data = datasets.concatenate_datasets(list(splits.values()))
     data = data.cast_column("mp4", datasets.Video(decode=False))
     assert len(data) == len(index)
     for row in data:

@@ -26,6 +26,7 @@ SCHEMA_VERSION: Final = "s2v-sample-1"
 MAX_REFERENCES: Final = 6
 INDEX_FILE: Final = "index/samples.parquet"
 PairType = Literal["in", "cross", "image", "t2v"]
+Part = Literal["train", "val", "test"]
 
 
 class _Strict(BaseModel):
@@ -184,6 +185,7 @@ INDEX: Final = pa.schema(
         pa.field("pair_type", pa.string()),
         pa.field("split", pa.string()),
         pa.field("heldout", pa.bool_()),
+        pa.field("part", pa.string()),  # train | val | test: what readers of other people choose
         pa.field("scenario", pa.string()),
         pa.field("video_id", pa.string()),
         pa.field("long_video_id", pa.string()),
@@ -201,6 +203,17 @@ INDEX: Final = pa.schema(
 
 
 _TAR_BLOCK: Final = 512
+
+
+def part_of(split: str, heldout: bool) -> Part:
+    """The part of the dataset that a sample belongs to; a shard holds samples of one part.
+
+    ``test`` shares no source and no identity with the others; ``val`` are other scenes of
+    training sources, for validation losses.
+    """
+    if split == "test":
+        return "test"
+    return "val" if heldout else "train"
 
 
 def _header(block: bytes) -> tuple[str, int]:
@@ -252,6 +265,11 @@ class Sample:
         path = self.folder / str(self.row["shard"])
         where = f"{path}: sample {self.id}, member {member['suffix']}"
         size, at = int(member["size"]), int(member["offset"]) - _TAR_BLOCK
+        if path.parent != self.folder or path.suffix != ".tar" or min(size, at) < 0:
+            raise ShardError(  # indexes are downloaded, and could name any file of this machine
+                f"{where}: byte {member['offset']} of {self.row['shard']!r} is no place in a shard "
+                "of this folder; fetch the index again"
+            )
         try:
             with path.open("rb") as handle:
                 found = os.pread(handle.fileno(), _TAR_BLOCK + size, at)
@@ -278,6 +296,16 @@ class Sample:
         return SampleMeta.from_json(self.read("json"))
 
 
+def _with_nulls(table: pa.Table) -> list[str]:
+    """Columns that say nothing somewhere; only the identity of a reference may be unknown."""
+    empty = [name for name in INDEX.names if table[name].null_count]
+    if "members" not in empty:
+        members = pa.chunked_array([chunk.flatten() for chunk in table["members"].chunks], MEMBER)
+        inside = [] if not len(members) else [c.null_count for c in members.flatten()]
+        empty += ["members"] * bool(members.null_count or sum(inside))
+    return empty
+
+
 class ShardIndex:
     """All samples of a shard folder, in index order (by pair type, shard and position)."""
 
@@ -302,11 +330,24 @@ class ShardIndex:
             raise ShardError(
                 f"{path}: the index is damaged ({error}); write it anew: `s2v-data run`"
             ) from None
+        if "part" not in table.schema.names and {"split", "heldout"} <= set(table.schema.names):
+            flags = zip(table["split"].to_pylist(), table["heldout"].to_pylist(), strict=True)
+            parts = [part_of(split, heldout) for split, heldout in flags]  # an older folder
+            table = table.append_column("part", pa.array(parts, pa.string()))
         if missing := set(INDEX.names) - set(table.schema.names):
             raise ShardError(
                 f"{path}: columns {sorted(missing)} are missing; written by another version?"
             )
-        return cls(folder, table.select(INDEX.names).cast(INDEX))
+        try:
+            table = table.select(INDEX.names).cast(INDEX)
+        except pa.ArrowInvalid as error:
+            raise ShardError(f"{path}: is not of this version ({error})") from None
+        if empty := _with_nulls(table):
+            raise ShardError(
+                f"{path}: has rows without {', '.join(empty)}; fetch it again, or write it anew: "
+                "`s2v-data run`"
+            )
+        return cls(folder, table)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
