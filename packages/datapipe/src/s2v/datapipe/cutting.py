@@ -205,9 +205,7 @@ def _arguments(encoding: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the encoders; a shape travels as plain data."""
     if "shape" not in encoding:
         return encoding
-    plain = encoding["shape"]
-    buckets = tuple((int(height), int(width)) for height, width in plain["buckets"])
-    return {**encoding, "shape": Shape(**{**plain, "buckets": buckets})}
+    return {**encoding, "shape": Shape.of(encoding["shape"])}
 
 
 def _quarantined(answer: dict[str, Any]) -> Row:

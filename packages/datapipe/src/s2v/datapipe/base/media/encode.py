@@ -7,7 +7,7 @@ bytes. Every file written is decoded again and its frames counted before it gets
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -105,6 +105,12 @@ class Shape:
     buckets: tuple[Bucket, ...] = ()
     max_enlarge: float = 1.0
     frame_step: int = 1
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Shape:
+        """From plain data, as it travels between processes."""
+        buckets = tuple((int(height), int(width)) for height, width in plain["buckets"])
+        return cls(**{**plain, "buckets": buckets})
 
     def sizes(
         self, src: str | PathLike[str], width: int, height: int, short_side: int
