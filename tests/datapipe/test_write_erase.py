@@ -32,7 +32,7 @@ from s2v.datapipe.write.tombstones import (
 )
 
 GONE, KEPT = "holiday", ("kitchen", "harbour")
-UNIT_CLIPS = 4
+UNIT_CLIPS = 6
 Row = dict[str, Any]
 
 
@@ -108,7 +108,8 @@ def measured_run(run: Path) -> dict[str, list[str]]:
         "reference_subject_id": f"{clip_ids(KEPT[0])[0]}-s0",
         "note": f"said of {clip_ids(GONE)[0]}",
     }
-    other = {**pair, "verdict_id": "v2", "target_subject_id": f"{clip_ids(KEPT[1])[0]}-s0"}
+    of_others = f"{clip_ids(KEPT[1])[0]}-s0"
+    other = {**pair, "verdict_id": "v2", "target_subject_id": of_others, "note": "said"}
     answers = StageStore(run, "verify", "0004")
     answers.commit("v1-00", "verdict_id", ["v1", "v2"], {"verdicts": [pair, other]}, 1.0)
     tar_of(run / "frames" / "killed-unit.tar", clip_ids(GONE)[:1])  # of a unit without a commit
@@ -137,8 +138,8 @@ def contents(run: Path) -> dict[str, Any]:
     """What every file says; a Parquet file by its rows."""
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
-        if path.is_file():
-            name = str(path.relative_to(run))
+        name = str(path.relative_to(run))
+        if path.is_file() and not (path.parent == run and name.endswith(".tmp")):
             rows = path.suffix == ".parquet" and path.parent.name != "select"
             found[name] = (
                 pq.read_table(path, partitioning=None).to_pylist() if rows else path.read_bytes()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +204,7 @@ INDEX: Final = pa.schema(
 
 
 _TAR_BLOCK: Final = 512
+_SHARD_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}\.tar")
 
 
 def part_of(split: str, heldout: bool) -> Part:
@@ -222,6 +224,12 @@ def _header(block: bytes) -> tuple[str, int]:
         return block[:100].rstrip(b"\0").decode(), int(block[124:135], 8)
     except ValueError:
         return "", -1
+
+
+def kind_of(pair_type: str, split: str, heldout: bool) -> str:
+    """What the shards of such samples are named by: ``in``, ``in-val``, ``in-test``, ..."""
+    part = part_of(split, heldout)
+    return pair_type if part == "train" else f"{pair_type}-{part}"
 
 
 class ShardError(RuntimeError):
@@ -265,13 +273,13 @@ class Sample:
         path = self.folder / str(self.row["shard"])
         where = f"{path}: sample {self.id}, member {member['suffix']}"
         size, at = int(member["size"]), int(member["offset"]) - _TAR_BLOCK
-        if path.parent != self.folder or path.suffix != ".tar" or min(size, at) < 0:
-            raise ShardError(  # indexes are downloaded, and could name any file of this machine
-                f"{where}: byte {member['offset']} of {self.row['shard']!r} is no place in a shard "
-                "of this folder; fetch the index again"
-            )
         try:
             with path.open("rb") as handle:
+                if min(size, at) < 0 or at + size > os.fstat(handle.fileno()).st_size:
+                    raise ShardError(
+                        f"{where}: {size} bytes at {member['offset']} are not in the shard; it is "
+                        "cut short, or the index is not of it"
+                    )
                 found = os.pread(handle.fileno(), _TAR_BLOCK + size, at)
         except FileNotFoundError:
             raise ShardError(
@@ -342,6 +350,10 @@ class ShardIndex:
             table = table.select(INDEX.names).cast(INDEX)
         except pa.ArrowInvalid as error:
             raise ShardError(f"{path}: is not of this version ({error})") from None
+        for name in table["shard"].unique().to_pylist():
+            # Indexes are downloaded, and could name any file of this machine.
+            if name is not None and not _SHARD_NAME.fullmatch(name):
+                raise ShardError(f"{path}: {name!r} is no name of a shard; fetch the index again")
         if empty := _with_nulls(table):
             raise ShardError(
                 f"{path}: has rows without {', '.join(empty)}; fetch it again, or write it anew: "

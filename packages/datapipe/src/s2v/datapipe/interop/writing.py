@@ -25,7 +25,6 @@ from s2v.datapipe.interop.videos import Videos
 from s2v.datapipe.pair.split import split_of_sources
 from s2v.datapipe.write import describe, folder
 from s2v.datapipe.write.nvmeta import write_nv_meta
-from s2v.datapipe.write.plan import kind_of
 from s2v.datapipe.write.previous import record, write_records
 from s2v.datapipe.write.tar import index_row, write_index, write_tar
 
@@ -110,7 +109,7 @@ class ShardWriter:
         }
         everyone = {name for edge in shared for name in edge} | set(long.values())
         split = split_of_sources(everyone, sorted(shared), self.settings.split)
-        kind = {k: kind_of(s.pair_type, split[long[k]], False) for k, s in chosen.items()}
+        kind = {k: shards.kind_of(s.pair_type, split[long[k]], False) for k, s in chosen.items()}
         kinds = Counter(kind.values())
         shards_of = {k: -(-n // self.settings.samples_per_shard) for k, n in kinds.items()}
         return sorted(

@@ -143,7 +143,11 @@ def _file(name: str, url: str, kind: str, size: int, sha256: str) -> dict[str, A
 
 
 def _splits(parts: list[str]) -> dict[str, Any]:
-    """The splits by Croissant's own vocabulary; column ``part`` of the samples refers to them."""
+    """The splits by Croissant's own vocabulary; column ``part`` of the samples names one of them.
+
+    It does so in words: where a field *references* another, mlcroissant joins the two, and as it
+    reads Parquet as bytes and this list as text, no record would be left.
+    """
     return {
         "@type": "cr:RecordSet",
         "@id": "splits",
@@ -165,14 +169,14 @@ def _splits(parts: list[str]) -> dict[str, Any]:
 
 
 def _field(field: pa.Field) -> dict[str, Any]:
-    refers = {"references": {"field": {"@id": "splits/name"}}} if field.name == "part" else {}
+    words = {"description": "one of the splits"} if field.name == "part" else {}
     return {
         "@type": "cr:Field",
         "@id": f"samples/{field.name}",
         "name": field.name,
         "dataType": _KINDS[str(field.type)],
         "source": {"fileObject": {"@id": "index"}, "extract": {"column": field.name}},
-        **refers,
+        **words,
     }
 
 

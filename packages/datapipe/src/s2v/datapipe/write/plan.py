@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from s2v.datapipe.base.shards import PairType, Part, part_of
+from s2v.datapipe.base.shards import PairType, Part, kind_of
 from s2v.datapipe.pair.rows import Row
 from s2v.datapipe.write.errors import WriteError
 from s2v.datapipe.write.layout import Item, Layout
@@ -50,12 +50,6 @@ def plan_shards(
             placed.items(), key=lambda entry: (*_rank(entry[0][0]), entry[0][1])
         )
     ]
-
-
-def kind_of(pair_type: str, split: str, heldout: bool) -> str:
-    """What the shards of such samples are named by: ``in``, ``in-val``, ``in-test``, ..."""
-    part = part_of(split, heldout)
-    return pair_type if part == "train" else f"{pair_type}-{part}"
 
 
 def _rank(kind: str) -> tuple[int, int]:
