@@ -77,7 +77,9 @@ def image_samples(run: Path) -> list[Sample]:
 
 def test_pictures_of_one_man_teach_each_other_and_nobody_else_is_paired(run: Path) -> None:
     sources = pq.read_table(run / "tables" / "sources.parquet").to_pylist()
-    him = {r["video_id"] for r in sources if r["pair_key"] == "0001" or r["video_id"] == "obama-3"}
+    paired = [r for r in sources if "#0001." in r["path"]]
+    assert len({r["pair_key"] for r in paired}) == 1
+    him = {"obama-3", *(r["video_id"] for r in paired)}
     assert len(him) == 3
     pairs = {
         (s.row["video_id"], ref.from_.source) for s in image_samples(run) for ref in s.meta().refs

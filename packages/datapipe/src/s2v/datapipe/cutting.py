@@ -189,8 +189,8 @@ def _cut(row: dict[str, Any]) -> dict[str, Any]:
             still_clip(path, job["target"], keep=job["keep"], **_arguments(job["encoding"]))
         else:
             span = (job["start_us"], job["end_us"])
-            part = {"crop": job["crop"], "keep": job["keep"]}
-            cut_clip(path, *span, job["target"], **part, **_arguments(job["encoding"]))
+            options = {**_arguments(job["encoding"]), "crop": job["crop"], "keep": job["keep"]}
+            cut_clip(path, *span, job["target"], **options)
     except MediaError as refused:
         if refused.transient:
             failed = failure(refused, Path(job["target"]))

@@ -69,6 +69,11 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def abandon(coming: Path) -> None:
+    """Remove what was built, so that a write that failed for want of space takes none."""
+    shutil.rmtree(coming, ignore_errors=True)
+
+
 def commit(coming: Path, folder: Path) -> None:
     """Put ``coming`` where ``folder`` is and remove what was there.
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
@@ -65,7 +65,7 @@ class Tombstones(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    schema_: Literal["s2v-tombstones-1"] = SCHEMA
+    schema_: Literal["s2v-tombstones-1"] = Field(default=SCHEMA, alias="schema")
     erased: bool = True
     sources: dict[str, GoneSource] = {}
 
@@ -96,7 +96,7 @@ def read_tombstones(run: Path) -> Tombstones:
 
 def write_tombstones(run: Path, tombstones: Tombstones) -> None:
     """Record them, whole or not at all."""
-    atomic.write_json(run / FILE, json.loads(tombstones.model_dump_json()))
+    atomic.write_json(run / FILE, json.loads(tombstones.model_dump_json(by_alias=True)))
 
 
 def gone_sources(

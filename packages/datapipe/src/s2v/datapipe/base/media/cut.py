@@ -78,8 +78,15 @@ def cut_clip(
     """
     facts = source or probe(src)
     order = ordered(
-        *(src, start_us, end_us, facts),
-        **{"crop": crop, "keep": keep, "short_side": short_side, "fps": fps, "shape": shape},
+        src,
+        start_us,
+        end_us,
+        facts,
+        crop=crop,
+        keep=keep,
+        short_side=short_side,
+        fps=fps,
+        shape=shape,
     )
     options = order.options(crf, preset)
     limit_s = timeout_s or order.limit_s
