@@ -5,6 +5,7 @@ The list is kept in the run folder, so that no later write brings back what was 
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -61,12 +62,14 @@ def take_down(run: Path, lists: Iterable[Path]) -> tuple[Exclusion, ...]:
     Raises:
         ExclusionError: a line cannot be read; the run's list is left as it was.
     """
-    known = of_run(run)
     new = [one for path in lists for one in read_exclusions(path)]
-    new = [one for one in dict.fromkeys(new) if one not in known]
-    if new:
-        lines = [json.dumps(one.model_dump(), ensure_ascii=False) for one in (*known, *new)]
-        atomic.write_bytes(run / FILE, "".join(f"{line}\n" for line in lines).encode())
+    with (run / ".takedown.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # lists of two people at once must not lose a line
+        known = of_run(run)
+        new = [one for one in dict.fromkeys(new) if one not in known]
+        if new:
+            lines = [json.dumps(one.model_dump(), ensure_ascii=False) for one in (*known, *new)]
+            atomic.write_bytes(run / FILE, "".join(f"{line}\n" for line in lines).encode())
     return tuple(new)
 
 
