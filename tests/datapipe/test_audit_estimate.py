@@ -8,7 +8,7 @@ from scipy import stats
 
 from s2v.datapipe.audit.draw import allocate
 from s2v.datapipe.audit.estimate import Observation, Share, Stratum, share
-from s2v.datapipe.audit.intervals import (
+from s2v.datapipe.intervals import (
     beta_quantile,
     clopper_pearson,
     rule_of_three,

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from s2v.datapipe.audit.intervals import clopper_pearson, rule_of_three, t_quantile
+from s2v.datapipe.intervals import clopper_pearson, rule_of_three, t_quantile
 
 Stratum = tuple[str, str]  # class and scenario
 
