@@ -89,6 +89,15 @@ def test_a_pair_and_its_mirror_count_once() -> None:
     assert once.worth == twice.worth == 30
 
 
+def test_a_fault_never_shows_more_than_none() -> None:
+    units = [{f"a{n}", f"b{m}"} for n in range(6) for m in range(6)]
+    none = share(seen(ONE, units, set()), {ONE: 90})
+    one = share(seen(ONE, units, {7}), {ONE: 90})
+    assert one.worth > none.worth
+    assert one.high >= none.high
+    assert one.low <= one.estimate <= one.high
+
+
 def test_what_was_not_judged_is_said_and_a_wrong_population_is_an_error() -> None:
     nothing = share([], {ONE: 3})
     assert nothing == Share(0, 0, 0, None, 0.0, 1.0, 0.0, None, 1)

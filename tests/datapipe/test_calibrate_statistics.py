@@ -142,6 +142,19 @@ def test_the_interval_covers_what_it_promises_where_spoilt_clips_spoil_their_pai
     assert inside / trials > 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
 
 
+def test_a_fault_never_shows_more_than_none() -> None:
+    """One wrong pair that stands alone looks as if all pairs erred each for itself."""
+    ends = list(itertools.combinations([f"c{n}" for n in range(28)], 2))[:71]
+    right = np.ones(71, np.bool_)
+    none = share(right, np.ones(71), ends)
+    right[40] = False
+    one = share(right, np.ones(71), ends)
+    assert one.effective > none.effective
+    assert one.low <= none.low
+    none, one = share(~right | True, np.ones(71), ends), share(~right, np.ones(71), ends)
+    assert one.high >= 1 - none.low
+
+
 def test_no_pairs_are_no_share() -> None:
     empty = share(np.zeros(0, np.bool_), np.zeros(0), [])
     assert math.isnan(empty.estimate)

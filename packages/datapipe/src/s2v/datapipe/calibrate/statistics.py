@@ -72,15 +72,18 @@ def share(
     estimate = float(weights[hits].sum() / total)
     kish = float(total**2 / (weights**2).sum())
     apart = len({name for pair in ends for name in pair}) / 2
+    faultless = max(1.0, min(kish, apart))
     if hits.all() or not hits.any():
-        effective = max(1.0, min(kish, apart))
-        estimate = float(hits.all())
+        estimate, effective = float(hits.all()), faultless
     else:
         influence = weights * (hits - estimate) / total
         variance = max(dyadic_variance(influence, ends), float((influence**2).sum()))
-        effective = min(kish, estimate * (1 - estimate) / variance * _few(n, apart))
-        effective = max(1.0, effective)
+        effective = estimate * (1 - estimate) / variance * _few(n, apart)
+        effective = max(1.0, min(kish, effective))
     low, high = clopper_pearson(estimate * effective, effective, confidence)
+    # One fault that stands alone looks independent of all else. It cannot show more than none.
+    low = min(low, clopper_pearson(faultless, faultless, confidence)[0])
+    high = max(high, clopper_pearson(0.0, faultless, confidence)[1])
     return Share(estimate, low, high, int(hits.sum()), n, effective)
 
 
