@@ -18,7 +18,9 @@ from s2v.datapipe.pair.verify import failed_rules
 _BLOCK: Final = 1 << 19  # candidates whose flags are held at once
 
 
-def judge(evidence: Evidence, settings: SelectSettings, unmarked: Flags) -> Candidates:
+def judge(
+    evidence: Evidence, settings: SelectSettings, unmarked: Flags, class_at: Ints | None = None
+) -> Candidates:
     """Ask every rule of every candidate, and cut the lists.
 
     A target's list ends, per search, after the ``retrieval.candidates``-th that passes.
@@ -27,6 +29,7 @@ def judge(evidence: Evidence, settings: SelectSettings, unmarked: Flags) -> Cand
         evidence: sorted by target, search and descending order.
         settings: thresholds.
         unmarked: by position in table SUBJECTS: products that nothing tells apart (:mod:`.marks`).
+        class_at: by position in table SUBJECTS: place in ``CLASSES``, -1 for none.
     """
     failed = np.zeros(len(evidence), np.uint64)
     searched = evidence.search != SEARCHES.index("copy")
@@ -37,7 +40,7 @@ def judge(evidence: Evidence, settings: SelectSettings, unmarked: Flags) -> Cand
         part = evidence.take(block)
         bare = unmarked[part.target_at] | unmarked[part.reference_at]
         whole = {"no_mark": bare, "hub": hub[part.reference_at]}
-        failed[block] = _bits({**failed_rules(part, settings), **whole})
+        failed[block] = _bits({**failed_rules(part, settings, class_at), **whole})
     kept = _first_passing(evidence, failed == 0, settings.retrieval.candidates)
     return Candidates(evidence.take(kept), failed[kept])
 

@@ -70,7 +70,7 @@ def floors(settings: SelectSettings) -> Floats:
         return found
     face, weight = settings.face.lower, settings.face.face_weight
     for n, bank in enumerate(BANKS):
-        lower = min(settings.pair.of(bank).lower, settings.pair.strong)
+        lower = min(settings.pair.of(bank).least, settings.pair.strong)
         bounds = {
             "all": lower,
             "faces": face,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2v.datapipe.pair.classes import name_classes
-from s2v.datapipe.pair.columns import codes
+from s2v.datapipe.pair.columns import codes, positions
 from s2v.datapipe.pair.evidence import Candidates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, identity_ids
@@ -31,6 +31,7 @@ from s2v.datapipe.pair.steps import CLIP_REASONS, Clips, Found, Steps
 from s2v.datapipe.pair.subjects import BOX_REASONS, FACE_REASONS, SubjectView
 from s2v.datapipe.pair.unseen import TestFaces, seen_identities
 from s2v.datapipe.pair.verdicts import Verdicts
+from s2v.datapipe.roles import CLASSES
 
 __all__ = ["BOX_REASONS", "CLIP_REASONS", "FACE_REASONS", "Selection", "select"]
 
@@ -101,7 +102,12 @@ def select(
     view = view.with_table(name_classes(view.table, tables, settings.classes))
     pool = Pool(view.table, clips.ids, clips.duplicate_of)
     found = steps.found(tables, settings, digest, pool, clips)
-    candidates = judge(found.evidence, settings, unmarked(view.table, tables, settings.pair))
+    candidates = judge(
+        found.evidence,
+        settings,
+        unmarked(view.table, tables, settings.pair),
+        positions(view.table["class"], pa.array(CLASSES)),
+    )
     if verdicts is not None:
         ends = (candidates.target, candidates.reference)
         said = Verdicts(verdicts, view.table["detection_id"], *ends)
