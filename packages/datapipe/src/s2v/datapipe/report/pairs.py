@@ -158,12 +158,12 @@ def _verdicts(found: Figures) -> Markup:
                 bars.bar(parts, one["asked"], label),
                 number(one["asked"]),
                 number(one["passed"]),
-                *(number(one[answer][said]) for answer in ANSWERS for said in SAID),
+                *(" / ".join(number(one[answer][said]) for said in SAID) for answer in ANSWERS),
                 number(one["no_answer"]) if one["no_answer"] else "–",
                 number(one["repeated"]) if one["repeated"] else "–",
             ]
         )
-    asked = [f"{ANSWER_TEXT[answer]}: {said}" for answer in ANSWERS for said in SAID]
+    asked = [f"{ANSWER_TEXT[answer]}? {' / '.join(SAID)}" for answer in ANSWERS]
     columns = ("", "", "asked", "two times yes", *asked, "no answer", "asked again")
     who = sorted({name for one in by_class.values() for name in one["verifiers"]})
     prompts = sorted({name for one in by_class.values() for name in one["prompts"]})

@@ -41,7 +41,8 @@ def pair_steps(pairs: Iterable[Row]) -> list[dict[str, Any]]:
     Returns:
         ``{step, left, lost, by_bank, reasons}`` per step, first that of all candidates. ``reasons``
         counts every rule of the step among the lost, so it may add up to more. Steps of the
-        verifier are there only where it was asked, or should have been.
+        verifier are there only where it was asked, or should have been, that of the exclusion list
+        only where it names any.
     """
     left = list(pairs)
     verifier = {*VERIFIER_RULES, *UNANSWERED_RULES}
@@ -54,6 +55,8 @@ def pair_steps(pairs: Iterable[Row]) -> list[dict[str, Any]]:
             continue
         among = set(rules)
         lost = [row for row in left if among & set(row["rules"])]
+        if name == "not excluded" and not lost:
+            continue
         left = [row for row in left if not among & set(row["rules"])]
         found.append(_step(name, left, lost, rules))
     return found
