@@ -27,7 +27,7 @@ from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.pair.unseen import read_test_faces
 from s2v.datapipe.roles import Roles
-from s2v.datapipe.serving import make_roles
+from s2v.datapipe.serving import Servers, make_roles
 from s2v.datapipe.verifying import Verified, select_verified
 from s2v.datapipe.write import takedown
 from s2v.datapipe.write.write import Written, write_shards
@@ -114,24 +114,28 @@ def curate(
     )
     with run_lock(folder):
         atomic.sweep(folder)
-        measured = Measuring(
-            settings,
-            roles,
-            retry_quarantine=retry_quarantine,
-            only_committed=not measure,
-            quiet=quiet,
-        ).run()
-        verified = select_verified(
-            settings,
-            roles,
-            measured,
-            exclusions,
-            ask=measure,
-            retry_quarantine=retry_quarantine,
-            quiet=quiet,
-            steps=Steps(folder / "select", measured.digest),
-            test_faces=test_faces,
-        )
+        with Servers(settings) as servers:
+            measured = Measuring(
+                settings,
+                roles,
+                servers,
+                retry_quarantine=retry_quarantine,
+                only_committed=not measure,
+                quiet=quiet,
+            ).run()
+            servers.keep_for({"verifier"})
+            verified = select_verified(
+                settings,
+                roles,
+                measured,
+                exclusions,
+                servers,
+                ask=measure,
+                retry_quarantine=retry_quarantine,
+                quiet=quiet,
+                steps=Steps(folder / "select", measured.digest),
+                test_faces=test_faces,
+            )
         measured.tables, selection = verified.tables, verified.selection
         conservation = check(measured.tables, selection, settings.select)
         sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}

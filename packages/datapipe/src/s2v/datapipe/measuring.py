@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from s2v.datapipe.engine.units import slices, unit_name
 from s2v.datapipe.measure.caption import given_caption
 from s2v.datapipe.pair.rows import group
 from s2v.datapipe.roles import Roles
-from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
+from s2v.datapipe.serving import Servers, check_servers, own, reserved, untried
 from s2v.datapipe.sources import identity_of
 from s2v.datapipe.sources.parts import mark_beyond, outside, window_note, windows
 from s2v.datapipe.staging import list_run
@@ -80,12 +81,23 @@ class Measured:
 
 
 class Measuring:
-    """Measures all sources of a run; what is committed already is not measured again."""
+    """Measures all sources of a run; what is committed already is not measured again.
+
+    Args:
+        settings: the configuration.
+        roles: as the configuration fills them.
+        servers: the run's own, of whoever holds them: they stay up after the last clip. ``None``:
+            they end with it.
+        retry_quarantine: measure quarantined rows again.
+        only_committed: refuse to measure anything.
+        quiet: no progress.
+    """
 
     def __init__(
         self,
         settings: Settings,
         roles: Roles,
+        servers: Servers | None = None,
         *,
         retry_quarantine: bool = False,
         only_committed: bool = False,
@@ -94,6 +106,7 @@ class Measuring:
         self.settings = settings
         self.folder = Path(settings.folder)
         self.roles = roles
+        self.servers = servers
         self.plan = pipeline.plan(settings, roles)
         self.retry_quarantine = retry_quarantine
         self.only_committed = only_committed
@@ -281,8 +294,9 @@ class Measuring:
         """Measure; the run's own servers are up while clips are looked at."""
         placement = self._place(runs[first:], len(todo))
         if self._servers(runs[first:]):
-            with roles_at_work(self.settings) as roles:
-                plan = pipeline.plan(self.settings, roles)  # the same, but for the addresses
+            held = Servers(self.settings) if self.servers is None else nullcontext(self.servers)
+            with held as servers:
+                plan = pipeline.plan(self.settings, servers.roles())  # the same, but its addresses
                 at_work = [plan[run.stage.name] for run in runs]
                 self._phases(title, placement, at_work, first, len(items), todo)
         else:
