@@ -40,6 +40,8 @@ from s2v.datapipe.serving import Servers, check_servers, own, reserved, untried
 from s2v.datapipe.sources import identity_of
 from s2v.datapipe.sources.parts import mark_beyond, outside, window_note, windows
 from s2v.datapipe.staging import list_run
+from s2v.datapipe.write.takedown import settle
+from s2v.datapipe.write.tombstones import Tombstones
 
 
 class NotMeasuredError(RuntimeError):
@@ -114,6 +116,7 @@ class Measuring:
         self.result = Measured({}, fingerprints={n: r.fingerprint for n, r in self.plan.items()})
         self._admitted = False
         self._digest = hashlib.sha256()
+        self._erased = Tombstones()
 
     def run(self) -> Measured:
         """Measure and return all tables.
@@ -125,6 +128,11 @@ class Measuring:
             self.folder, self.settings.sources, self.settings.downloads, quiet=self.quiet
         )
         content = {row["video_id"]: identity_of(row) for row in sources}
+        self._erased = settle(self.folder, sources, self._made_of)
+        listed_any = bool(sources)
+        sources = [row for row in sources if row["video_id"] not in self._erased.sources]
+        if listed_any and not sources:
+            return self._nothing()
         parts = [{"sources": records.table("sources", sources)}]
 
         by_source = [
@@ -151,7 +159,7 @@ class Measuring:
 
         clips = {row["clip_id"]: row for row in _rows(parts[-1], "clips")}
         stills = group(_rows(parts[-1], "stills"), "clip_id")
-        items = self._slices(clips, stills, sources, content)
+        items = self._slices(clips, stills, sources)
         parts.append(self._group("clips", pipeline.BY_CLIPS, items))
         tables = merge(parts)
         for name in records.TABLES:
@@ -182,20 +190,34 @@ class Measuring:
         items.sort(key=lambda i: (-probes[i.ids[0]]["duration_us"], i.unit))
         return items
 
+    def _made_of(self, source: Row) -> str:
+        """What units of its clips are named by."""
+        content: str = identity_of(source)
+        if self.settings.caption.use_given != "never":  # then a corrected caption is new content
+            content += given_caption(source["given_caption"]) or ""
+        return content
+
+    def _nothing(self) -> Measured:
+        """Every source was taken down: tables without rows, so that the shards are emptied."""
+        derived = {"subjects", "pairs", "samples"}
+        names = (name for name in records.TABLES if name not in derived)
+        self.result.tables = {name: records.table(name, []) for name in names}
+        self._digest.update(b"nothing")
+        self.result.digest = self._digest.hexdigest()
+        return self.result
+
     def _slices(
         self,
         clips: dict[str, Row],
         stills: dict[str, list[Row]],
         sources: list[Row],
-        content: dict[str, str],
     ) -> list[Item]:
         by_id = {row["video_id"]: row for row in sources}
-        made_of = {clip: content[row["video_id"]] for clip, row in clips.items()}
-        if self.settings.caption.use_given != "never":  # then a corrected caption is new content
-            for clip, row in clips.items():
-                made_of[clip] += given_caption(by_id[row["video_id"]]["given_caption"]) or ""
+        made_of = {clip: self._made_of(by_id[row["video_id"]]) for clip, row in clips.items()}
         items = []
-        for name, members in slices(made_of, self.settings.engine.unit_clips):
+        for name, members in slices(
+            made_of, self.settings.engine.unit_clips, self._erased.clips.keys()
+        ):
             rows = [clips[i] for i in members]
             used = sorted({row["video_id"] for row in rows})
             kept = [still for clip in members for still in stills.get(clip, [])]
