@@ -12,6 +12,7 @@ import numpy as np
 from s2v.datapipe.pair.columns import Flags, Ints, runs
 from s2v.datapipe.pair.evidence import RULES, SEARCHES, Bits, Candidates, Evidence
 from s2v.datapipe.pair.hubs import hubs
+from s2v.datapipe.pair.retrieve import lowest
 from s2v.datapipe.pair.settings import SelectSettings
 from s2v.datapipe.pair.verify import failed_rules
 
@@ -29,7 +30,9 @@ def judge(evidence: Evidence, settings: SelectSettings, unmarked: Flags) -> Cand
         unmarked: by position in table SUBJECTS: products that nothing tells apart (:mod:`.marks`).
     """
     failed = np.zeros(len(evidence), np.uint64)
+    # Hubs are counted among what could be accepted, so that no gate of the search moves them.
     searched = evidence.search != SEARCHES.index("copy")
+    searched &= evidence.order >= lowest(settings)[evidence.search, evidence.bank_at]
     listed = (evidence.target_at[searched], evidence.reference_at[searched])
     hub = hubs(*listed, len(evidence.ids), settings.retrieval)
     for at in range(0, len(evidence), _BLOCK):
