@@ -146,6 +146,8 @@ def copies_of_gone(
             if row["clip_id"] in named:
                 found = tuple(frames.get(row["clip_id"], ()))
                 gone[row["clip_id"]] = GoneClip(kind=row["kind"], frames=found)
+    if not gone:
+        return ()
     return tuple(
         Exclusion(key_type="clip_id", key=clip, reason=COPY, by="s2v-data", when="")
         for clip in copies(tables, gone, rules)
