@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -231,6 +232,23 @@ def test_without_references_two_calls_do() -> None:
         v = Guidance(network, _condition(0), NULL, config)(z, 0.5)
         assert len(calls) == 2
         torch.testing.assert_close(v, 1 + 7.5 * z)
+
+
+def test_image_scale_zero_ignores_references_when_text_comes_first() -> None:
+    """In the other order it does not: pos_it - pos_i has seen them (docs/sampling.md)."""
+    model = _network()
+    one, two = _condition(2), _condition(2)
+    two = replace(two, references=two.references.flip(2) * 3, image=two.image.flip(1) - 1)
+    made = {}
+    for order in ("text-then-image", "image-then-text"):
+        config = SampleConfig(steps=2, order=order, image_scale=0.0, text_scale=7.5)
+        made[order] = []
+        for c in (one, two):
+            told = {k: v.double() if v.is_floating_point() else v for k, v in vars(c).items()}
+            z = normal((1, C, T, H, W), 0, "z").double()
+            made[order].append(denoise(model, Condition(**told), NULL.double(), z, config))
+    assert torch.equal(*made["text-then-image"])
+    assert not torch.allclose(*made["image-then-text"])
 
 
 def test_guidance_identities() -> None:
