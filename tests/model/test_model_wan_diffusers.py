@@ -20,6 +20,7 @@ IMAGE_TOKENS = 7
 # 512 rows of text: diffusers splits its context there.
 T2V = WanConfig(width=72, ffn=160, heads=3, layers=2, text_width=20)
 CLIP = T2V.model_copy(update={"image_width": 28})
+ENDS = CLIP.model_copy(update={"image_positions": 2 * IMAGE_TOKENS})  # first and last frame
 
 # Original name -> diffusers' name, in this order (written apart from our converter on purpose).
 RENAMES = (
@@ -32,6 +33,7 @@ RENAMES = (
     ("img_emb.proj.1", "condition_embedder.image_embedder.ff.net.0.proj"),
     ("img_emb.proj.3", "condition_embedder.image_embedder.ff.net.2"),
     ("img_emb.proj.4", "condition_embedder.image_embedder.norm2"),
+    ("img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed"),
     ("head.modulation", "scale_shift_table"),
     ("head.head", "proj_out"),
     (".modulation", ".scale_shift_table"),
@@ -62,7 +64,7 @@ def pair(config: WanConfig, seed: int) -> tuple[WanModel, WanTransformer3DModel]
     ours = WanModel(config)
     with torch.no_grad():
         for name, p in ours.named_parameters():
-            if p.dim() == 1 or "modulation" in name:
+            if p.dim() == 1 or "modulation" in name or "emb_pos" in name:
                 p.add_(0.3 * torch.randn_like(p))
             elif "embedding" in name:  # fresh ones are so small that all keys are alike
                 p.copy_(torch.randn_like(p) * p[0].numel() ** -0.5)
@@ -77,6 +79,7 @@ def pair(config: WanConfig, seed: int) -> tuple[WanModel, WanTransformer3DModel]
         num_layers=config.layers,
         image_dim=config.image_width,
         added_kv_proj_dim=None if config.image_width is None else config.width,
+        pos_embed_seq_len=config.image_positions,
     )
     theirs.load_state_dict({renamed(k): v.clone() for k, v in ours.state_dict().items()})
     return ours, theirs
@@ -84,16 +87,15 @@ def pair(config: WanConfig, seed: int) -> tuple[WanModel, WanTransformer3DModel]
 
 def condition(config: WanConfig, references: int, size: tuple[int, int], seed: int) -> Condition:
     g = torch.Generator().manual_seed(seed)
-    B, K, L = 2, references, 333
-    text_mask = torch.ones(B, L, dtype=torch.bool)
+    text_mask = torch.ones(2, 333, dtype=torch.bool)
     text_mask[1, 60:] = False
-    there = torch.ones(B, K, dtype=torch.bool)
+    there = torch.ones(2, references, dtype=torch.bool)
     return Condition(
-        torch.randn(B, L, config.text_width, generator=g),
+        torch.randn(2, 333, config.text_width, generator=g),
         text_mask,
-        torch.randn(B, config.in_channels, K, *size, generator=g),
+        torch.randn(2, config.in_channels, references, *size, generator=g),
         there,
-        torch.randn(B, K, IMAGE_TOKENS, config.image_width or 4, generator=g),
+        torch.randn(2, references, IMAGE_TOKENS, config.image_width or 4, generator=g),
         there.clone(),
     )
 
@@ -107,18 +109,22 @@ def both(
 ) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
     """Outputs of both networks, and the gradients of a random functional of them by parameter."""
     ours, theirs = (net.to(dtype) for net in pair(config, seed=references))
-    T, H, W = 3, 6, 10  # 3 x 5 tokens: odd both ways
-    told = condition(config, references, (H, W), seed=7 + references)
-    latents = torch.randn(2, config.in_channels, T, H, W).to(dtype)
+    size = 6, 10  # 3 x 5 tokens: odd both ways
+    told = condition(config, references, size, seed=7 + references)
+    latents = torch.randn(2, config.in_channels, 3, *size).to(dtype)
     t = torch.tensor([0.875, 0.137])
     text = torch.zeros(2, config.text_tokens, config.text_width, dtype=dtype)
     text[:, : told.text.shape[1]] = told.text * told.text_mask[..., None]
+    image = None
+    if config.image_width is not None:  # diffusers joins pairs of images only under positions
+        image = told.image.flatten(*((1, 2) if config.image_positions is None else (0, 1)))
+        image = image.to(dtype)
     out = ours(latents, t, told)
     expected = theirs(
         torch.cat([latents, told.references.to(dtype)], dim=2),
         1000 * t,
         text,
-        told.image.flatten(1, 2).to(dtype) if config.image_width is not None else None,
+        image,
         return_dict=False,
     )[0]
     weight = torch.randn_like(expected)
@@ -135,8 +141,8 @@ def both(
     return out.detach(), expected.detach(), gradients
 
 
-CASES = [(T2V, k) for k in range(5)] + [(CLIP, k) for k in range(1, 5)]
-NAMES = [f"{'t2v' if c is T2V else 'clip'}-{k}" for c, k in CASES]
+CASES = [(T2V, k) for k in range(5)] + [(CLIP, k) for k in range(1, 5)] + [(ENDS, 2)]
+NAMES = [f"{'t2v' if c is T2V else 'clip' if c is CLIP else 'ends'}-{k}" for c, k in CASES]
 
 
 @pytest.mark.parametrize(("config", "references"), CASES, ids=NAMES)
