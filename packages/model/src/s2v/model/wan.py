@@ -275,7 +275,7 @@ class WanModel(nn.Module):
         grid = latents.shape[3] // ph, latents.shape[4] // pw
         frames = torch.cat([latents, condition.references.to(latents.dtype)], dim=2)
         x = self.patch_embedding(frames.to(weight.dtype)).flatten(2).transpose(1, 2).contiguous()
-        where = layout(c, T, grid, condition)
+        where = layout(c, T, grid, condition, x.device)
         text = self._text(condition).to(weight.dtype)
         text = self.text_embedding(text)
         image = None
@@ -293,7 +293,8 @@ class WanModel(nn.Module):
 
     def _text(self, condition: Condition) -> Tensor:
         """``[B, L, Dt]`` -> ``[B, text_tokens, Dt]``; all behind a text's end is zero."""
-        told = condition.text.masked_fill(~condition.text_mask[..., None], 0)
+        hidden = ~condition.text_mask.to(condition.text.device)
+        told = condition.text.masked_fill(hidden[..., None], 0)
         return F.pad(told, (0, 0, 0, self.config.text_tokens - told.shape[1]))
 
     def _check(self, latents: Tensor, condition: Condition) -> None:

@@ -48,14 +48,22 @@ class Layout:
         return torch.cat([group.expand(-1, n, -1) for group, n in groups], dim=1)
 
 
-def layout(config: WanConfig, frames: int, grid: tuple[int, int], condition: Condition) -> Layout:
+def layout(
+    config: WanConfig,
+    frames: int,
+    grid: tuple[int, int],
+    condition: Condition,
+    device: torch.device,
+) -> Layout:
     """Lay out a batch.
 
     Args:
         config: options of positions.
         frames: T, latent frames of the video.
         grid: ``(h, w)`` tokens of a latent frame.
-        condition: whose masks say what each sample has.
+        condition: whose masks say what each sample has; masks that stay on the CPU spare a GPU
+            the wait for them.
+        device: where the tables are wanted.
     """
     there = condition.reference_mask
     area = grid[0] * grid[1]
@@ -70,8 +78,10 @@ def layout(config: WanConfig, frames: int, grid: tuple[int, int], condition: Con
     if config.image_width is not None and not bool(seen.all()):
         image_bias = _bias(seen.repeat_interleave(condition.image.shape[2], dim=1))
         has_image = seen.any(dim=1)[:, None, None].to(cos.dtype)
+    tables = (cos[:, :, None], sin[:, :, None], bias, image_bias, has_image)
+    cos, sin, bias, image_bias, has_image = (None if x is None else x.to(device) for x in tables)
     sizes = frames * area, there.shape[1] * area
-    return Layout(cos[:, :, None], sin[:, :, None], bias, image_bias, has_image, sizes)
+    return Layout(cos, sin, bias, image_bias, has_image, sizes)
 
 
 def _slots(config: WanConfig, frames: int, there: Tensor) -> Tensor:
