@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
+from s2v.model.wan_config import WanConfig
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -30,6 +31,8 @@ class _Strict(BaseModel):
 class NetworkConfig(_Strict):
     """The MMDiT. ``window`` counts latent frames and references together (paper: 9)."""
 
+    #: ``mmdit``: the paper's, whose sizes stand here; ``wan``: the release's, of ``[wan]``.
+    kind: Literal["mmdit", "wan"] = "mmdit"
     width: Size = 128
     heads: Size = 4
     double_layers: Count = 2
@@ -64,22 +67,52 @@ class NetworkConfig(_Strict):
 
 
 class EncodersConfig(_Strict):
-    """Frozen encoders. ``hashed`` and ``pixels`` need no weights and know no meaning."""
+    """Frozen encoders. ``hashed`` and ``pixels`` need no weights and know no meaning.
 
-    text: Literal["minilm", "hashed"] = "minilm"
-    image: Literal["mobilenet", "pixels"] = "mobilenet"
+    ``umt5`` and ``clip`` are the release's, read from disk.
+    """
+
+    text: Literal["minilm", "hashed", "umt5"] = "minilm"
+    image: Literal["mobilenet", "pixels", "clip"] = "mobilenet"
     text_tokens: Size = 48
+    #: umT5's weights: a file or a folder, in any known layout.
+    text_weights: str | None = None
+    #: Folder of umT5's tokenizer.
+    text_tokenizer: str | None = None
+    #: CLIP ViT-H's weights.
+    image_weights: str | None = None
+    #: How a reference comes to CLIP's square: ``stretch`` (Wan) or ``pad`` with white.
+    image_fit: Literal["stretch", "pad"] = "stretch"
+    #: In which umT5 and CLIP compute.
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> Self:
+        if self.text == "umt5" and not (self.text_weights and self.text_tokenizer):
+            raise ValueError("text = 'umt5' needs text_weights and text_tokenizer")
+        if self.image == "clip" and not self.image_weights:
+            raise ValueError("image = 'clip' needs image_weights")
+        return self
 
 
 class AutoencoderConfig(_Strict):
-    """The linear autoencoder fitted to the training frames."""
+    """The latent space: a linear one fitted to the training frames, or Wan's VAE from disk."""
 
+    kind: Literal["linear", "wan"] = "linear"
+    #: Weights of Wan's VAE: a file or a folder.
+    weights: str | None = None
     channels: Size = 16
     #: ``channel``: every latent channel gets unit variance; ``global``: one scale for all,
     #: so that the loss weighs channels by the pixels they explain.
     normalise: Literal["channel", "global"] = "channel"
     #: At most this many training clips are looked at; a closed form needs no more.
     clips: Size = 256
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> Self:
+        if self.kind == "wan" and not self.weights:
+            raise ValueError("kind = 'wan' needs weights")
+        return self
 
 
 class FlowConfig(_Strict):
@@ -171,6 +204,8 @@ class OptimConfig(_Strict):
 class TrainConfig(_Strict):
     """The loop."""
 
+    #: Weights to start from (``network.kind = "wan"``): a released checkpoint of any layout.
+    start_from: str | None = None
     steps: Size = 400
     batch: Size = 8
     seed: int = 0
@@ -209,6 +244,7 @@ class Config(_Strict):
     """All of a run."""
 
     network: NetworkConfig = NetworkConfig()
+    wan: WanConfig = WanConfig()
     encoders: EncodersConfig = EncodersConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     flow: FlowConfig = FlowConfig()

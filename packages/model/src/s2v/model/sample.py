@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2v.datapipe.base.atomic import write_json
 from s2v.datapipe.base.ids import VIDEO_ID
@@ -28,7 +28,6 @@ from s2v.model.data.features import Encoders
 from s2v.model.data.reader import Pixels
 from s2v.model.data.references import decode_image, fit_and_pad
 from s2v.model.errors import ModelError
-from s2v.model.mmdit import MMDiT
 from s2v.model.output import write_mp4, write_png, write_sheet
 from s2v.model.progress import Track, shown
 from s2v.model.rng import normal
@@ -139,7 +138,9 @@ def generate(
     Returns:
         ``[C, T, H, W]``.
     """
-    device = next(model.parameters()).device if isinstance(model, MMDiT) else torch.device("cpu")
+    device = (
+        next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")
+    )
     told = condition.to(device)
     image_only = told.without_text(null_text.to(device))
     nothing = image_only.without_references()

@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """``[B, S, d]`` -> ``[B, S, H, D]``."""
-        return x.unflatten(2, (self.heads, -1))
+        return x.view(*x.shape[:2], self.heads, -1)
 
 
 class SelfAttention(Attention):
@@ -91,8 +91,8 @@ class SelfAttention(Attention):
 
     def forward(self, x: Tensor, where: Layout) -> Tensor:
         """``[B, S, d]`` -> ``[B, S, d]``."""
-        q = rope.rotate(self.split(self.norm_q(self.q(x))), where.cos, where.sin).to(x.dtype)
-        k = rope.rotate(self.split(self.norm_k(self.k(x))), where.cos, where.sin).to(x.dtype)
+        q = rope.rotate(self.split(self.norm_q(self.q(x))), where.cos, where.sin)
+        k = rope.rotate(self.split(self.norm_k(self.k(x))), where.cos, where.sin)
         out: Tensor = self.o(_attend(q, k, self.split(self.v(x)), where.bias))
         return out
 
@@ -286,7 +286,8 @@ class WanModel(nn.Module):
             times = torch.stack([t, torch.zeros_like(t)], dim=1)
         features = time_features(times, c.frequencies).to(weight.dtype)
         e = at_least_float32(self.time_embedding(features))  # [B, G, d]
-        e0 = at_least_float32(self.time_projection(e.to(weight.dtype))).unflatten(2, (6, -1))
+        e0 = at_least_float32(self.time_projection(e.to(weight.dtype)))
+        e0 = e0.view(*e0.shape[:2], 6, -1)
         for block in self.blocks:
             x = block(x, text, image, e0, where)
         return unpatchify(self.head(x, e, where), (T + K, *grid), c.patch)

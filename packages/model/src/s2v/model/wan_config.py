@@ -77,14 +77,19 @@ class WanConfig(BaseModel):
         return self.width // self.heads
 
 
-_14B: Final = {"width": 5120, "ffn": 13824, "heads": 40, "layers": 40}
+_T2V_14B: Final = WanConfig(width=5120, ffn=13824, heads=40, layers=40)
+
+
+def _with(config: WanConfig, **changes: object) -> WanConfig:
+    return config.model_copy(update=changes)
+
 
 #: The released sizes. Phantom-Wan-1.3B and -14B are the T2V sizes; its copy of the network makes
 #: rotary angles in float32.
 PRESETS: Final[dict[str, WanConfig]] = {
     "wan-t2v-1.3b": WanConfig(),
-    "wan-t2v-14b": WanConfig(**_14B),
-    "wan-i2v-14b": WanConfig(**_14B, in_channels=36, image_width=1280),
+    "wan-t2v-14b": _T2V_14B,
+    "wan-i2v-14b": _with(_T2V_14B, in_channels=36, image_width=1280),
     "phantom-wan-1.3b": WanConfig(rope_precision="float32"),
-    "phantom-wan-14b": WanConfig(**_14B, rope_precision="float32"),
+    "phantom-wan-14b": _with(_T2V_14B, rope_precision="float32"),
 }

@@ -44,8 +44,9 @@ class Layout:
         """``[B, G, d]`` -> ``[B, 1 or S, d]``: two groups are the video's and the references'."""
         if e.shape[1] == 1:
             return e
-        groups = zip(e.split(1, dim=1), self.sizes, strict=True)
-        return torch.cat([group.expand(-1, n, -1) for group, n in groups], dim=1)
+        video, references = self.sizes
+        parts = [e[:, :1].expand(-1, video, -1), e[:, 1:].expand(-1, references, -1)]
+        return torch.cat(parts, dim=1)
 
 
 def layout(
@@ -78,10 +79,18 @@ def layout(
     if config.image_width is not None and not bool(seen.all()):
         image_bias = _bias(seen.repeat_interleave(condition.image.shape[2], dim=1))
         has_image = seen.any(dim=1)[:, None, None].to(cos.dtype)
-    tables = (cos[:, :, None], sin[:, :, None], bias, image_bias, has_image)
-    cos, sin, bias, image_bias, has_image = (None if x is None else x.to(device) for x in tables)
-    sizes = frames * area, there.shape[1] * area
-    return Layout(cos, sin, bias, image_bias, has_image, sizes)
+
+    def moved(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.to(device)
+
+    return Layout(
+        cos[:, :, None].to(device),
+        sin[:, :, None].to(device),
+        moved(bias),
+        moved(image_bias),
+        moved(has_image),
+        (frames * area, there.shape[1] * area),
+    )
 
 
 def _slots(config: WanConfig, frames: int, there: Tensor) -> Tensor:
