@@ -94,6 +94,10 @@ class HashedWords:
             rows.append(np.unpackbits(np.frombuffer(raw, np.uint8)).astype(np.float32) * 2 - 1)
         return torch.from_numpy(np.stack(rows) / np.float32(self.width**0.5))
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """See :class:`s2v.model.binding.HasOffsets`; the start token stands nowhere."""
+        return [(0, 0), *(m.span() for m in re.finditer(r"\w+", text))][: self.tokens]
+
 
 class ColourGrid:
     """Mean colours of a 4 x 4 grid as one token per row: no weights, no meaning."""

@@ -13,7 +13,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from s2v.model.config import NetworkConfig
+from s2v.model.mmdit import Widths
 from s2v.model.wan_config import WanConfig
+
+_TIME_FEATURES = 256  # of the MMDiT
 
 
 @dataclass(frozen=True)
@@ -122,3 +126,74 @@ def wan_flops(config: WanConfig, sizes: Sizes) -> Flops:
         "head": product(S, d, patch * c.out_channels),
     }
     return Flops(parts, into + text_in + time_in, S)
+
+
+def mmdit_flops(config: NetworkConfig, widths: Widths, sizes: Sizes) -> Flops:
+    """Of :class:`s2v.model.mmdit.MMDiT`.
+
+    Windows are counted as they are computed: each has its full number of slots, and carrying
+    slots back to frames and averaging copies are products too.
+
+    Args:
+        config: of the network.
+        widths: of what comes in.
+        sizes: of one sample that has all its references.
+    """
+    c, d, K = config, config.width, sizes.references
+    area = sizes.area(c.patch)
+    S, image = (sizes.frames + K) * area, K * sizes.image_tokens
+    context = sizes.text + image
+    token = math.prod(c.patch) * widths.latent
+    hidden = c.mlp_ratio * d
+    clean = 2 if c.reference_timestep == "zero" and K else 1
+    layers = c.double_layers + c.single_layers
+    # Without single-stream blocks nobody reads the last context, which has no way out.
+    outs = c.double_layers - (1 if c.single_layers == 0 else 0)
+    whole = c.single_layers
+    attended, joined = zip(*(_attention(c, sizes, context, i) for i in range(layers)), strict=True)
+    parts = {
+        "attention projections": (
+            c.double_layers * (product(S, d, 4 * d) + product(context, d, 3 * d))
+            + outs * product(context, d, d)
+            + whole * product(S + context, d, 4 * d)
+        ),
+        "attention": sum(attended),
+        "joining windows": sum(joined),
+        "mlp": 2 * (c.double_layers * product(S, d, hidden) + outs * product(context, d, hidden))
+        + whole * 2 * product(S + context, d, hidden),
+        "modulation": (
+            c.double_layers * product(clean, d, 6 * d)
+            + outs * product(1, d, 6 * d)
+            + (c.double_layers - outs) * product(1, d, 2 * d)
+            + whole * product(clean, d, 3 * d)
+            + product(1, d, 2 * d)
+        ),
+        "patches": product(S, token, d),
+        "text": product(sizes.text, widths.text, d),
+        "image": product(image, widths.image, d) + product(image, d, d),
+        "time": clean * (product(1, _TIME_FEATURES, d) + product(1, d, d)),
+        "head": product(S, d, token),
+    }
+    ungraded = parts["patches"] + parts["text"] + clean * product(1, _TIME_FEATURES, d)
+    ungraded += parts["joining windows"]  # its weights are constants
+    if c.pooled_text == "mean":
+        pooled = product(1, widths.text, d)
+        parts["pooled text"] = clean * (pooled + product(1, d, d))
+        ungraded += clean * pooled
+    return Flops(parts, ungraded, S)
+
+
+def _attention(config: NetworkConfig, sizes: Sizes, context: int, block: int) -> tuple[int, int]:
+    """Joint attention of one block, full or in windows; and what brings windows together."""
+    d, T, K = config.width, sizes.frames, sizes.references
+    area = sizes.area(config.patch)
+    room = config.window - K
+    if config.attention == "full" or room >= T:
+        seen = (T + K) * area + context
+        return attention(seen, seen, d), 0
+    first = room // 2 if config.shift_windows and block % 2 == 1 else 0
+    windows = math.ceil((T - first) / room) + (1 if first else 0)
+    seen = config.window * area + context
+    back = product(T + K, windows * config.window, area * d)
+    mean = product(1, windows, context * d)
+    return windows * attention(seen, seen, d), back + mean

@@ -73,8 +73,18 @@ def described(config: Config) -> dict[str, Any]:
     return {"kind": "wan", **config.wan.model_dump(mode="json")}
 
 
+def patch_of(config: Config) -> tuple[int, int, int]:
+    """Latents per token in time, height and width."""
+    return config.wan.patch if config.network.kind == "wan" else config.network.patch
+
+
 def _check(config: Config, widths: Widths) -> None:
     wan = config.wan
+    if config.network.subject_ids:
+        raise ModelError(
+            f"network.subject_ids {config.network.subject_ids}: Wan binds by words and looks "
+            "alone; set it to 0"
+        )
     wanted = {"in_channels": widths.latent, "out_channels": widths.latent}
     wanted["text_width"] = widths.text
     if wan.image_width is not None:

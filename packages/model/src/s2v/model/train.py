@@ -24,6 +24,7 @@ from torch import Tensor
 from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model import checkpoint, conditioning, flow, metrics, networks, optim
+from s2v.model.binding import HasOffsets
 from s2v.model.checkpoint import Checkpoint
 from s2v.model.config import Config
 from s2v.model.data.collate import choose, collate
@@ -143,6 +144,13 @@ class Trainer:
         )
         encoders = store.encoders
         self.null_text = encoders.text.encode("").to(self.device)
+        d, (_, ph, pw) = config.data, networks.patch_of(config)
+        self.tokens = ((d.frames - 1) // 4 + 1) * (d.height // 8 // ph) * (d.width // 8 // pw)
+        if config.network.subject_ids and not isinstance(encoders.text, HasOffsets):
+            raise ModelError(
+                f"network.subject_ids {config.network.subject_ids}: the text encoder "
+                f"{encoders.text.id} does not say where its tokens stand; set it to 0"
+            )
         widths = Widths(encoders.video.channels, encoders.text.width, encoders.image.width)
         torch.manual_seed(config.train.seed)  # initial weights only
         path = checkpoint.latest(run.checkpoints)
@@ -193,12 +201,15 @@ class Trainer:
         ]
         condition = conditioning.hide(batch.condition.to(self.device), hidden, self.null_text)
         x0 = batch.video.to(self.device)
-        levels = flow.noise_levels(c.flow, c.train.seed, keys)
+        tokens = torch.full((len(keys),), self.tokens)
+        levels = flow.noise_levels(c.flow, c.train.seed, keys, self.tokens)
         eps = flow.noise(tuple(x0.shape[1:]), c.train.seed, keys).to(self.device)
         t = levels.to(self.device)
         losses = flow.video_loss(self.model(flow.interpolate(x0, eps, t), t, condition), x0, eps)
+        weights = flow.level_weights(c.flow, t)
+        loss = flow.reduce(losses, weights, tokens.to(self.device), c.flow.reduction)
         lr = optim.learning_rate(c.optim, self.step, c.train.steps)
-        norm = self._update(losses.mean(), lr)
+        norm = self._update(loss, lr)
         self.step += 1
         self.counts.update(conditioning.tally(hidden))
         self.counts.update(f"source {draw.source}" for draw in draws)
@@ -208,6 +219,10 @@ class Trainer:
             "loss": sum(values) / len(values),
             "loss_by_pair": metrics.by_group(values, [d.source for d in draws]),
             "loss_by_level": metrics.by_group(values, map(metrics.level_bin, levels.tolist())),
+            "loss_by_references": metrics.by_group(
+                values, (str(int(n)) for n in batch.condition.reference_mask.sum(dim=1))
+            ),
+            "hidden": conditioning.rates(self.counts),
             "grad_norm": norm,
             "lr": lr,
             "epochs": {d.source: d.epoch for d in draws},
