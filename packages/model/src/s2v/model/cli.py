@@ -1,4 +1,4 @@
-"""``s2v-model train|heldout|sample|verify|inspect``."""
+"""``s2v-model train|heldout|sample|verify|inspect|export``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import sample_cli
+from s2v.model import export_cli, sample_cli
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError
 
@@ -23,6 +23,8 @@ _EXAMPLES = """examples:
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model verify samples/sample.mp4
   s2v-model inspect run/checkpoints/step-00000400
+  s2v-model inspect Phantom-Wan-1.3B.pth
+  s2v-model export Phantom-Wan-1.3B.pth --to diffusers --dtype bf16 --out phantom-diffusers
 """
 
 
@@ -72,8 +74,10 @@ def parser() -> argparse.ArgumentParser:
             help="override the configuration; repeat for more",
         )
 
-    inspect = command("inspect", "say what a run folder, checkpoint or safetensors file is")
+    inspect = command("inspect", "say what a run, a checkpoint or anybody's file of weights is")
     inspect.add_argument("path", type=Path)
+    inspect.add_argument("--no-digest", action="store_true", help="do not read files whole")
+    export_cli.add_arguments(command)
     return top
 
 
@@ -139,7 +143,7 @@ def _heldout(a: argparse.Namespace) -> dict[str, Any]:
 def _inspect(a: argparse.Namespace) -> dict[str, Any]:
     from s2v.model.inspection import describe
 
-    return describe(a.path)
+    return describe(a.path, digest=not a.no_digest)
 
 
 def _one_line(error: Exception) -> str:
@@ -161,7 +165,13 @@ def _shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-_COMMANDS = {"train": _train, "heldout": _heldout, "inspect": _inspect, **sample_cli.COMMANDS}
+_COMMANDS = {
+    "train": _train,
+    "heldout": _heldout,
+    "inspect": _inspect,
+    "export": export_cli.run,
+    **sample_cli.COMMANDS,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

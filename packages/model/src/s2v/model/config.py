@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
+from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
 from s2v.model.config_sample import SampleConfig
 from s2v.model.config_types import Count, Positive, Rate, Size
+from s2v.model.wan_config import WanConfig
 
 
 class _Strict(BaseModel):
@@ -31,6 +33,8 @@ class NetworkConfig(_Strict):
     ``docs/network.md`` says which is whose.
     """
 
+    #: ``mmdit``: the paper's, whose sizes stand here; ``wan``: the release's, of ``[wan]``.
+    kind: Literal["mmdit", "wan"] = "mmdit"
     width: Size = 128
     heads: Size = 4
     double_layers: Count = 2
@@ -85,25 +89,6 @@ class NetworkConfig(_Strict):
         ):
             raise ValueError(f"rope_axes {self.rope_axes} must be even and sum to {head}")
         return self
-
-
-class EncodersConfig(_Strict):
-    """Frozen encoders. ``hashed`` and ``pixels`` need no weights and know no meaning."""
-
-    text: Literal["minilm", "hashed"] = "minilm"
-    image: Literal["mobilenet", "pixels"] = "mobilenet"
-    text_tokens: Size = 48
-
-
-class AutoencoderConfig(_Strict):
-    """The linear autoencoder fitted to the training frames."""
-
-    channels: Size = 16
-    #: ``channel``: every latent channel gets unit variance; ``global``: one scale for all,
-    #: so that the loss weighs channels by the pixels they explain.
-    normalise: Literal["channel", "global"] = "channel"
-    #: At most this many training clips are looked at; a closed form needs no more.
-    clips: Size = 256
 
 
 class FlowConfig(_Strict):
@@ -244,6 +229,8 @@ class OptimConfig(_Strict):
 class TrainConfig(_Strict):
     """The loop."""
 
+    #: Weights to start from (``network.kind = "wan"``): a released checkpoint of any layout.
+    start_from: str | None = None
     steps: Size = 400
     batch: Size = 8
     seed: int = 0
@@ -270,6 +257,7 @@ class Config(_Strict):
     """All of a run."""
 
     network: NetworkConfig = NetworkConfig()
+    wan: WanConfig = WanConfig()
     encoders: EncodersConfig = EncodersConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     flow: FlowConfig = FlowConfig()

@@ -113,19 +113,38 @@ class ColourGrid:
         return grid.permute(1, 2, 0).reshape(self.tokens, self.width)
 
 
-def text_encoder(config: EncodersConfig) -> TextEncoder:
-    """The configured text encoder."""
+def text_encoder(config: EncodersConfig, device: torch.device | None = None) -> TextEncoder:
+    """The configured text encoder; the large one computes on ``device``."""
     if config.text == "hashed":
         return HashedWords(config.text_tokens)
+    if config.text == "umt5":
+        from s2v.model.wan_encoders import Umt5Text
+
+        return Umt5Text.load(
+            str(config.text_weights),
+            str(config.text_tokenizer),
+            tokens=config.text_tokens,
+            dtype=getattr(torch, config.precision),
+            device=device,
+        )
     from s2v.model.embedded import MiniLmTokens
 
     return MiniLmTokens(config.text_tokens)
 
 
-def image_encoder(config: EncodersConfig) -> ImageEncoder:
-    """The configured image encoder."""
+def image_encoder(config: EncodersConfig, device: torch.device | None = None) -> ImageEncoder:
+    """The configured image encoder; the large one computes on ``device``."""
     if config.image == "pixels":
         return ColourGrid()
+    if config.image == "clip":
+        from s2v.model.wan_encoders import ClipTokens
+
+        return ClipTokens.load(
+            str(config.image_weights),
+            fit=config.image_fit,
+            dtype=getattr(torch, config.precision),
+            device=device,
+        )
     from s2v.model.embedded import MobileNetTokens
 
     return MobileNetTokens()

@@ -27,7 +27,7 @@ from s2v.model.data.features import FeatureStore
 from s2v.model.data.index import select
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.errors import ModelError
-from s2v.model.mmdit import MMDiT
+from s2v.model.networks import Network
 from s2v.model.progress import Track, shown
 from s2v.model.rng import generator, normal
 from s2v.model.run import Run, device_of
@@ -170,7 +170,7 @@ def _differ(a: Reference, b: Reference) -> bool:
 
 @torch.no_grad()
 def _losses(
-    model: MMDiT, store: FeatureStore, sample: Sample, others: list[Sample], config: Config
+    model: Network, store: FeatureStore, sample: Sample, others: list[Sample], config: Config
 ) -> np.ndarray:
     """``[3, levels]``: right, swapped (mean over partners), none."""
     levels, device = config.heldout.levels, next(model.parameters()).device

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import Sample, ShardIndex
-from s2v.model import checkpoint, conditioning, flow, metrics, optim
+from s2v.model import checkpoint, conditioning, flow, metrics, networks, optim
 from s2v.model.binding import HasOffsets
 from s2v.model.checkpoint import Checkpoint
 from s2v.model.config import Config
@@ -33,7 +33,7 @@ from s2v.model.data.index import select
 from s2v.model.data.plan import Draw, Plan
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.errors import Interrupted, ModelError
-from s2v.model.mmdit import MMDiT, Widths
+from s2v.model.mmdit import Widths
 from s2v.model.progress import Track, shown
 from s2v.model.run import Run, device_of, fit_autoencoder
 
@@ -95,7 +95,7 @@ def train(
     run = Run(out, cache)
     run.begin(config)
     torch.set_num_threads(config.train.threads)
-    if not run.autoencoder.is_file():
+    if config.autoencoder.kind == "linear" and not run.autoencoder.is_file():
         fit_autoencoder(config, shards, run, track)
     store = run.store(config)
     selection = select(index, config.data, "train")
@@ -144,7 +144,7 @@ class Trainer:
         )
         encoders = store.encoders
         self.null_text = encoders.text.encode("").to(self.device)
-        d, (_, ph, pw) = config.data, config.network.patch
+        d, (_, ph, pw) = config.data, networks.patch_of(config)
         self.tokens = ((d.frames - 1) // 4 + 1) * (d.height // 8 // ph) * (d.width // 8 // pw)
         if config.network.subject_ids and not isinstance(encoders.text, HasOffsets):
             raise ModelError(
@@ -153,18 +153,20 @@ class Trainer:
             )
         widths = Widths(encoders.video.channels, encoders.text.width, encoders.image.width)
         torch.manual_seed(config.train.seed)  # initial weights only
-        self.model = MMDiT(config.network, widths).to(self.device)
+        path = checkpoint.latest(run.checkpoints)
+        make = networks.start if path is None else networks.build
+        self.model = make(config, widths).to(self.device)
         self.optimiser = optim.adamw(self.model, config.optim)
         self.ema = optim.Ema(self.model.named_parameters(), config.optim.ema)
         self.about = {
-            "network": config.network.model_dump(mode="json"),
+            "network": networks.described(config),
             "widths": asdict(widths),
             "features": encoders.fingerprint(config.data),
         }
         self.counts: Counter[str] = Counter()
         self.step = 0
         self.bad_in_a_row = 0
-        if (path := checkpoint.latest(run.checkpoints)) is not None:
+        if path is not None:
             self._restore(checkpoint.load(path), path)
 
     def loop(self, track: Track, stop: Mapping[str, int]) -> None:
