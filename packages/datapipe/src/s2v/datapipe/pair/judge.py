@@ -18,6 +18,7 @@ import numpy as np
 from s2v.datapipe.pair.columns import Flags, Ints, Places, runs
 from s2v.datapipe.pair.evidence import RULES, SEARCHES, Bits, Candidates, Evidence
 from s2v.datapipe.pair.hubs import hubs
+from s2v.datapipe.pair.retrieve import lowest
 from s2v.datapipe.pair.settings import RetrievalSettings, SelectSettings
 from s2v.datapipe.pair.verdicts import Verdicts
 from s2v.datapipe.pair.verify import failed_rules
@@ -29,7 +30,12 @@ _BLOCK: Final = 1 << 19  # candidates whose flags are held at once
 
 
 def judge(
-    evidence: Evidence, settings: SelectSettings, unmarked: Flags, hear: Hear | None = None
+    evidence: Evidence,
+    settings: SelectSettings,
+    unmarked: Flags,
+    class_at: Ints | None = None,
+    *,
+    hear: Hear | None = None,
 ) -> Candidates:
     """Ask every rule of every candidate, and cut the lists.
 
@@ -41,10 +47,13 @@ def judge(
         evidence: sorted by target, search and descending order.
         settings: thresholds.
         unmarked: by position in table SUBJECTS: products that nothing tells apart (:mod:`.marks`).
+        class_at: by position in table SUBJECTS: place in ``CLASSES``, -1 for none.
         hear: gives the verdicts on candidates; ``None`` where no second model is asked.
     """
     failed = np.zeros(len(evidence), np.uint64)
+    # Hubs are counted among what could be accepted, so that no gate of the search moves them.
     searched = evidence.search != SEARCHES.index("copy")
+    searched &= evidence.order >= lowest(settings)[evidence.search, evidence.bank_at]
     listed = (evidence.target_at[searched], evidence.reference_at[searched])
     hub = hubs(*listed, len(evidence.ids), settings.retrieval)
     for at in range(0, len(evidence), _BLOCK):
@@ -52,7 +61,7 @@ def judge(
         part = evidence.take(block)
         bare = unmarked[part.target_at] | unmarked[part.reference_at]
         whole = {"no_mark": bare, "hub": hub[part.reference_at]}
-        failed[block] = _bits({**failed_rules(part, settings), **whole})
+        failed[block] = _bits({**failed_rules(part, settings, class_at), **whole})
     passing = failed == 0
     refused = np.zeros(len(evidence), np.bool_)
     if hear is not None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2v.datapipe.pair.classes import name_classes
-from s2v.datapipe.pair.columns import codes, whole
+from s2v.datapipe.pair.columns import codes, positions, whole
 from s2v.datapipe.pair.evidence import Candidates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, identity_ids
@@ -32,6 +32,7 @@ from s2v.datapipe.pair.steps import CLIP_REASONS, Clips, Found, Steps
 from s2v.datapipe.pair.subjects import BOX_REASONS, FACE_REASONS, SubjectView
 from s2v.datapipe.pair.unseen import IN_TEST, TestFaces, seen_clips, seen_identities
 from s2v.datapipe.pair.verdicts import Verdicts
+from s2v.datapipe.roles import CLASSES
 
 __all__ = ["BOX_REASONS", "CLIP_REASONS", "FACE_REASONS", "Selection", "select"]
 
@@ -103,8 +104,13 @@ def select(
     pool = Pool(view.table, clips.ids, clips.duplicate_of)
     found = steps.found(tables, settings, digest, pool, clips)
     hear = None if verdicts is None else partial(Verdicts, verdicts, view.table["detection_id"])
-    bare = unmarked(view.table, tables, settings.pair)
-    candidates = judge(found.evidence, settings, bare, hear)
+    candidates = judge(
+        found.evidence,
+        settings,
+        unmarked(view.table, tables, settings.pair),
+        positions(view.table["class"], pa.array(CLASSES)),
+        hear=hear,
+    )
     names = _cluster(pool, candidates, found, settings)
     seen = seen_identities(pool, Bank(pool, tables), names, test_faces) if test_faces else {}
     view = _identify(view, pool, candidates, names, excluded, seen)
