@@ -124,14 +124,14 @@ def _renumbered(features: Features, order: Tensor) -> tuple[Tensor, Tensor]:
 def fixed(sample_id: str, features: Features, form: str, most: int = MAX_SHOWN) -> Item:
     """The sample itself (variant 0), its first references, in order and in one form."""
     f = [*FORMS].index(form)  # type: ignore[arg-type]  # ValueError names an unknown form
+    first = torch.arange(min(most, features.references.shape[1]))
     return Item(
         sample_id,
         features.video[0],
-        features.references[0, :most, f],
-        features.image[0, :most, f],
+        features.references[0, first, f],
+        features.image[0, first, f],
         features.text,
-        features.text_subject,
-        features.reference_subject[:most],
+        *_renumbered(features, first),
     )
 
 
