@@ -22,14 +22,15 @@ from s2v.datapipe.engine.execute import stop_ray
 from s2v.datapipe.engine.lock import run_lock
 from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.conservation import Report, check
-from s2v.datapipe.pair.exclusions import read_exclusions
+from s2v.datapipe.pair.exclusions import Exclusion, read_exclusions
 from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.pair.unseen import read_test_faces
 from s2v.datapipe.roles import Roles
-from s2v.datapipe.serving import make_roles
+from s2v.datapipe.serving import Servers, make_roles
 from s2v.datapipe.verifying import Verified, select_verified
 from s2v.datapipe.write import takedown
+from s2v.datapipe.write.focus import subjects_shown
 from s2v.datapipe.write.write import Written, write_shards
 
 #: Packages whose version can change a result; recorded in run.json.
@@ -48,6 +49,7 @@ class Curated:
     verified: Verified
     conservation: Report
     written: Written
+    copies: tuple[str, ...] = ()  # clips left out because they show what was taken down
 
     @property
     def selection(self) -> Selection:
@@ -114,24 +116,32 @@ def curate(
     )
     with run_lock(folder):
         atomic.sweep(folder)
-        measured = Measuring(
-            settings,
-            roles,
-            retry_quarantine=retry_quarantine,
-            only_committed=not measure,
-            quiet=quiet,
-        ).run()
-        verified = select_verified(
-            settings,
-            roles,
-            measured,
-            exclusions,
-            ask=measure,
-            retry_quarantine=retry_quarantine,
-            quiet=quiet,
-            steps=Steps(folder / "select", measured.digest),
-            test_faces=test_faces,
-        )
+        with Servers(settings) as servers:
+            measured = Measuring(
+                settings,
+                roles,
+                servers,
+                retry_quarantine=retry_quarantine,
+                only_committed=not measure,
+                quiet=quiet,
+            ).run()
+            of_gone: tuple[Exclusion, ...] = ()
+            if settings.exclude_copies:
+                of_gone = takedown.copies_of_gone(folder, measured.tables, settings.select.pair)
+            exclusions += of_gone
+            servers.keep_for({"verifier"})
+            verified = select_verified(
+                settings,
+                roles,
+                measured,
+                exclusions,
+                servers,
+                ask=measure,
+                retry_quarantine=retry_quarantine,
+                quiet=quiet,
+                steps=Steps(folder / "select", measured.digest),
+                test_faces=test_faces,
+            )
         measured.tables, selection = verified.tables, verified.selection
         conservation = check(measured.tables, selection, settings.select)
         sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
@@ -142,6 +152,7 @@ def curate(
             clips,
             sources,
             settings.write.encoding(),
+            keep=subjects_shown(measured.tables, selection) if settings.write.buckets else None,
             cpus=settings.engine.cpus,
             quiet=quiet,
         )
@@ -156,7 +167,8 @@ def curate(
         written = write_shards(
             folder, tables, selection, settings.write, cut.files, folder / "shards"
         )
-    return Curated(folder, measured, verified, conservation, written)
+    left_out = tuple(one.key for one in of_gone)
+    return Curated(folder, measured, verified, conservation, written, left_out)
 
 
 def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selection) -> None:

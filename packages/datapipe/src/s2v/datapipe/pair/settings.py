@@ -322,6 +322,13 @@ class RetrievalSettings(Strict):
     candidates: int = Field(
         default=8, ge=1, description="passing candidates per subject and search"
     )
+    verifier_rounds: int = Field(
+        default=3,
+        ge=1,
+        description="how often a list is asked about, with the next that pass in place of those "
+        "the verifier refused; so at most `candidates` times as many questions per subject and "
+        "search; ours",
+    )
     overfetch: int = Field(default=64, ge=1, description="candidates looked at before giving up")
     floor_margin: float | None = Field(
         default=0.2,
