@@ -35,8 +35,12 @@ SHARES = {
     "production": 3,
     "jobs": 7,
 }
-# Jobs whose time is that of the production models and of their own vLLM.
-PRODUCTION = {"test_production_profile.py", "test_served_run.py"}
+# Files whose time is that of the production models, or of a vLLM, and not of their folder.
+ELSEWHERE = {
+    "jobs/test_production_profile.py": "production",
+    "jobs/test_served_run.py": "production",
+    "datapipe/test_vlm_real.py": "vllm",
+}
 
 
 def path_without(programs: tuple[str, ...], path: str, scratch: Path) -> str:
@@ -96,16 +100,15 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServer
         yield server
 
 
-def _area(file: Path) -> str:
-    if file.name in PRODUCTION:
-        return "production"
-    folder = file.parts[1] if file.parts[0] == "tests" else ""
+def _area(node: str) -> str:
+    file = node.partition("::")[0].removeprefix("tests/")
+    folder = ELSEWHERE.get(file, file.partition("/")[0])
     return folder if folder in SHARES else "jobs"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Book each test's wall time, fixtures included, on its folder's share."""
-    _spent[_area(Path(report.nodeid.partition("::")[0]))] += report.duration
+    _spent[_area(report.nodeid)] += report.duration
 
 
 def _skipped(reporter: TerminalReporter) -> list[object]:
