@@ -280,7 +280,8 @@ class Config(_Strict):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        for name, patch in (("height", self.network.patch[1]), ("width", self.network.patch[2])):
+        _, ph, pw = (self.wan if self.network.kind == "wan" else self.network).patch
+        for name, patch in (("height", ph), ("width", pw)):
             size, unit = getattr(self.data, name), 8 * patch
             if size % unit:
                 below = size // unit * unit

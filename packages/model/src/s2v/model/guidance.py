@@ -32,16 +32,14 @@ def guided(
 
 def scales(config: SampleConfig, t: float) -> tuple[float, float]:
     """``(w_img, w_txt)`` at noise level ``t``, by ``sample.schedule``."""
-    first = (config.image_scale, config.text_scale)
+    start = (config.image_scale, config.text_scale)
     ends = (config.image_scale_end, config.text_scale_end)
-    a, b = (
-        (x, x if end is None else end) for x, end in zip(first, ends, strict=True)
-    )  # (start, end) of image, of text
+    image, text = (a if b is None else b for a, b in zip(start, ends, strict=True))
     if config.schedule == "linear":
-        return (a[1] + (a[0] - a[1]) * t, b[1] + (b[0] - b[1]) * t)
+        return (image + (start[0] - image) * t, text + (start[1] - text) * t)
     if config.schedule == "switch" and t < config.switch_level:
-        return (a[1], b[1])
-    return (a[0], b[0])
+        return (image, text)
+    return start
 
 
 class Guidance:
@@ -63,12 +61,9 @@ class Guidance:
         nothing = image_only.without_references()
         image_first = config.order == "image-then-text"
         middle = image_only if image_first else condition.without_references()
-        self._branches = [nothing, middle, condition]
-        # Without references the middle branch is one of its neighbours.
-        self._same: tuple[int, int] | None = None
-        if condition.references.shape[2] == 0:
-            self._same = (1, 0) if image_first else (1, 2)
-            del self._branches[1]
+        self._branches, self._of = [nothing, middle, condition], (0, 1, 2)
+        if condition.references.shape[2] == 0:  # the middle branch is one of its neighbours
+            self._branches, self._of = [nothing, condition], (0, 0, 1) if image_first else (0, 1, 1)
 
     def __call__(self, z: Tensor, t: float) -> Tensor:
         """Velocity ``[B, C, T, H, W]`` at ``z``, a level for all."""
@@ -81,9 +76,8 @@ class Guidance:
             said = list(whole[:, :, :frames].chunk(n))
         else:
             said = [self.network(z, at, c)[:, :, :frames] for c in self._branches]
-        if self._same is not None:
-            said = [said[0], said[0] if self._same[1] == 0 else said[1], said[1]]
+        neg, middle, both = (said[i] for i in self._of)
         image, text = scales(self.config, t)
-        if self.config.order == "image-then-text":
-            return guided(said[0], said[1], said[2], image, text)
-        return guided(said[0], said[1], said[2], text, image)
+        if self.config.order == "text-then-image":
+            image, text = text, image
+        return guided(neg, middle, both, image, text)

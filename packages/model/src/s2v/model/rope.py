@@ -46,10 +46,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ``cos`` broadcasts to the pairs.
     """
     if torch.compiler.is_compiling():  # a compiler joins these; alone, each is a pass over x
-        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        even, odd = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
         turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     else:
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(wide.reshape(*x.shape[:-1], -1, 2))
         turned = torch.view_as_real(pairs * torch.complex(cos, sin))
     return turned.flatten(-2).to(x.dtype)

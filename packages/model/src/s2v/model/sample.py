@@ -92,23 +92,19 @@ def sample(
     torch.set_num_threads(config.train.threads)
     for request in requests:
         _check(request)
+    pictures = [[_image(r) for r in request.references] for request in requests]
     encoders = run.encoders(config)
     model, facts = run.network(config.sample.weights, device_of(config))
     if facts["features"] != encoders.fingerprint(config.data):
         raise ModelError(f"{folder}: its checkpoint was trained on features of other encoders")
+    null = encoders.text.encode(config.sample.negative_prompt)
     results = []
     with track("sample", len(requests) * config.sample.steps) as step:
-        for request in requests:
-            images = [_image(r) for r in request.references]
-            if config.sample.rewriter_url and images:
-                said = rewrite(request.prompt, images, config.sample)
-                request = replace(  # noqa: PLW2901 - what is sampled from here on
-                    request, prompt=said.prompt, phrases=said.phrases, asked=request.prompt
-                )
+        for asked, images in zip(requests, pictures, strict=True):
+            request = _rewritten(asked, images, config.sample)
             condition = condition_of(
                 request.prompt, images, encoders, config, phrases=request.phrases
             )
-            null = encoders.text.encode(config.sample.negative_prompt)
             latents = generate(
                 model,
                 condition,
@@ -244,6 +240,14 @@ def _check(request: Request) -> None:
             f"{len(request.references)} references; give one for each, or none"
         )
     binding.spans_of(request.prompt, request.phrases)
+
+
+def _rewritten(request: Request, images: Sequence[Pixels], config: SampleConfig) -> Request:
+    """With the server's prompt and phrases; whoever gave phrases has said enough already."""
+    if not config.rewriter_url or not images or request.phrases:
+        return request
+    said = rewrite(request.prompt, images, config)
+    return replace(request, prompt=said.prompt, phrases=said.phrases, asked=request.prompt)
 
 
 def _image(reference: str | Path | Pixels) -> Pixels:
