@@ -11,7 +11,6 @@ devices, processes or training.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,39 +19,9 @@ from torch import Tensor, nn
 from s2v.model import rope
 from s2v.model.conditioning import Condition
 from s2v.model.errors import ModelError
-from s2v.model.tokens import grid_positions, unpatchify
+from s2v.model.tokens import unpatchify
 from s2v.model.wan_config import WanConfig
-
-#: Added to the scores of keys that are not there: their weight after the softmax is exactly 0.
-_HIDDEN = -1e30
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the tokens of one batch sit; made once per forward.
-
-    Attributes:
-        cos: ``[B or 1, S, 1, D/2]`` rotary tables of the video's and references' tokens.
-        sin: as ``cos``.
-        bias: ``[B, 1, 1, S]`` added to self-attention's scores; None where nothing is absent.
-        image_bias: the same over the image tokens ``[B, 1, 1, K*N]``.
-        has_image: ``[B, 1, 1]`` 1 where a sample has any image token, else 0; None where all do.
-        sizes: tokens of the video and of the references.
-    """
-
-    cos: Tensor
-    sin: Tensor
-    bias: Tensor | None
-    image_bias: Tensor | None
-    has_image: Tensor | None
-    sizes: tuple[int, int]
-
-    def spread(self, e: Tensor) -> Tensor:
-        """``[B, G, d]`` -> ``[B, 1 or S, d]``: two groups are the video's and the references'."""
-        if e.shape[1] == 1:
-            return e
-        groups = zip(e.split(1, dim=1), self.sizes, strict=True)
-        return torch.cat([group.expand(-1, n, -1) for group, n in groups], dim=1)
+from s2v.model.wan_layout import Layout, layout
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -114,7 +83,7 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """``[B, S, d]`` -> ``[B, S, H, D]``."""
-        return x.unflatten(2, (self.heads, -1))
+        return x.view(*x.shape[:2], self.heads, -1)
 
 
 class SelfAttention(Attention):
@@ -122,8 +91,8 @@ class SelfAttention(Attention):
 
     def forward(self, x: Tensor, where: Layout) -> Tensor:
         """``[B, S, d]`` -> ``[B, S, d]``."""
-        q = rope.rotate(self.split(self.norm_q(self.q(x))), where.cos, where.sin).to(x.dtype)
-        k = rope.rotate(self.split(self.norm_k(self.k(x))), where.cos, where.sin).to(x.dtype)
+        q = rope.rotate(self.split(self.norm_q(self.q(x))), where.cos, where.sin)
+        k = rope.rotate(self.split(self.norm_k(self.k(x))), where.cos, where.sin)
         out: Tensor = self.o(_attend(q, k, self.split(self.v(x)), where.bias))
         return out
 
@@ -250,7 +219,6 @@ class WanModel(nn.Module):
         super().__init__()
         self.config = config
         d, patch = config.width, config.patch
-        self.axes = rope.default_axes(config.head)
         self.patch_embedding = nn.Conv3d(config.in_channels, d, patch, stride=patch)
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_width, d), nn.GELU(approximate="tanh"), nn.Linear(d, d)
@@ -307,7 +275,7 @@ class WanModel(nn.Module):
         grid = latents.shape[3] // ph, latents.shape[4] // pw
         frames = torch.cat([latents, condition.references.to(latents.dtype)], dim=2)
         x = self.patch_embedding(frames.to(weight.dtype)).flatten(2).transpose(1, 2).contiguous()
-        where = self._layout(T, grid, condition)
+        where = layout(c, T, grid, condition, x.device)
         text = self._text(condition).to(weight.dtype)
         text = self.text_embedding(text)
         image = None
@@ -318,45 +286,17 @@ class WanModel(nn.Module):
             times = torch.stack([t, torch.zeros_like(t)], dim=1)
         features = time_features(times, c.frequencies).to(weight.dtype)
         e = at_least_float32(self.time_embedding(features))  # [B, G, d]
-        e0 = at_least_float32(self.time_projection(e.to(weight.dtype))).unflatten(2, (6, -1))
+        e0 = at_least_float32(self.time_projection(e.to(weight.dtype)))
+        e0 = e0.view(*e0.shape[:2], 6, -1)
         for block in self.blocks:
             x = block(x, text, image, e0, where)
         return unpatchify(self.head(x, e, where), (T + K, *grid), c.patch)
 
     def _text(self, condition: Condition) -> Tensor:
         """``[B, L, Dt]`` -> ``[B, text_tokens, Dt]``; all behind a text's end is zero."""
-        told = condition.text.masked_fill(~condition.text_mask[..., None], 0)
+        hidden = ~condition.text_mask.to(condition.text.device)
+        told = condition.text.masked_fill(hidden[..., None], 0)
         return F.pad(told, (0, 0, 0, self.config.text_tokens - told.shape[1]))
-
-    def _layout(self, frames: int, grid: tuple[int, int], condition: Condition) -> Layout:
-        there = condition.reference_mask
-        area = grid[0] * grid[1]
-        slots = self._slots(frames, there)
-        cos, sin = rotary_tables(grid_positions(slots, *grid), self.axes, self.config)
-        image_bias, has_image = None, None
-        if self.config.image_width is not None and not bool(condition.image_mask.all()):
-            shown = condition.image_mask.repeat_interleave(condition.image.shape[2], dim=1)
-            image_bias = _bias(shown)
-            has_image = condition.image_mask.any(dim=1)[:, None, None].to(cos.dtype)
-        bias = None
-        if not bool(there.all()):
-            video = there.new_ones(there.shape[0], frames)
-            bias = _bias(torch.cat([video, there], dim=1).repeat_interleave(area, dim=1))
-        sizes = frames * area, there.shape[1] * area
-        return Layout(cos[:, :, None], sin[:, :, None], bias, image_bias, has_image, sizes)
-
-    def _slots(self, frames: int, there: Tensor) -> Tensor:
-        """``[B or 1, T + K]`` places in time; references are counted without the absent ones."""
-        B = there.shape[0]
-        video = torch.arange(frames, device=there.device)
-        if bool(there.all()):
-            B, there = 1, there[:1]  # one table serves all samples
-        number = (there.long().cumsum(dim=1) - 1).clamp(min=0)
-        if self.config.reference_position == "negative":
-            number = -1 - number
-        else:
-            number = frames + self.config.reference_offset + number
-        return torch.cat([video.expand(B, frames), number], dim=1)
 
     def _check(self, latents: Tensor, condition: Condition) -> None:
         c = self.config
@@ -381,25 +321,3 @@ class WanModel(nn.Module):
         _, K, _, width = condition.image.shape
         if c.image_width is not None and K and width != c.image_width:
             raise ModelError(f"image tokens are {width} wide, this network takes {c.image_width}")
-
-
-def rotary_tables(
-    positions: Tensor, axes: tuple[int, int, int], config: WanConfig
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine ``[..., S, D/2]`` float32 of ``[..., S, 3]`` positions.
-
-    ``float32`` follows Phantom's copy of the network, whose angles are float32 throughout.
-    """
-    if config.rope_precision == "float64":
-        return rope.tables(positions, axes, config.rope_theta)
-    angles = []
-    for axis, width in enumerate(axes):
-        powers = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
-        angles.append(positions[..., axis, None].float() * (1.0 / config.rope_theta**powers))
-    angle = torch.cat(angles, dim=-1)
-    return angle.cos(), angle.sin()
-
-
-def _bias(there: Tensor) -> Tensor:
-    """``[B, S]`` bool -> ``[B, 1, 1, S]``."""
-    return torch.where(there, 0.0, _HIDDEN)[:, None, None, :]

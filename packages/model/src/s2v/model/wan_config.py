@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
-Size = Annotated[int, Field(ge=1)]
+from s2v.model.config_types import Count, Positive, Size, Strict
 
 
-class WanConfig(BaseModel):
+class WanConfig(Strict):
     """The Wan2.1 network with Phantom's references; the defaults are T2V-1.3B.
 
     What comes in must have the widths stated here: a checkpoint fixes them, and a network that
     is trained anew takes them from its encoders.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: Size = 1536
     ffn: Size = 8960
@@ -37,15 +35,15 @@ class WanConfig(BaseModel):
     image_positions: Size | None = None
     #: Width of the sinusoids of the noise level.
     frequencies: Size = 256
-    eps: Annotated[float, Field(gt=0.0)] = 1e-6
-    rope_theta: Annotated[float, Field(gt=0.0)] = 10_000.0
+    eps: Positive = 1e-6
+    rope_theta: Positive = 10_000.0
     #: Precision in which rotary angles are made: Wan2.1 uses ``float64``, Phantom's copy of it
     #: ``float32``.
     rope_precision: Literal["float64", "float32"] = "float64"
     #: Where references stand in time: behind the last frame (``tail``, the release), behind it
     #: with a gap of ``reference_offset`` frames, or before the first (-1, -2, ...).
     reference_position: Literal["tail", "offset", "negative"] = "tail"
-    reference_offset: Annotated[int, Field(ge=0)] = 0
+    reference_offset: Count = 0
     #: Noise level of the references: the video's (``same``, the release) or none (``zero``).
     reference_timestep: Literal["same", "zero"] = "same"
 
@@ -77,14 +75,19 @@ class WanConfig(BaseModel):
         return self.width // self.heads
 
 
-_14B: Final = {"width": 5120, "ffn": 13824, "heads": 40, "layers": 40}
+_T2V_14B: Final = WanConfig(width=5120, ffn=13824, heads=40, layers=40)
+
+
+def _with(config: WanConfig, **changes: object) -> WanConfig:
+    return config.model_copy(update=changes)
+
 
 #: The released sizes. Phantom-Wan-1.3B and -14B are the T2V sizes; its copy of the network makes
 #: rotary angles in float32.
 PRESETS: Final[dict[str, WanConfig]] = {
     "wan-t2v-1.3b": WanConfig(),
-    "wan-t2v-14b": WanConfig(**_14B),
-    "wan-i2v-14b": WanConfig(**_14B, in_channels=36, image_width=1280),
+    "wan-t2v-14b": _T2V_14B,
+    "wan-i2v-14b": _with(_T2V_14B, in_channels=36, image_width=1280),
     "phantom-wan-1.3b": WanConfig(rope_precision="float32"),
-    "phantom-wan-14b": WanConfig(**_14B, rope_precision="float32"),
+    "phantom-wan-14b": _with(_T2V_14B, rope_precision="float32"),
 }

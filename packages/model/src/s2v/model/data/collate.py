@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s2v.model.binding import numbered
 from s2v.model.conditioning import Condition
 from s2v.model.data.features import Features
 from s2v.model.data.references import FORMS
@@ -24,6 +25,8 @@ class Item:
         references: ``[K, C, H, W]``.
         image: ``[K, N, Di]``.
         text: ``[L, Dt]``.
+        text_subject: ``[L]``, see :class:`s2v.model.data.features.Features`.
+        reference_subject: ``[K]``.
     """
 
     sample_id: str
@@ -31,6 +34,8 @@ class Item:
     references: Tensor
     image: Tensor
     text: Tensor
+    text_subject: Tensor
+    reference_subject: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,17 @@ def choose(key: Key, features: Features, odds: Mapping[str, float], seed: int) -
         features.references[variant][order, form],
         features.image[variant][order, form],
         features.text,
+        *_renumbered(features, order),
     )
+
+
+def _renumbered(features: Features, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Subjects numbered anew in the shuffled order: number 1 is not always the first phrase."""
+    old = features.reference_subject[order].tolist()
+    new = numbered(old)
+    table = torch.zeros(max(old, default=0) + 1, dtype=torch.long)
+    table[old] = torch.tensor(new, dtype=torch.long)
+    return table[features.text_subject], table[features.reference_subject[order]]
 
 
 def fixed(sample_id: str, features: Features, form: str) -> Item:
@@ -74,6 +89,8 @@ def fixed(sample_id: str, features: Features, form: str) -> Item:
         features.references[0, :, f],
         features.image[0, :, f],
         features.text,
+        features.text_subject,
+        features.reference_subject,
     )
 
 
@@ -88,13 +105,25 @@ def collate(items: Sequence[Item]) -> Batch:
     text_mask = torch.zeros(B, L, dtype=torch.bool)
     references, image = torch.zeros(B, C, K, H, W), torch.zeros(B, K, N, Di)
     reference_mask = torch.zeros(B, K, dtype=torch.bool)
+    text_subject = torch.zeros(B, L, dtype=torch.long)
+    reference_subject = torch.zeros(B, K, dtype=torch.long)
     for b, item in enumerate(items):
         n, k = item.text.shape[0], item.references.shape[0]
         text[b, :n], text_mask[b, :n] = item.text, True
         references[b, :, :k] = item.references.transpose(0, 1)
         image[b, :k], reference_mask[b, :k] = item.image, True
+        text_subject[b, :n], reference_subject[b, :k] = item.text_subject, item.reference_subject
     return Batch(
         tuple(item.sample_id for item in items),
         torch.stack([item.video for item in items]),
-        Condition(text, text_mask, references, reference_mask, image, reference_mask.clone()),
+        Condition(
+            text,
+            text_mask,
+            references,
+            reference_mask,
+            image,
+            reference_mask.clone(),
+            text_subject,
+            reference_subject,
+        ),
     )
