@@ -102,6 +102,10 @@ bench-characters: install ## bounds of the film's characters, from labels: docs/
 bench-select: install ## selecting again after a changed threshold, up to a million subjects: docs/pairs.md
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_select.py --write $(ARGS)
 
+.PHONY: bench-model
+bench-model: install ## a training step of both networks beside diffusers': docs/benchmarks.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_model.py --write $(ARGS)
+
 .PHONY: bench-face-pairs
 bench-face-pairs: assets ## every pair of people among the sample media: docs/audit.md
 	@$(BIN)/python tests/benchmarks/bench_face_pairs.py
