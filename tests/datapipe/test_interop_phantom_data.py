@@ -400,3 +400,25 @@ def test_shards_are_as_many_as_their_samples_need(tmp_path: Path, videos: Path) 
     assert done["written"]["samples"] == 2
     assert set(shards.values()) <= {"cross-000000.tar", "cross-000001.tar"}
     verify_shards(tmp_path / "out" / "shards")
+
+
+def test_clips_of_an_import_are_brought_to_buckets(tmp_path: Path, videos: Path) -> None:
+    file = phantom_pairs(tmp_path / "p.parquet", [good()])
+    run(file, videos, tmp_path / "out", write={"buckets": [[64, 64]], "frame_step": 4})
+    for sample in ShardIndex.open(tmp_path / "out" / "shards"):
+        assert (sample.row["height"], sample.row["width"]) == (64, 64)
+        assert sample.row["frames"] % 4 == 1
+    verify_shards(tmp_path / "out" / "shards", deep=True)
+
+
+def test_half_a_character_costs_its_row_and_no_other(tmp_path: Path, videos: Path) -> None:
+    """JSON may write down surrogates that no file name, hash or shard can hold."""
+    bad = good()
+    key = "A woman in a red coat"
+    bad["pairs"]["\ud83d woman"] = bad["pairs"].pop(key)
+    worse = good(BIG, A)
+    worse["pairs"][key]["refer_result"][0][0]["vid"] = "\ud83d_0.0_2.0"
+    file = phantom_pairs(tmp_path / "p.parquet", [bad, worse])
+    done = run(file, videos, tmp_path / "out")
+    assert done["written"]["samples"] == 1
+    assert (tmp_path / "out" / "quarantine.jsonl").read_bytes().isascii()

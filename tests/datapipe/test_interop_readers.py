@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 from foreign_files import film, phantom_pairs, reference, target
 from synthetic_tables import HEIGHT, WIDTH, World
 from written_run import SETTINGS, WRITE
@@ -153,7 +154,11 @@ def test_datasets_gives_every_member_as_indexed_with_nulls_for_missing_reference
 ) -> None:
     import datasets
 
-    data = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    splits = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    for part, found in splits.items():
+        parts = {s.id for s in ShardIndex.open(folder) if s.row["part"] == part}
+        assert set(found["__key__"]) == parts
+    data = datasets.concatenate_datasets(list(splits.values()))
     data = data.cast_column("mp4", datasets.Video(decode=False))
     for n in range(6):
         for kind in ("jpg", "mask.png"):
@@ -186,8 +191,8 @@ def test_energon_gives_every_member_as_indexed(
     else:
         opened = folder
     found: dict[str, dict[str, bytes]] = {}
-    for config, part in _splits(opened):
-        for sample in _energon(opened, config, part):
+    for part in _parts(opened):
+        for sample in _energon(opened, part):
             assert sample["__key__"] not in found
             found[sample["__key__"]] = {k: v for k, v in sample.items() if not k.startswith("__")}
     assert found == expected(folder)
@@ -209,12 +214,12 @@ def _prepare(folder: Path) -> None:
     )
 
 
-def _splits(folder: Path) -> list[tuple[str, str]]:
-    named = {"split.yaml": "train", "split-heldout.yaml": "val", "split-test.yaml": "test"}
-    return [(name, part) for name, part in named.items() if (folder / ".nv-meta" / name).exists()]
+def _parts(folder: Path) -> list[str]:
+    said = yaml.safe_load((folder / ".nv-meta" / "split.yaml").read_text())["split_parts"]
+    return [part for part, shards in said.items() if shards]
 
 
-def _energon(folder: Path, config: str, part: str) -> Iterator[dict[str, Any]]:
+def _energon(folder: Path, part: str) -> Iterator[dict[str, Any]]:
     from megatron.energon import (
         Cooker,
         DefaultTaskEncoder,
@@ -246,7 +251,6 @@ def _energon(folder: Path, config: str, part: str) -> Iterator[dict[str, Any]]:
     data = get_val_dataset(
         str(folder),
         split_part=part,
-        split_config=config,
         worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0),
         batch_size=1,
         task_encoder=Bytes(raw_batch_type=dict),

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2v.datapipe.base.assets import asset
+from s2v.datapipe.base.embedded.dlib_faces import NETWORK, PREDICTOR
 from s2v.evals import media
 from s2v.evals.encoders.dlib_face import DlibFace
 from s2v.evals.encoders.embedded import LightEncoders
@@ -99,9 +100,10 @@ def test_a_face_is_known_again_in_a_small_noisy_frame(
 
 
 def test_damaged_face_weights_are_named(tmp_path: Path) -> None:
-    (tmp_path / "net.dat").write_bytes(b"no weights")
-    with pytest.raises(EvalError, match="dlib cannot read the face weights"):
-        DlibFace(tmp_path / "net.dat", tmp_path / "net.dat")
+    for name in (NETWORK, PREDICTOR):
+        (tmp_path / name).write_bytes(b"no weights")
+    with pytest.raises(EvalError, match=f"{tmp_path}: dlib cannot read the face weights"):
+        DlibFace.from_folder(tmp_path)
 
 
 def test_chip_colours_are_not_swapped(

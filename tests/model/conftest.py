@@ -170,6 +170,12 @@ def drawn_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def six_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of one sample that has as many references as a sample may."""
+    return write_shards(tmp_path_factory.mktemp("six"), [Drawn(0, 0, references=6)])
+
+
+@pytest.fixture(scope="session")
 def drawing() -> Callable[[int, int, int], np.ndarray]:
     """``draw_video``: the clips before they were encoded."""
     return draw_video

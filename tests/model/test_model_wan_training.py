@@ -52,6 +52,35 @@ def test_a_small_wan_trains_on_shards_and_is_found_again(
         )  # fmt: skip
 
 
+def test_a_run_starts_from_a_released_checkpoint(
+    drawn_shards: Path, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Here one of the same layout and small: the first loss is that of its weights."""
+    path = tmp_path / "Phantom-Wan-tiny.pth"
+    config = tiny(*WAN, "train.steps=1", "dropout.vae=0.0")
+    torch.manual_seed(11)
+    model = WanModel(config.wan)
+    torch.nn.init.normal_(model.head.head.weight, std=0.05)
+    torch.save(model.state_dict(), path)
+    started = config.model_copy(
+        update={"train": config.train.model_copy(update={"start_from": str(path)})}
+    )
+    fresh = train(config, drawn_shards, tmp_path / "fresh", quiet)
+    tuned = train(started, drawn_shards, tmp_path / "tuned", quiet)
+    assert fresh.first_loss != tuned.first_loss
+    weights = torch.load(path, weights_only=True)
+    after, _ = Run(tmp_path / "tuned").network("model", torch.device("cpu"))
+    gaps = [float((after.state_dict()[k] - v).abs().max()) for k, v in weights.items()]
+    assert 0 < max(gaps) < 0.01  # one step away
+
+    wide = config.wan.model_copy(update={"layers": 3})
+    with pytest.raises(ModelError, match=r"set wan\.layers = 2"):
+        train(started.model_copy(update={"wan": wide}), drawn_shards, tmp_path / "other", quiet)
+    paper = tiny(f"train.start_from={path}")
+    with pytest.raises(ModelError, match=r"network\.kind = 'wan'"):
+        train(paper, drawn_shards, tmp_path / "paper", quiet)
+
+
 def test_widths_that_are_not_the_encoders_are_named(
     drawn_shards: Path, tiny: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2v.datapipe import pipeline
 from s2v.datapipe.assembling import (
@@ -21,9 +23,10 @@ from s2v.datapipe.assembling import (
     withdraw,
 )
 from s2v.datapipe.assembling import rows as _rows
-from s2v.datapipe.base import records
+from s2v.datapipe.base import atomic, records
 from s2v.datapipe.base.media.errors import MediaErrorKind
 from s2v.datapipe.base.progress import track
+from s2v.datapipe.base.stored import StoredTable, write_parts
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.execute import cluster, run_phase, start_ray
 from s2v.datapipe.engine.pools import Placement, place
@@ -35,10 +38,16 @@ from s2v.datapipe.engine.units import slices, unit_name
 from s2v.datapipe.measure.caption import given_caption
 from s2v.datapipe.pair.rows import group
 from s2v.datapipe.roles import Roles
-from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
+from s2v.datapipe.serving import Servers, check_servers, own, reserved, untried
 from s2v.datapipe.sources import identity_of
 from s2v.datapipe.sources.parts import mark_beyond, outside, window_note, windows
 from s2v.datapipe.staging import list_run
+from s2v.datapipe.views import stamp, standing
+from s2v.datapipe.write.takedown import settle
+from s2v.datapipe.write.tombstones import Tombstones
+
+#: Tables that are put together on disk, as they may be larger than any memory, and their stage.
+SPOOLED = {"masks": "segment", "embeddings": "embed"}
 
 
 class NotMeasuredError(RuntimeError):
@@ -77,15 +86,28 @@ class Measured:
     cpu_seconds: Counter[str] = field(default_factory=Counter)
     fingerprints: dict[str, str] = field(default_factory=dict)
     digest: str = ""  # of everything that the tables are made of
+    stamp: str = ""  # the same, told without opening a commit
+    sound: bool = False  # checked when they were made, and not made since
 
 
 class Measuring:
-    """Measures all sources of a run; what is committed already is not measured again."""
+    """Measures all sources of a run; what is committed already is not measured again.
+
+    Args:
+        settings: the configuration.
+        roles: as the configuration fills them.
+        servers: the run's own, of whoever holds them: they stay up after the last clip. ``None``:
+            they end with it.
+        retry_quarantine: measure quarantined rows again.
+        only_committed: refuse to measure anything.
+        quiet: no progress.
+    """
 
     def __init__(
         self,
         settings: Settings,
         roles: Roles,
+        servers: Servers | None = None,
         *,
         retry_quarantine: bool = False,
         only_committed: bool = False,
@@ -94,6 +116,7 @@ class Measuring:
         self.settings = settings
         self.folder = Path(settings.folder)
         self.roles = roles
+        self.servers = servers
         self.plan = pipeline.plan(settings, roles)
         self.retry_quarantine = retry_quarantine
         self.only_committed = only_committed
@@ -101,9 +124,10 @@ class Measuring:
         self.result = Measured({}, fingerprints={n: r.fingerprint for n, r in self.plan.items()})
         self._admitted = False
         self._digest = hashlib.sha256()
+        self._erased = Tombstones()
 
     def run(self) -> Measured:
-        """Measure and return all tables.
+        """Measure and return all tables; nothing is opened while nothing has changed.
 
         Raises:
             SourceError, AdmissionError, QuarantineBudgetError: with one clear line each.
@@ -111,6 +135,25 @@ class Measuring:
         sources = list_run(
             self.folder, self.settings.sources, self.settings.downloads, quiet=self.quiet
         )
+        # Before anything is believed to stand: a takedown that was killed is finished first.
+        self._erased = settle(self.folder, sources, self._made_of)
+        listed_any = bool(sources)
+        sources = [row for row in sources if row["video_id"] not in self._erased.sources]
+        found = None if self.retry_quarantine else standing(self.folder, self._stamp(sources))
+        if found is not None:
+            self.result.tables, self.result.digest = found.tables, found.digest
+            self.result.sound = found.sound
+        elif listed_any and not sources:
+            self._nothing()
+        else:
+            self._measure(sources)
+        self.result.stamp = self._stamp(sources)
+        return self.result
+
+    def _stamp(self, sources: list[Row]) -> str:
+        return stamp(self.folder, self.settings.model_dump(mode="json"), self.plan, sources)
+
+    def _measure(self, sources: list[Row]) -> None:
         content = {row["video_id"]: identity_of(row) for row in sources}
         parts = [{"sources": records.table("sources", sources)}]
 
@@ -138,17 +181,31 @@ class Measuring:
 
         clips = {row["clip_id"]: row for row in _rows(parts[-1], "clips")}
         stills = group(_rows(parts[-1], "stills"), "clip_id")
-        items = self._slices(clips, stills, sources, content)
+        items = self._slices(clips, stills, sources)
         parts.append(self._group("clips", pipeline.BY_CLIPS, items))
         tables = merge(parts)
         for name in records.TABLES:
-            if name not in {"subjects", "pairs", "samples"}:
+            if name not in {"subjects", "pairs", "samples", *SPOOLED}:
                 tables.setdefault(name, records.table(name, []))
-        self.result.tables = apply_gates(apply_crops(tables), self.settings.gates)
+        tables = apply_gates(apply_crops(tables), self.settings.gates)
+        stopped = tables["quality"].filter(pc.is_valid(tables["quality"]["gate"]))["clip_id"]
+        for name, stage in SPOOLED.items():
+            tables[name] = self._spooled(name, stage, items, stopped.combine_chunks())
+        self.result.tables = tables
         listed = json.dumps([sources, self.settings.gates.model_dump(mode="json")], sort_keys=True)
         self._digest.update(listed.encode())
         self.result.digest = self._digest.hexdigest()
-        return self.result
+
+    def _spooled(self, name: str, stage: str, items: list[Item], stopped: pa.Array) -> StoredTable:
+        """A table put together on disk, a unit at a time, without what a gate stops."""
+        path = self.folder / "select" / f"spooled-{name}.parquet"
+        parts = self._listed(self.plan[stage]).parts((item.unit for item in items), name)
+        with atomic.replacing(path) as temporary:
+            write_parts(
+                (p.filter(pc.invert(pc.is_in(p["clip_id"], value_set=stopped))) for p in parts),
+                *(temporary, records.TABLES[name]),
+            )
+        return StoredTable(path)
 
     def _windows(
         self, sources: Iterable[Row], probes: dict[str, Row], content: dict[str, str]
@@ -169,20 +226,33 @@ class Measuring:
         items.sort(key=lambda i: (-probes[i.ids[0]]["duration_us"], i.unit))
         return items
 
+    def _made_of(self, source: Row) -> str:
+        """What units of its clips are named by."""
+        content: str = identity_of(source)
+        if self.settings.caption.use_given != "never":  # then a corrected caption is new content
+            content += given_caption(source["given_caption"]) or ""
+        return content
+
+    def _nothing(self) -> None:
+        """Every source was taken down: tables without rows, so that the shards are emptied."""
+        derived = {"subjects", "pairs", "samples"}
+        names = (name for name in records.TABLES if name not in derived)
+        self.result.tables = {name: records.table(name, []) for name in names}
+        self._digest.update(b"nothing")
+        self.result.digest = self._digest.hexdigest()
+
     def _slices(
         self,
         clips: dict[str, Row],
         stills: dict[str, list[Row]],
         sources: list[Row],
-        content: dict[str, str],
     ) -> list[Item]:
         by_id = {row["video_id"]: row for row in sources}
-        made_of = {clip: content[row["video_id"]] for clip, row in clips.items()}
-        if self.settings.caption.use_given != "never":  # then a corrected caption is new content
-            for clip, row in clips.items():
-                made_of[clip] += given_caption(by_id[row["video_id"]]["given_caption"]) or ""
+        made_of = {clip: self._made_of(by_id[row["video_id"]]) for clip, row in clips.items()}
         items = []
-        for name, members in slices(made_of, self.settings.engine.unit_clips):
+        for name, members in slices(
+            made_of, self.settings.engine.unit_clips, self._erased.clips.keys()
+        ):
             rows = [clips[i] for i in members]
             used = sorted({row["video_id"] for row in rows})
             kept = [still for clip in members for still in stills.get(clip, [])]
@@ -206,7 +276,7 @@ class Measuring:
         for run in runs:
             store = self._listed(run)
             _all_seen(store, items)
-            found, ids[run.stage.name] = store.tables_and_ids(item.unit for item in items)
+            found, ids[run.stage.name] = store.tables_and_ids((i.unit for i in items), SPOOLED)
             self._digest.update(store.digest(item.unit for item in items).encode())
             tables.append(found)
         merged = merge(tables)
@@ -281,8 +351,9 @@ class Measuring:
         """Measure; the run's own servers are up while clips are looked at."""
         placement = self._place(runs[first:], len(todo))
         if self._servers(runs[first:]):
-            with roles_at_work(self.settings) as roles:
-                plan = pipeline.plan(self.settings, roles)  # the same, but for the addresses
+            held = Servers(self.settings) if self.servers is None else nullcontext(self.servers)
+            with held as servers:
+                plan = pipeline.plan(self.settings, servers.roles())  # the same, but its addresses
                 at_work = [plan[run.stage.name] for run in runs]
                 self._phases(title, placement, at_work, first, len(items), todo)
         else:

@@ -191,6 +191,8 @@ class DataConfig(_Strict):
     variants: Size = 4
     augment: AugmentConfig = AugmentConfig()
     augment_references: ReferenceAugmentConfig = ReferenceAugmentConfig()
+    #: References of a sample that a step sees at most; of more candidates every epoch takes the
+    #: next, so that all are seen (paper: up to four).
     max_references: Count = 4
     #: Share of samples per pair type; those that the shards lack are left out.
     mix: dict[Literal["in", "cross", "image", "t2v"], Positive] = {"in": 0.7, "cross": 0.3}

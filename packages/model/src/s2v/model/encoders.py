@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from s2v.model.config import EncodersConfig
+from s2v.model.config_encoders import EncodersConfig
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -175,8 +175,9 @@ def _losses(
     """``[3, levels]``: right, swapped (mean over partners), none."""
     levels, device = config.heldout.levels, next(model.parameters()).device
     form = max(config.data.forms, key=lambda f: (config.data.forms[f], f == "white"))
-    own = fixed(sample.id, store.get(sample), form)
-    swapped = [_with_references(own, fixed(o.id, store.get(o), form)) for o in others]
+    most = config.data.max_references
+    own = fixed(sample.id, store.get(sample), form, most)
+    swapped = [_with_references(own, fixed(o.id, store.get(o), form, most)) for o in others]
     items = [own, *swapped, own]
     jobs = [(i, level) for level in range(levels) for i in range(len(items))]
     found = np.zeros((len(items), levels))

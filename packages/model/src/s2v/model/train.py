@@ -231,8 +231,15 @@ class Trainer:
 
     def _item(self, draw: Draw) -> Any:
         features = self.store.get(self.samples[draw.sample_id])
-        forms = {str(k): v for k, v in self.config.data.forms.items()}
-        return choose((draw.sample_id, draw.number), features, forms, self.config.train.seed)
+        data = self.config.data
+        return choose(
+            (draw.sample_id, draw.number),
+            features,
+            {str(form): odds for form, odds in data.forms.items()},
+            self.config.train.seed,
+            epoch=draw.epoch,
+            most=data.max_references,
+        )
 
     def _update(self, loss: Tensor, lr: float) -> float | None:
         """One optimiser step; a non-finite one is skipped and counted. Returns the norm."""

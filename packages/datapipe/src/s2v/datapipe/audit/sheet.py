@@ -36,6 +36,7 @@ def contact_sheet(run: str, audit: Audit, judges: Judges) -> str:
     shown = judged[:CARDS]
     cards = joined(_card(audit, one, judges) for one in shown)
     total = sum(audit.drawn.population.values())
+    apart = len(audit.labels.disputed)
     return document(
         f"Audit of {run}",
         element(
@@ -48,6 +49,7 @@ def contact_sheet(run: str, audit: Audit, judges: Judges) -> str:
                 f"with seed {audit.settings.seed}, judged by what selection did not use.",
             ),
             joined(_budget(one) for one in audit.budgets),
+            notice(f"People differ on {apart} pairs, which count as in doubt.") if apart else None,
             _estimates(audit),
             _judges(audit),
         ),
@@ -142,7 +144,12 @@ def _card(audit: Audit, one: Judged, judges: Judges) -> Markup:
         badges.append(_badge(fault, one.findings[fault].answer, "judge"))
         if (said := audit.labels.of(pair, fault)) is not None:
             badges.append(_badge(fault, said, "people"))
-    reasons = joined(element("li", one.findings[fault].why) for fault in FAULTS)
+    why = [one.findings[fault].why for fault in FAULTS]
+    why += [
+        f"{_FAULT[fault]}, people differ: " + ", ".join(f"{p} says {a}" for p, a in by.items())
+        for fault, by in audit.labels.disputed.get(pair.pair_id, {}).items()
+    ]
+    reasons = joined(element("li", line) for line in why)
     scores = f"selection: similarity {pair.similarity:.2f}"
     if pair.face_similarity is not None:
         scores += f", faces {pair.face_similarity:.2f}"

@@ -17,14 +17,8 @@ import numpy as np
 from s2v.datapipe.calibrate.candidates import STRATUM, Candidate, Cell, Key, Pool
 from s2v.datapipe.calibrate.draw import unseen, weights
 from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME
-from s2v.datapipe.calibrate.statistics import (
-    Flags,
-    Floats,
-    Share,
-    beta_cdf,
-    fewest_without_error,
-    share,
-)
+from s2v.datapipe.calibrate.statistics import Flags, Floats, Share, share
+from s2v.datapipe.intervals import beta_cdf, fewest_without_error
 
 DECIDED: Final = (SAME, DIFFERENT, NEAR_COPY)
 #: What must reach the wanted precision: the interval; that of the weights alone, as if pairs that

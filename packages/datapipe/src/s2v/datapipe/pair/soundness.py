@@ -20,6 +20,9 @@ from s2v.datapipe.pair.settings import SelectSettings
 
 All = Mapping[str, pa.Table]
 
+#: Tables that a selection makes, or adds to.
+MADE: Final = frozenset({"subjects", "pairs", "verdicts", "samples"})
+
 _PARENTS: Final = (
     ("probe", "video_id", "sources"),
     ("spans", "video_id", "sources"),
@@ -38,19 +41,24 @@ _PARENTS: Final = (
 )
 
 
-def problems(tables: All, selection: Selection, settings: SelectSettings) -> Iterator[str]:
-    """Everything that is wrong, in the order of the pipeline.
+def of_measured(tables: All) -> Iterator[str]:
+    """Everything that is wrong with the measure tables, in the order of the pipeline."""
+    yield from _unique_keys({name: tables[name] for name in tables if name not in MADE})
+    yield from _parents(tables)
+    yield from _sources(tables)
+    yield from _time(tables)
+    yield from _clips_and_spans(tables)
+
+
+def of_selection(tables: All, selection: Selection, settings: SelectSettings) -> Iterator[str]:
+    """Everything that is wrong with what was made of them.
 
     Args:
         tables: the measure tables, SUBJECTS, PAIRS and SAMPLES.
         selection: what was made of them.
         settings: with which it was made.
     """
-    yield from _unique_keys(tables)
-    yield from _parents(tables)
-    yield from _sources(tables)
-    yield from _time(tables)
-    yield from _clips_and_spans(tables)
+    yield from _unique_keys({name: tables[name] for name in tables if name in MADE})
     yield from _fan_out(tables, selection)
     yield from _pairs(tables)
     yield from _samples(tables, selection, settings)
@@ -290,9 +298,10 @@ def _splits(tables: All) -> Iterator[str]:
     for name in ("subject_id", "reference_subject_id"):
         subject = pc.struct_field(flat, name)
         at = positions(subject, subjects["subject_id"])
-        identity = whole(subjects["identity_id"]).take(pa.array(at, mask=at < 0))
-        keys.append(pc.coalesce(identity, subject))
-        sides.append(split[owner])
+        there_at = pa.array(at, mask=at < 0)
+        for shared in ("identity_id", "long_video_id"):  # a reference's source leaks too
+            keys.append(pc.coalesce(whole(subjects[shared]).take(there_at), subject))
+            sides.append(split[owner])
     code, names = codes(pa.chunked_array(keys))
     both = np.unique(np.stack([code, np.concatenate(sides)]), axis=1)
     for key in names.take(pa.array(both[0][1:][both[0][1:] == both[0][:-1]])).to_pylist():

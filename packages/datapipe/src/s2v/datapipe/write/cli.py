@@ -52,12 +52,15 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
 def _takedown(args: argparse.Namespace) -> dict[str, Any]:
     """Record the list in the run, select and write anew, and say which shards that touched."""
     from s2v.datapipe.curate import curate
-    from s2v.datapipe.write.takedown import forget_clips, take_down, unmatched
+    from s2v.datapipe.write.takedown import forget_clips, made_from, take_down, unmatched
+    from s2v.datapipe.write.tombstones import read_tombstones
 
     settings = _settings(args.folder)
     new = take_down(args.folder, args.lists)
     missed = unmatched(args.folder, new)
     done = curate(settings, measure=False, quiet=args.quiet)
+    if done.written is None:
+        raise AssertionError("a write was asked for and not made")
     kept = done.selection.samples["clip_id"].to_pylist()
     return {
         "folder": str(done.written.folder),
@@ -67,7 +70,10 @@ def _takedown(args: argparse.Namespace) -> dict[str, Any]:
         "shards removed": list(done.written.removed),
         "shards untouched": len(done.written.shards) - len(done.written.changed),
         "samples": done.written.samples,
+        "sources erased": sorted(read_tombstones(args.folder).sources),
+        "copies left out too": list(done.copies),
         "clips removed": forget_clips(args.folder, kept),
+        "made before, may show it": made_from(args.folder),
     }
 
 

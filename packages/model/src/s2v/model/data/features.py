@@ -29,7 +29,7 @@ from s2v.model.errors import ModelError
 from s2v.model.progress import Track, quiet
 
 MEMORY_BYTES: Final = 1 << 30
-_VERSION: Final = 2
+_VERSION: Final = 2  # 2: all references that a sample has; whose phrase a word belongs to
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Features:
 
     Attributes:
         video: ``[V, C, T, H, W]`` latents, per variant.
-        references: ``[V, K, forms, C, H, W]`` latents; a form that could not be made repeats
-            the crop.
+        references: ``[V, K, forms, C, H, W]`` latents of all K candidates; a form that could not
+            be made repeats the crop.
         image: ``[V, K, forms, N, Di]`` image tokens.
         text: ``[L, Dt]`` text tokens.
         text_subject: ``[L]`` the subject each token's phrase names, 0 for none.
@@ -71,7 +71,7 @@ class Encoders:
         """16 hex over the encoders and all that happens to pixels before them."""
         c = config
         made_by = [_VERSION, self.text.id, self.image.id, self.video.fingerprint]
-        window = [c.height, c.width, c.frames, c.fps, c.variants, c.max_references, c.pad]
+        window = [c.height, c.width, c.frames, c.fps, c.variants, c.max_references > 0, c.pad]
         moved = [sorted(a.model_dump().items()) for a in (c.augment, c.augment_references)]
         return stable_hash([json.dumps([*made_by, *window, *moved])], 16)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from s2v.datapipe.base import shards
 from s2v.datapipe.base.atomic import replacing
-from s2v.datapipe.base.shards import Sample, SampleMeta, ShardError
+from s2v.datapipe.base.shards import MAX_REFERENCES, Sample, SampleMeta, ShardError
 from s2v.model.config import DataConfig
 from s2v.model.data.decode import read_windows
 from s2v.model.data.index import windows
@@ -34,7 +34,7 @@ class Clip:
         sample: its row.
         meta: its JSON.
         videos: per variant its window, ``[F, H, W, 3]``; not yet augmented.
-        references: the crops with their masks.
+        references: the crops with their masks, all candidates of the sample, at most six.
     """
 
     sample: Sample
@@ -64,7 +64,8 @@ class Reader:
         where = f"{sample.folder / str(sample.row['shard'])}: sample {sample.id}"
         try:
             meta = sample.meta()
-            count = min(len(meta.refs), self.config.max_references)
+            # All candidates: which of them a step sees is drawn anew every epoch (collate.shown).
+            count = min(len(meta.refs), MAX_REFERENCES) if self.config.max_references else 0
             images = [
                 replace(self._reference(sample, k, where), flips=_flips(meta.refs[k]))
                 for k in range(count)
