@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from s2v.datapipe.base.atomic import replacing, write_json
+from s2v.datapipe.base.atomic import replacing, sha256_file, write_json
 from s2v.model.checkpoints.safetensors_file import CODES, Entry
 
 SHARD_BYTES: Final = 5_000_000_000  # what hubs and diffusers use
@@ -110,6 +110,4 @@ def _width(entry: Entry) -> int:
 
 def digests(files: Sequence[Path]) -> dict[str, str]:
     """Hex sha256 by file name."""
-    from s2v.datapipe.base.atomic import sha256_file
-
     return {path.name: sha256_file(path) for path in files}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from s2v.model.checkpoints.identify import LORA, identify
 from s2v.model.checkpoints.safetensors_file import Entry
 from s2v.model.checkpoints.weights import Weights, open_weights
-from s2v.model.checkpoints.writing import Stored, write_file
+from s2v.model.checkpoints.writing import Stored, digests, write_file
 from s2v.model.errors import ModelError
 from s2v.model.export import parity
 from s2v.model.export.lora_keys import Adapter, read_adapter, to_kohya, to_peft
@@ -62,7 +62,7 @@ def from_source(
     lora = _lora_file(path)
     if lora is not None:
         adapter = read_adapter(lora, linear_modules(base))
-        return Extracted(adapter, 0.0, 0.0), {"files": _digest(lora), "model": "a LoRA"}
+        return Extracted(adapter, 0.0, 0.0), {"files": digests(lora.files), "model": "a LoRA"}
     tuned = open_source(path, ema=ema, heads=base.config.heads)
     shapes = {n: tuned.weights.entries[p.source].shape for n, p in tuned.pieces.items()}
     if shapes != {n: base.weights.entries[p.source].shape for n, p in base.pieces.items()}:
@@ -75,12 +75,6 @@ def _lora_file(path: Path) -> Weights | None:
         return None
     weights = open_weights(path)
     return weights if identify(weights).kind == LORA else None
-
-
-def _digest(weights: Weights) -> dict[str, str]:
-    from s2v.model.checkpoints.writing import digests
-
-    return digests(weights.files)
 
 
 def linear_modules(source: Source) -> dict[str, tuple[int, int]]:
