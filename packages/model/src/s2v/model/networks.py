@@ -54,7 +54,12 @@ def start(config: Config, widths: Widths) -> Network:
 
     wan = config.wan
     options = {name: getattr(wan, name) for name in _OPTIONS}
-    model = load_wan(path, dtype=torch.float32, options=options)
+    # Shapes do not tell the number of heads where heads are not the released 128 wide.
+    heads = None if wan.width % 128 == 0 else wan.heads
+    model = load_wan(path, dtype=torch.float32, heads=heads, options=options)
+    for p in model.parameters():
+        p.data = p.data.clone()  # the file's own pages must not be written to
+        p.requires_grad_(True)
     other = {
         name: value
         for name, value in model.config.model_dump().items()
