@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import quality_cases
 from quality_cases import REPORT, Base, build, clean, faults
-from quality_copies import COPIES, Copy, copied, is_duplicate
+from quality_copies import COPIES, Copy, Tables, copied, is_duplicate
 from quality_run import Line
 from quality_score import Outcome, on_a_film, outcome
 
@@ -89,14 +89,18 @@ def test_a_logo_over_a_still_scene_is_cut_away_as_other_shots_of_the_film_bear_i
     assert sum(shot.found for shot in shots) >= len(shots) - 1
 
 
+@pytest.fixture(scope="module")
+def original(folder: Path, line: Line) -> Tables:
+    return line.measure([build(FILM, clean(), folder)], last="frames").tables
+
+
 FOUND_COPIES = [kind for kind in COPIES if kind.name not in {"half a second later", "cut to 90 %"}]
 
 
 @pytest.mark.parametrize("kind", FOUND_COPIES, ids=lambda kind: kind.name)
 def test_the_same_clip_is_not_trained_on_twice_because_a_site_encoded_it_anew(
-    folder: Path, line: Line, kind: Copy
+    folder: Path, line: Line, original: Tables, kind: Copy
 ) -> None:
-    original = line.measure([build(FILM, clean(), folder)], last="frames").tables
     copy = line.measure([copied(FILM, kind, folder)], last="frames").tables
     assert is_duplicate(original, copy)
 
