@@ -149,13 +149,14 @@ def measure(run: Path) -> None:
     from s2v.datapipe.base.assets import asset
     from s2v.datapipe.base.settings import load
     from s2v.datapipe.config import Settings
-    from s2v.datapipe.curate import write_run_json, write_views
+    from s2v.datapipe.curate import write_run_json
     from s2v.datapipe.engine.execute import stop_ray
     from s2v.datapipe.engine.lock import run_lock
     from s2v.datapipe.measuring import Measuring
     from s2v.datapipe.pair.select import select
     from s2v.datapipe.serving import make_roles
     from s2v.datapipe.sources import SourceSpec
+    from s2v.datapipe.views import write_views
 
     film = {"long_video_id": "big_buck_bunny", "licence": "CC BY 3.0", "origin": "animation",
             "consent": "not applicable"}  # fmt: skip

@@ -42,7 +42,8 @@ from s2v.datapipe.searching import ShardedSearch
 
 MEMBERS = 5
 QUERIES = 1000
-SINGLE = 20  # queries asked one by one
+SINGLE = 20  # queries asked one by one,
+SINGLE_BELOW = 300_000  # of banks of at most so many: exact search takes seconds for each
 NEIGHBOURS = 10
 SHARD_ROWS = 65_536
 MEGABYTE = 1 << 20
@@ -158,7 +159,7 @@ def run(kind: str, size: int, names: list[str], rounds: int, folder: Path) -> li
             seconds, answer = cpu(partial(search.top, queries, NEIGHBOURS + 1))
             many[name].append(seconds / QUERIES)
             found[name] = answer[0]
-            if name != "ivf-shards":  # it opens every shard again for each call
+            if name != "ivf-shards" and size <= SINGLE_BELOW:  # shards are opened for each call
                 seconds, _ = cpu(partial(one_by_one, search, queries[:SINGLE]))
                 single[name].append(seconds / SINGLE)
     for result in results:

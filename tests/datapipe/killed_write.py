@@ -19,9 +19,9 @@ from typing import Any
 from synthetic_tables import film_world
 from written_run import SETTINGS, WRITE
 
-from s2v.datapipe.curate import write_views
 from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.select import select
+from s2v.datapipe.views import write_views
 from s2v.datapipe.write.write import write_shards
 
 #: What changes a folder, as Python's audit hooks name it. The exchange is the lookup before it.
@@ -60,7 +60,7 @@ def run(folder: Path, clip: Path, *, takedown: bool, kill: Kill, answer: Any = N
     began = time.monotonic()
     selection = select(tables, SETTINGS, [TAKEN_DOWN] if takedown else [])
     seconds = time.monotonic() - began
-    write_views(folder, tables, selection)
+    write_views(folder, tables, selection, measured=tables, stamped="now", digest="of these")
     files = {row["clip_id"]: clip for row in world.rows["clips"]}
     small = WRITE.model_copy(update={"max_shard_bytes": 130_000})
     write_shards(folder, tables, selection, small, files, folder / "shards")

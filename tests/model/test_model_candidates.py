@@ -25,7 +25,9 @@ def features(count: int) -> Features:
         video=torch.zeros(1, 1, 1, 1, 1),
         references=numbers.reshape(1, count, 1, 1, 1, 1).expand(1, count, 3, 1, 1, 1),
         image=numbers.reshape(1, count, 1, 1, 1).expand(1, count, 3, 1, 1),
-        text=torch.zeros(1, 1),
+        text=torch.zeros(1 + count, 1),
+        text_subject=torch.arange(1 + count),
+        reference_subject=torch.arange(1, 1 + count),
     )
 
 
@@ -66,11 +68,29 @@ def test_a_step_sees_the_candidates_of_its_epoch_and_measuring_always_the_first(
             got = item.references.flatten().tolist()
             assert set(got) == wanted
             assert got == item.image.flatten().tolist()
+            assert sorted(item.reference_subject.tolist()) == [1, 2, 3, 4]
+            numbers = dict(zip(got, item.reference_subject.tolist(), strict=True))
+            assert item.text_subject.tolist() == [0, *(numbers.get(n, 0) for n in range(6))], (
+                "a word names the reference beside it, or none where that is not shown"
+            )
             orders.add(tuple(got))
         assert len(orders) > 1, "the order is shuffled"
     assert fixed("x", six, "crop", 4).references.flatten().tolist() == [0, 1, 2, 3]
+    assert fixed("x", six, "crop", 4).text_subject.tolist() == [0, 1, 2, 3, 4, 0, 0]
     assert fixed("x", features(2), "crop", 4).references.flatten().tolist() == [0, 1]
     assert choose(("x", 0), features(0), odds, 3).references.shape[0] == 0
+
+
+def test_words_of_candidates_that_are_not_shown_name_nobody() -> None:
+    """A network with ``subject_ids`` has as many numbers as a step shows references."""
+    six = features(6)
+    for item in (fixed("x", six, "crop", 4), choose(("x", 1), six, {"crop": 1.0}, 3, epoch=1)):
+        shown_subjects = item.reference_subject.tolist()
+        assert sorted(shown_subjects) == [1, 2, 3, 4]
+        assert sorted(item.text_subject.tolist()) == [0, 0, 0, 1, 2, 3, 4]
+        word_of = {int(n): at for at, n in enumerate(item.text_subject) if n}
+        for subject, reference in zip(shown_subjects, item.references.flatten(), strict=True):
+            assert word_of[subject] == int(reference) + 1  # the first word names nobody
 
 
 @pytest.mark.parametrize(("most", "read"), [(4, 6), (1, 6), (0, 0)])

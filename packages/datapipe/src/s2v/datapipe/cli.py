@@ -28,6 +28,7 @@ examples:
   s2v-data plan --config my.toml              model calls, hours and bytes before a run
   s2v-data plan --config my.toml --cluster 8x16cpu,4gpu,256gb --rates runs/trial
   s2v-data select --config my.toml            re-select with changed thresholds; runs no model
+  s2v-data select --config my.toml --no-write the same, to try a threshold: shards stay as they are
   s2v-data stats runs/demo                    the figures of a run
   s2v-data report runs/demo                   write report.html, to be opened in a browser
   s2v-data verify runs/demo --deep            check every byte of the shards; decode every clip
@@ -90,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
                 "--retry-quarantine", action="store_true", help="try quarantined rows again"
             )
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
+        if name == "select":
+            command.add_argument(
+                "--no-write", action="store_true", help="stop at tables/: cut and write nothing"
+            )
         if name in {"plan", "run"}:
             command.add_argument(
                 "--rates", metavar="RUN", help="rates of this finished run, else the demo's"
@@ -140,7 +145,7 @@ def _run(args: argparse.Namespace) -> int:
 def _select(args: argparse.Namespace) -> int:
     from s2v.datapipe.curate import curate
 
-    done = curate(_settings(args), measure=False, quiet=args.quiet)
+    done = curate(_settings(args), measure=False, write=not args.no_write, quiet=args.quiet)
     return _show(done.summary(), args.json)
 
 

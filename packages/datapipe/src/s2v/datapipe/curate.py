@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import subprocess
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from s2v.datapipe import pipeline
 from s2v.datapipe.base import atomic, records
@@ -21,14 +19,17 @@ from s2v.datapipe.cutting import cut_clips
 from s2v.datapipe.engine.execute import stop_ray
 from s2v.datapipe.engine.lock import run_lock
 from s2v.datapipe.measuring import Measured, Measuring
+from s2v.datapipe.pair.bank_size import advice
 from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import Exclusion, read_exclusions
 from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.pair.unseen import read_test_faces
 from s2v.datapipe.roles import Roles
+from s2v.datapipe.searching import Banks
 from s2v.datapipe.serving import Servers, make_roles
 from s2v.datapipe.verifying import Verified, select_verified
+from s2v.datapipe.views import write_views
 from s2v.datapipe.write import takedown
 from s2v.datapipe.write.focus import subjects_shown
 from s2v.datapipe.write.write import Written, write_shards
@@ -48,7 +49,9 @@ class Curated:
     measured: Measured
     verified: Verified
     conservation: Report
-    written: Written
+    advice: tuple[str, ...]  # on bounds that the size of a bank has outgrown
+    views: tuple[str, ...]  # tables that changed
+    written: Written | None  # None: not asked for
     copies: tuple[str, ...] = ()  # clips left out because they show what was taken down
 
     @property
@@ -59,7 +62,6 @@ class Curated:
     def summary(self) -> dict[str, Any]:
         """The figures a user wants to see first."""
         asked = {} if self.verified.missing is None else {"not verified": self.verified.missing}
-        samples = self.selection.samples.to_pylist()
         tables = self.measured.tables
         return {
             "folder": str(self.folder),
@@ -67,20 +69,29 @@ class Curated:
             "clips": tables["clips"].num_rows,
             "subjects": self.selection.subjects["reason"].null_count,
             "quarantined": tables["quarantine"].num_rows,
-            "samples": dict(sorted(Counter(r["pair_type"] for r in samples).items())),
-            "scenarios": dict(sorted(Counter(r["scenario"] for r in samples).items())),
+            "samples": _counted(self.selection.samples["pair_type"]),
+            "scenarios": _counted(self.selection.samples["scenario"]),
             "short of": {
                 f"{row['pair_type']} {row['of']} {row['name']}": f"{row['kept']} of {row['least']}"
                 for row in self.selection.quotas.to_pylist()
                 if row["missing"]
             },
-            "written": self.written.samples,
-            "not written": self.written.skipped,
             **asked,
-            "shards": self.written.shards,
-            "shards written anew": list(self.written.changed),
+            "tables written": list(self.views),
+            **self._shards(),
             "measured now": {k: n for k, n in self.measured.measured.items() if n},
             "conservation": "holds",
+            "advice": list(self.advice),
+        }
+
+    def _shards(self) -> dict[str, Any]:
+        if self.written is None:
+            return {"shards": "left as they are; without --no-write they are written"}
+        return {
+            "written": self.written.samples,
+            "not written": self.written.skipped,
+            "shards": self.written.shards,
+            "shards written anew": list(self.written.changed),
         }
 
 
@@ -89,6 +100,7 @@ def curate(
     *,
     retry_quarantine: bool = False,
     measure: bool = True,
+    write: bool = True,
     quiet: bool = False,
 ) -> Curated:
     """Run everything that is not done yet.
@@ -97,6 +109,7 @@ def curate(
         settings: the configuration.
         retry_quarantine: measure quarantined rows again.
         measure: ``False`` selects and writes from what is measured, and runs no model.
+        write: ``False`` stops at the folder ``tables``: no clip is cut and no shard written.
         quiet: no progress.
 
     Raises:
@@ -116,6 +129,8 @@ def curate(
     )
     with run_lock(folder):
         atomic.sweep(folder)
+        banks = Banks(folder / "select" / "banks", settings.engine.cpus)
+        banks.sweep()
         with Servers(settings) as servers:
             measured = Measuring(
                 settings,
@@ -139,60 +154,60 @@ def curate(
                 ask=measure,
                 retry_quarantine=retry_quarantine,
                 quiet=quiet,
-                steps=Steps(folder / "select", measured.digest),
+                steps=Steps(folder / "select", measured.digest, banks),
                 test_faces=test_faces,
             )
+        as_read = measured.tables
         measured.tables, selection = verified.tables, verified.selection
-        conservation = check(measured.tables, selection, settings.select)
-        sources = {row["video_id"]: row for row in measured.tables["sources"].to_pylist()}
-        wanted = set(selection.samples["clip_id"].to_pylist())
-        clips = [r for r in measured.tables["clips"].to_pylist() if r["clip_id"] in wanted]
-        cut = cut_clips(
-            folder,
-            clips,
-            sources,
-            settings.write.encoding(),
-            keep=subjects_shown(measured.tables, selection) if settings.write.buckets else None,
-            cpus=settings.engine.cpus,
-            quiet=quiet,
+        conservation = check(
+            measured.tables, selection, settings.select, measured_is_sound=measured.sound
         )
-        tables = dict(measured.tables)
-        if cut.quarantine:
-            extra = records.table("quarantine", sorted(cut.quarantine, key=lambda r: str(r["id"])))
-            tables["quarantine"] = pa.concat_tables([tables["quarantine"], extra])
+        files = _cut(settings, measured, selection, quiet=quiet) if write else {}
         stop_ray()
-        measured.tables = tables
-        write_views(folder, tables, selection)
-        write_run_json(folder, settings, roles)
-        written = write_shards(
-            folder, tables, selection, settings.write, cut.files, folder / "shards"
+        views = write_views(
+            *(folder, measured.tables, selection),
+            measured=as_read,
+            stamped=measured.stamp,
+            digest=measured.digest,
         )
+        write_run_json(folder, settings, roles)
+        written = None
+        if write:
+            written = write_shards(
+                *(folder, measured.tables, selection, settings.write, files), folder / "shards"
+            )
+    told = tuple(advice(selection.subjects, settings.select))
     left_out = tuple(one.key for one in of_gone)
-    return Curated(folder, measured, verified, conservation, written, left_out)
+    return Curated(folder, measured, verified, conservation, told, views, written, left_out)
 
 
-def write_views(folder: Path, tables: Mapping[str, pa.Table], selection: Selection) -> None:
-    """Write every table as ``tables/<name>.parquet``, whole or not at all.
+def _cut(
+    settings: Settings, measured: Measured, selection: Selection, *, quiet: bool
+) -> Mapping[str, Path]:
+    """Cut the clips of all samples; what cannot be cut joins the quarantine."""
+    clips = measured.tables["clips"]
+    wanted = pc.is_in(clips["clip_id"], value_set=selection.samples["clip_id"].combine_chunks())
+    cut = cut_clips(
+        Path(settings.folder),
+        clips.filter(wanted).to_pylist(),
+        {row["video_id"]: row for row in measured.tables["sources"].to_pylist()},
+        settings.write.encoding(),
+        keep=subjects_shown(measured.tables, selection) if settings.write.buckets else None,
+        cpus=settings.engine.cpus,
+        quiet=quiet,
+    )
+    if cut.quarantine:
+        extra = records.table("quarantine", sorted(cut.quarantine, key=lambda r: str(r["id"])))
+        quarantine = pa.concat_tables([measured.tables["quarantine"], extra])
+        measured.tables = {**measured.tables, "quarantine": quarantine}
+    return cut.files
 
-    Only the holder of the run's lock writes there, so whatever is half written is of the dead.
-    """
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
-    atomic.sweep(folder / "tables", older_than_s=-1)
-    views = {
-        **tables,
-        "subjects": selection.subjects,
-        "pairs": selection.pairs,
-        "samples": selection.samples,
-        "clip_reasons": selection.clips,
-        "sample_reasons": selection.sample_reasons,
-        "quotas": selection.quotas,
-    }
-    for name, table in sorted(views.items()):
-        with atomic.replacing(folder / "tables" / f"{name}.parquet") as path:
-            pq.write_table(table, path, compression="zstd")
-    rows = tables["quarantine"].sort_by([("stage", "ascending"), ("id", "ascending")]).to_pylist()
-    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows]
-    atomic.write_bytes(folder / "quarantine.jsonl", "".join(lines).encode())
+
+def _counted(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value is there, by value."""
+    counts = pc.value_counts(column)
+    pairs = zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
+    return dict(sorted(pairs))
 
 
 def write_run_json(folder: Path, settings: Settings, roles: Roles) -> None:

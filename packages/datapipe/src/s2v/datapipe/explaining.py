@@ -16,6 +16,7 @@ KNOWN: Final = {
     "s2v.datapipe.base.media.errors": ("MediaError",),
     "s2v.datapipe.base.settings": ("SettingsError",),
     "s2v.datapipe.base.shards": ("ShardError",),
+    "s2v.datapipe.base.stored": ("StoredTableError",),
     "s2v.datapipe.calibrate.errors": ("CalibrateError",),
     "s2v.datapipe.engine.errors": ("ModelFaultError", "StoreError", "UnitFailedError"),
     "s2v.datapipe.engine.lock": ("RunBusyError",),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2v.datapipe import pipeline
 from s2v.datapipe.assembling import (
@@ -22,9 +23,10 @@ from s2v.datapipe.assembling import (
     withdraw,
 )
 from s2v.datapipe.assembling import rows as _rows
-from s2v.datapipe.base import records
+from s2v.datapipe.base import atomic, records
 from s2v.datapipe.base.media.errors import MediaErrorKind
 from s2v.datapipe.base.progress import track
+from s2v.datapipe.base.stored import StoredTable, write_parts
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.execute import cluster, run_phase, start_ray
 from s2v.datapipe.engine.pools import Placement, place
@@ -40,8 +42,12 @@ from s2v.datapipe.serving import Servers, check_servers, own, reserved, untried
 from s2v.datapipe.sources import identity_of
 from s2v.datapipe.sources.parts import mark_beyond, outside, window_note, windows
 from s2v.datapipe.staging import list_run
+from s2v.datapipe.views import stamp, standing
 from s2v.datapipe.write.takedown import settle
 from s2v.datapipe.write.tombstones import Tombstones
+
+#: Tables that are put together on disk, as they may be larger than any memory, and their stage.
+SPOOLED = {"masks": "segment", "embeddings": "embed"}
 
 
 class NotMeasuredError(RuntimeError):
@@ -80,6 +86,8 @@ class Measured:
     cpu_seconds: Counter[str] = field(default_factory=Counter)
     fingerprints: dict[str, str] = field(default_factory=dict)
     digest: str = ""  # of everything that the tables are made of
+    stamp: str = ""  # the same, told without opening a commit
+    sound: bool = False  # checked when they were made, and not made since
 
 
 class Measuring:
@@ -119,7 +127,7 @@ class Measuring:
         self._erased = Tombstones()
 
     def run(self) -> Measured:
-        """Measure and return all tables.
+        """Measure and return all tables; nothing is opened while nothing has changed.
 
         Raises:
             SourceError, AdmissionError, QuarantineBudgetError: with one clear line each.
@@ -127,12 +135,26 @@ class Measuring:
         sources = list_run(
             self.folder, self.settings.sources, self.settings.downloads, quiet=self.quiet
         )
-        content = {row["video_id"]: identity_of(row) for row in sources}
+        # Before anything is believed to stand: a takedown that was killed is finished first.
         self._erased = settle(self.folder, sources, self._made_of)
         listed_any = bool(sources)
         sources = [row for row in sources if row["video_id"] not in self._erased.sources]
-        if listed_any and not sources:
-            return self._nothing()
+        found = None if self.retry_quarantine else standing(self.folder, self._stamp(sources))
+        if found is not None:
+            self.result.tables, self.result.digest = found.tables, found.digest
+            self.result.sound = found.sound
+        elif listed_any and not sources:
+            self._nothing()
+        else:
+            self._measure(sources)
+        self.result.stamp = self._stamp(sources)
+        return self.result
+
+    def _stamp(self, sources: list[Row]) -> str:
+        return stamp(self.folder, self.settings.model_dump(mode="json"), self.plan, sources)
+
+    def _measure(self, sources: list[Row]) -> None:
+        content = {row["video_id"]: identity_of(row) for row in sources}
         parts = [{"sources": records.table("sources", sources)}]
 
         by_source = [
@@ -163,13 +185,27 @@ class Measuring:
         parts.append(self._group("clips", pipeline.BY_CLIPS, items))
         tables = merge(parts)
         for name in records.TABLES:
-            if name not in {"subjects", "pairs", "samples"}:
+            if name not in {"subjects", "pairs", "samples", *SPOOLED}:
                 tables.setdefault(name, records.table(name, []))
-        self.result.tables = apply_gates(apply_crops(tables), self.settings.gates)
+        tables = apply_gates(apply_crops(tables), self.settings.gates)
+        stopped = tables["quality"].filter(pc.is_valid(tables["quality"]["gate"]))["clip_id"]
+        for name, stage in SPOOLED.items():
+            tables[name] = self._spooled(name, stage, items, stopped.combine_chunks())
+        self.result.tables = tables
         listed = json.dumps([sources, self.settings.gates.model_dump(mode="json")], sort_keys=True)
         self._digest.update(listed.encode())
         self.result.digest = self._digest.hexdigest()
-        return self.result
+
+    def _spooled(self, name: str, stage: str, items: list[Item], stopped: pa.Array) -> StoredTable:
+        """A table put together on disk, a unit at a time, without what a gate stops."""
+        path = self.folder / "select" / f"spooled-{name}.parquet"
+        parts = self._listed(self.plan[stage]).parts((item.unit for item in items), name)
+        with atomic.replacing(path) as temporary:
+            write_parts(
+                (p.filter(pc.invert(pc.is_in(p["clip_id"], value_set=stopped))) for p in parts),
+                *(temporary, records.TABLES[name]),
+            )
+        return StoredTable(path)
 
     def _windows(
         self, sources: Iterable[Row], probes: dict[str, Row], content: dict[str, str]
@@ -197,14 +233,13 @@ class Measuring:
             content += given_caption(source["given_caption"]) or ""
         return content
 
-    def _nothing(self) -> Measured:
+    def _nothing(self) -> None:
         """Every source was taken down: tables without rows, so that the shards are emptied."""
         derived = {"subjects", "pairs", "samples"}
         names = (name for name in records.TABLES if name not in derived)
         self.result.tables = {name: records.table(name, []) for name in names}
         self._digest.update(b"nothing")
         self.result.digest = self._digest.hexdigest()
-        return self.result
 
     def _slices(
         self,
@@ -241,7 +276,7 @@ class Measuring:
         for run in runs:
             store = self._listed(run)
             _all_seen(store, items)
-            found, ids[run.stage.name] = store.tables_and_ids(item.unit for item in items)
+            found, ids[run.stage.name] = store.tables_and_ids((i.unit for i in items), SPOOLED)
             self._digest.update(store.digest(item.unit for item in items).encode())
             tables.append(found)
         merged = merge(tables)

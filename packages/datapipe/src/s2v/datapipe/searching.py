@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,51 @@ import numpy as np
 from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.engine.errors import FAULTS, NO_FAILURE, failure, raise_failure
 from s2v.datapipe.engine.execute import start_ray
-from s2v.datapipe.pair.ann import build_name, check, kind_of, open_search
-from s2v.datapipe.pair.bank import BankError, VectorBank, open_bank
+from s2v.datapipe.pair.ann import Search, build_name, check, in_memory, kind_of, open_search
+from s2v.datapipe.pair.bank import BankError, VectorBank, open_bank, write_bank
 from s2v.datapipe.pair.index import Cosines, Positions, Vectors, merge, same_width
 from s2v.datapipe.pair.settings import RetrievalSettings
 
 _QUERIES = 16_384  # rows of the queries held at once
+
+
+@dataclass(frozen=True)
+class Banks:
+    """Opens banks for a selection; fills :class:`s2v.datapipe.pair.ann.Opener`.
+
+    One of fewer than ``retrieval.sharded_from`` vectors is held in memory. A larger one is written
+    in shards, a block of vectors at a time, searched on Ray, and deleted when the search is done.
+
+    Attributes:
+        folder: where they are written; one that all machines see.
+        cpus: CPUs of a local Ray.
+        ray: as tasks on Ray; else here, one shard after the other, to the same answer.
+    """
+
+    folder: Path
+    cpus: int | None = None
+    ray: bool = True
+
+    @contextmanager
+    def __call__(
+        self, rows: int, vectors: Callable[[Positions], Vectors], settings: RetrievalSettings
+    ) -> Iterator[Search]:
+        """Open a bank; see :class:`s2v.datapipe.pair.ann.Opener`."""
+        if settings.sharded_from is None or rows < settings.sharded_from:
+            with in_memory(rows, vectors, settings) as search:
+                yield search
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        blocks = (
+            vectors(np.arange(at, min(at + _QUERIES, rows))) for at in range(0, rows, _QUERIES)
+        )
+        with tempfile.TemporaryDirectory(prefix="bank-", dir=self.folder) as place:
+            bank = write_bank(Path(place, "bank"), blocks, shard_rows=settings.shard_rows)
+            yield ShardedSearch(bank, settings, ray=self.ray, cpus=self.cpus)
+
+    def sweep(self) -> None:
+        """Delete what a search that was killed left; only for the holder of the run's lock."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

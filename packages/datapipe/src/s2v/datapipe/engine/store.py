@@ -159,15 +159,29 @@ class StageStore:
         """Rows of the given units by table, in unit order, newest generation of every id."""
         return self.tables_and_ids(units)[0]
 
-    def tables_and_ids(self, units: Iterable[str]) -> tuple[dict[str, pa.Table], set[str]]:
-        """The same, and all ids that were measured, those in quarantine among them."""
+    def tables_and_ids(
+        self, units: Iterable[str], without: Collection[str] = ()
+    ) -> tuple[dict[str, pa.Table], set[str]]:
+        """The same, and all ids that were measured, those in quarantine among them.
+
+        Args:
+            units: whose rows.
+            without: tables to leave where they are; see :meth:`parts`.
+        """
         ids: set[str] = set()
         parts = []
         for unit in sorted(units):
             commits = self.commits(unit)
             ids.update(*(commit.ids for commit in commits))
-            parts.append(self._read(commits))
+            parts.append(self._read(commits, without=without))
         return merge(parts), ids
+
+    def parts(self, units: Iterable[str], name: str) -> Iterator[pa.Table]:
+        """One table, a unit at a time, in unit order, newest generation of every id."""
+        for unit in sorted(units):
+            found = self._read(self.commits(unit), only={name})
+            if name in found:
+                yield found[name]
 
     def digest(self, units: Iterable[str]) -> str:
         """16 hex digits over what the given units' commits say and refer to."""
@@ -219,7 +233,10 @@ class StageStore:
             ) from None
 
     def _read(
-        self, commits: list[Commit], only: Collection[str] | None = None
+        self,
+        commits: list[Commit],
+        only: Collection[str] | None = None,
+        without: Collection[str] = (),
     ) -> dict[str, pa.Table]:
         found: dict[str, list[pa.Table]] = {}
         newest: dict[tuple[str, str], int] = {}
@@ -229,7 +246,7 @@ class StageStore:
         for n, commit in enumerate(commits):
             stale = {i for i in commit.ids if newest[commit.unit, i] != n}
             for name, part in commit.parts.items():
-                if only is not None and name not in only:
+                if (only is not None and name not in only) or name in without:
                     continue
                 table = _conform(name, self._part(part))
                 if stale:

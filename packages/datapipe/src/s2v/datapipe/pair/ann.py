@@ -15,6 +15,8 @@ BLAS library: approximate search runs on whole numbers (:mod:`.whole`), where su
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -53,6 +55,30 @@ class Search(Protocol):
                 one, or ``k`` below 1.
         """
         ...
+
+
+class Opener(Protocol):
+    """Makes a bank ready whose vectors need not be in memory all at once."""
+
+    def __call__(
+        self, rows: int, vectors: Callable[[Positions], Vectors], settings: RetrievalSettings
+    ) -> AbstractContextManager[Search]:
+        """Open it; what it takes is given back at the end of the context.
+
+        Args:
+            rows: how many vectors there are.
+            vectors: those of given positions, ``[n, d]``, L2-normalised.
+            settings: which index, and its sizes.
+        """
+        ...
+
+
+@contextmanager
+def in_memory(
+    rows: int, vectors: Callable[[Positions], Vectors], settings: RetrievalSettings
+) -> Iterator[Search]:
+    """An :class:`Opener` that holds the bank."""
+    yield open_search(vectors(np.arange(rows)), settings)
 
 
 def nearest(

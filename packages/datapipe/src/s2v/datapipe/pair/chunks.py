@@ -33,6 +33,9 @@ def pieces(tables: Tables, names: tuple[str, ...], clips: int = CLIPS) -> Iterat
         with a row per source hold the piece's sources; ``quarantine`` is whole.
     """
     there = {name: tables[name] for name in names if name in tables}
+    for name in _BY_SOURCE:  # of a table on disk: read once and not once a piece
+        if name in there:
+            there[name] = there[name].select(there[name].schema.names)
     if there["clips"].num_rows <= clips:
         yield there
         return

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2v.datapipe.base.stored import StoredTable, rows_of_vectors
+
 Ints = npt.NDArray[np.int64]
 Places = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
@@ -153,8 +155,7 @@ class VectorColumn:
     """
 
     def __init__(self, column: Column) -> None:
-        self._chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
+        self._column = column
 
     def take(self, rows: Ints) -> Vectors:
         """Vectors of the rows ``rows``, ``[n, d]``; all of them must be there.
@@ -162,31 +163,25 @@ class VectorColumn:
         Raises:
             ValueError: a vector is missing, or they differ in length.
         """
-        if not len(rows):
-            return np.zeros((0, 0), np.float32)
-        at = np.searchsorted(self._starts, rows, side="right") - 1
-        order = np.argsort(at, kind="stable")
-        edges = runs(at[order])
-        parts = [
-            _rows_of(self._chunks[at[mine[0]]], rows[mine] - self._starts[at[mine[0]]])
-            for mine in (order[a:b] for a, b in pairwise(edges))
-        ]
-        if len(widths := sorted({part.shape[1] for part in parts})) > 1:
-            raise ValueError(
-                f"vectors of {widths} numbers in one column; they come from different embedders"
-            )
-        found = np.empty((len(rows), widths[0]), np.float32)
-        found[order] = np.concatenate(parts)
-        return found
+        return rows_of_vectors(self._column, rows)
 
 
-def _rows_of(chunk: pa.Array, rows: Ints) -> Vectors:
-    values = chunk.values.to_numpy(zero_copy_only=False)
-    offsets = chunk.offsets.to_numpy()
-    begin, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
-    if (lengths != lengths[0]).any() or not lengths[0]:
-        raise ValueError(
-            f"vectors of {sorted(set(lengths.tolist()))} numbers where one length is expected; "
-            "they come from different embedders, or some were not measured"
-        )
-    return np.asarray(values[begin[:, None] + np.arange(lengths[0])], np.float32)
+class SpooledColumn:
+    """The same of a table on disk: the rows that will be wanted are spooled to a mapped file.
+
+    Args:
+        table: where the column is.
+        column: its name.
+        wanted: rows that have a vector and may be asked for, ascending.
+    """
+
+    def __init__(self, table: StoredTable, column: str, wanted: Ints) -> None:
+        self._wanted = wanted
+        self._vectors = table.vectors(column, wanted)
+
+    def take(self, rows: Ints) -> Vectors:
+        """As :meth:`VectorColumn.take`."""
+        at = np.searchsorted(self._wanted, rows)
+        if len(rows) and not np.array_equal(self._wanted[at.clip(0, len(self._wanted) - 1)], rows):
+            raise ValueError("vectors of rows that were not spooled, as nobody wanted them")
+        return np.asarray(self._vectors[at], np.float32)

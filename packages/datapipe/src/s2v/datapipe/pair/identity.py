@@ -19,15 +19,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from s2v.datapipe.base.ids import stable_hash
+from s2v.datapipe.pair.ann import Opener, in_memory
 from s2v.datapipe.pair.columns import Flags, Floats, Ints, Vectors, groups, ordinals, runs
 from s2v.datapipe.pair.evidence import Candidates
-from s2v.datapipe.pair.index import DECIMALS, cosine, exact_top
+from s2v.datapipe.pair.index import DECIMALS, cosine
 from s2v.datapipe.pair.pool import Bank, Pool
 from s2v.datapipe.pair.settings import SelectSettings
 from s2v.datapipe.pair.unionfind import components
 
 FACE_NEIGHBOURS: Final = 32
+_ASKED: Final = 1 << 17  # faces whose neighbours are held at once
 _PAIRS: Final = 1 << 16  # cosines of faces computed at once
+_COSINES: Final = 1 << 24  # of two clusters' faces, computed at once
 _SLACK: Final = 1e-4  # far above float32's error on unit vectors
 _CROWD: Final = 1024  # faces of a component that are not all compared with all
 
@@ -79,7 +82,13 @@ class FaceBank:
     links: Links
 
 
-def find_faces(pool: Pool, bank: Bank, floor: float, settings: SelectSettings) -> FaceBank:
+def find_faces(
+    pool: Pool,
+    bank: Bank,
+    floor: float,
+    settings: SelectSettings,
+    opener: Opener = in_memory,
+) -> FaceBank:
     """Every kept person's face, and the neighbours of each.
 
     Args:
@@ -87,6 +96,7 @@ def find_faces(pool: Pool, bank: Bank, floor: float, settings: SelectSettings) -
         bank: their vectors.
         floor: least cosine of a link.
         settings: how to search.
+        opener: what makes a bank ready to be searched.
     """
     at = np.flatnonzero(pool.kept & (pool.face_embedder >= 0))
     found: list[Links] = []
@@ -94,9 +104,13 @@ def find_faces(pool: Pool, bank: Bank, floor: float, settings: SelectSettings) -
     for members in groups((pool.face_embedder,), at):
         faces = bank.face(members)
         parts.append((members, faces))
-        near, strength = exact_top(faces, faces, FACE_NEIGHBOURS + 1, settings.retrieval.backend)
-        one, rank = np.nonzero((near != np.arange(len(members))[:, None]) & (strength >= floor))
-        found.append(Links.of(members[one], members[near[one, rank]], strength[one, rank]))
+        with opener(len(members), faces.__getitem__, settings.retrieval) as search:
+            for begin in range(0, len(members), _ASKED):
+                asked = np.arange(begin, min(begin + _ASKED, len(members)))
+                near, strength = search.top(faces[asked], FACE_NEIGHBOURS + 1)
+                one, rank = np.nonzero((near != asked[:, None]) & (strength >= floor))
+                mine, theirs = asked[one], near[one, rank]
+                found.append(Links.of(members[mine], members[theirs], strength[one, rank]))
     width = max((faces.shape[1] for _, faces in parts), default=0)
     vectors = np.zeros((len(at), width), np.float32)
     for members, faces in parts:
@@ -285,15 +299,18 @@ class _Clusters:
             theirs = other.faces.get(embedder)
             if theirs is None:
                 continue
-            a, b = self._vectors[mine], self._vectors[theirs]
-            rough = float((a @ b.T).min())
-            if abs(rough - self._different) < _SLACK:
-                rough = round(
-                    float((a.astype(np.float64) @ b.astype(np.float64).T).min()), DECIMALS
-                )
-            if rough < self._different:
-                return True
+            step = max(1, _COSINES // len(theirs))  # two crowds are not compared at once
+            b = self._vectors[theirs]
+            for at in range(0, len(mine), step):
+                if self._any_apart(self._vectors[mine[at : at + step]], b):
+                    return True
         return False
+
+    def _any_apart(self, a: Vectors, b: Vectors) -> bool:
+        rough = float((a @ b.T).min())
+        if abs(rough - self._different) < _SLACK:
+            rough = round(float((a.astype(np.float64) @ b.astype(np.float64).T).min()), DECIMALS)
+        return rough < self._different
 
 
 @dataclass(slots=True)

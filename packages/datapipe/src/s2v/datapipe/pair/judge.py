@@ -18,6 +18,7 @@ import numpy as np
 from s2v.datapipe.pair.columns import Flags, Ints, Places, runs
 from s2v.datapipe.pair.evidence import RULES, SEARCHES, Bits, Candidates, Evidence
 from s2v.datapipe.pair.hubs import hubs
+from s2v.datapipe.pair.retrieve import lowest
 from s2v.datapipe.pair.settings import RetrievalSettings, SelectSettings
 from s2v.datapipe.pair.verdicts import Verdicts
 from s2v.datapipe.pair.verify import failed_rules
@@ -50,7 +51,9 @@ def judge(
         hear: gives the verdicts on candidates; ``None`` where no second model is asked.
     """
     failed = np.zeros(len(evidence), np.uint64)
+    # Hubs are counted among what could be accepted, so that no gate of the search moves them.
     searched = evidence.search != SEARCHES.index("copy")
+    searched &= evidence.order >= lowest(settings)[evidence.search, evidence.bank_at]
     listed = (evidence.target_at[searched], evidence.reference_at[searched])
     hub = hubs(*listed, len(evidence.ids), settings.retrieval)
     for at in range(0, len(evidence), _BLOCK):

@@ -9,8 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2v.datapipe.base.stored import StoredTable
 from s2v.datapipe.pair import columns
-from s2v.datapipe.pair.columns import Flags, Hashes, Ints, Places, VectorColumn, Vectors
+from s2v.datapipe.pair.columns import (
+    Flags,
+    Hashes,
+    Ints,
+    Places,
+    SpooledColumn,
+    VectorColumn,
+    Vectors,
+)
 from s2v.datapipe.pair.rows import Tables
 from s2v.datapipe.pair.settings import BANKS
 from s2v.datapipe.pair.subjects import DUPLICATE
@@ -116,9 +125,9 @@ class Bank:
 
     def __init__(self, pool: Pool, tables: Tables) -> None:
         self._pool = pool
-        self._tables = tables
+        self.tables = tables
         self._wanted = np.flatnonzero(pool.kept | pool.collapsed)
-        self._columns: dict[tuple[str, str], VectorColumn] = {}
+        self._columns: dict[tuple[str, str], VectorColumn | SpooledColumn] = {}
 
     @cached_property
     def _embedded(self) -> Ints:
@@ -126,7 +135,7 @@ class Bank:
         found = np.full(len(self._pool), -1, np.int64)
         detections = self._pool.table["detection_id"].take(pa.array(self._wanted))
         found[self._wanted] = columns.positions(
-            detections, self._tables["embeddings"]["detection_id"]
+            detections, self.tables["embeddings"]["detection_id"]
         )
         return found
 
@@ -135,7 +144,7 @@ class Bank:
         """Row of table ``faces`` by position, -1 without a usable face."""
         found = np.full(len(self._pool), -1, np.int64)
         mine = np.flatnonzero(self._pool.face_embedder >= 0)
-        faces = self._tables.get("faces")
+        faces = self.tables.get("faces")
         if not len(mine) or faces is None:
             return found
         frame, known = columns.codes(faces["frame_id"])
@@ -161,16 +170,31 @@ class Bank:
         """Face embeddings, ``[n, d]``."""
         return self._column("faces", "embedding").take(self._faced[at])
 
-    def _column(self, table: str, name: str) -> VectorColumn:
+    def _column(self, table: str, name: str) -> VectorColumn | SpooledColumn:
         if (table, name) not in self._columns:
-            self._columns[table, name] = VectorColumn(self._tables[table][name])
+            self._columns[table, name] = self._opened(table, name)
         return self._columns[table, name]
+
+    def _opened(self, table: str, name: str) -> VectorColumn | SpooledColumn:
+        rows = self.tables[table]
+        if not isinstance(rows, StoredTable):
+            return VectorColumn(rows[name])
+        if table == "faces":
+            mine = self._faced[self._faced >= 0]
+        elif name == "background":
+            mine = self._embedded[self.has_background]
+        else:
+            mine = self._embedded[self._wanted]
+        return SpooledColumn(rows, name, np.unique(mine))
 
     @cached_property
     def has_background(self) -> Flags:
         """By position: there is an embedding of the background."""
         found = np.zeros(len(self._pool), np.bool_)
-        found[self._wanted] = columns.there(self._tables["embeddings"]["background"])[
-            self._embedded[self._wanted]
-        ]
+        table = self.tables["embeddings"]
+        if isinstance(table, StoredTable):
+            there = table.valid("background")
+        else:
+            there = columns.there(table["background"])
+        found[self._wanted] = there[self._embedded[self._wanted]]
         return found

@@ -24,7 +24,8 @@ from typing import Final
 
 import numpy as np
 
-from s2v.datapipe.pair.ann import nearest
+from s2v.datapipe.pair.ann import Opener, Search, in_memory
+from s2v.datapipe.pair.clocks import Clocks, clocks_of
 from s2v.datapipe.pair.columns import Flags, Floats, Ints, Places, Vectors, groups, ordinals
 from s2v.datapipe.pair.copies import NOT_COMPARED, FrameHashes
 from s2v.datapipe.pair.evidence import SEARCHES, Evidence, Small
@@ -34,7 +35,9 @@ from s2v.datapipe.pair.pool import Bank, Pool
 from s2v.datapipe.pair.settings import BANKS, BankRules, SelectSettings
 
 _CHUNK: Final = 8192  # pairs whose vectors are held at once
-_SHARED: Final = 4  # searched all at once: those who skip at most so many times ``overfetch``
+_SHARED: Final = 16  # asked of one index: those who skip at most so many times ``overfetch``
+_ASKED: Final = 1 << 17  # queries whose vectors are held at once
+_ANSWERS: Final = 1 << 25  # of their answers at once: 0.5 GB
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,18 @@ def floors(settings: SelectSettings) -> Floats:
     ``retrieval.floor_margin``, down to the next tenth, so that small changes of a bound search
     nothing again. Copies are listed at any similarity.
     """
-    found = np.full((len(SEARCHES), len(BANKS)), -np.inf)
     margin = settings.retrieval.floor_margin
     if margin is None:
-        return found
+        return np.full((len(SEARCHES), len(BANKS)), -np.inf)
+    return np.asarray(np.floor((lowest(settings) - margin) * 10 + 1e-6) / 10, np.float64)
+
+
+def lowest(settings: SelectSettings) -> Floats:
+    """Least similarity of a pair that is accepted, or that links, by search and bank.
+
+    ``[searches, banks]``; minus infinity for copies.
+    """
+    found = np.full((len(SEARCHES), len(BANKS)), -np.inf)
     face, weight = settings.face.lower, settings.face.face_weight
     for n, bank in enumerate(BANKS):
         lower = min(settings.pair.of(bank).least, settings.pair.strong)
@@ -78,12 +89,17 @@ def floors(settings: SelectSettings) -> Floats:
             "own": lower,
         }
         for search, bound in bounds.items():
-            found[SEARCHES.index(search), n] = np.floor((bound - margin) * 10 + 1e-6) / 10
+            found[SEARCHES.index(search), n] = bound
     return found
 
 
 def find_candidates(
-    pool: Pool, bank: Bank, hashes: FrameHashes, settings: SelectSettings, floor: Floats
+    pool: Pool,
+    bank: Bank,
+    hashes: FrameHashes,
+    settings: SelectSettings,
+    floor: Floats,
+    opener: Opener = in_memory,
 ) -> Evidence:
     """Search, and put down what is known of every pair found.
 
@@ -93,17 +109,22 @@ def find_candidates(
         hashes: perceptual hashes of all frames; its clips are those of the pool.
         settings: where and how to search; no bound of a rule is asked here.
         floor: of :func:`floors`.
+        opener: what makes a bank ready to be searched.
     """
-    search = _Search(pool, bank, settings, floor)
+    search = _Search(pool, bank, settings, floor, opener)
     found = [*search.own(), *search.faces(), *search.everywhere(), _collapsed_pairs(pool)]
-    return _evidence(pool, bank, Proposals.joined(found), hashes, settings)
+    clocks = clocks_of(pool, bank.tables)
+    return _evidence(pool, bank, Proposals.joined(found), hashes, clocks, settings)
 
 
 class _Search:
     """The searches over kept subjects."""
 
-    def __init__(self, pool: Pool, bank: Bank, settings: SelectSettings, floor: Floats) -> None:
+    def __init__(
+        self, pool: Pool, bank: Bank, settings: SelectSettings, floor: Floats, opener: Opener
+    ) -> None:
         self.pool, self.bank, self.settings, self.floor = pool, bank, settings, floor
+        self.opener = opener
         self.cap = settings.retrieval.overfetch
 
     def own(self) -> list[Proposals]:
@@ -114,11 +135,11 @@ class _Search:
             faced = members[pool.face_embedder[members] >= 0]
             alike = groups((pool.face_embedder,), faced)
             for two in alike:
-                found.append(self._top(two, two, "joint", self._joint))
+                found += self._top(two, two, "joint", self._joint)
                 others = np.setdiff1d(members, two, assume_unique=True)
-                found.append(self._top(two, others, "own", self.bank.subject))
+                found += self._top(two, others, "own", self.bank.subject)
             faceless = np.setdiff1d(members, faced, assume_unique=True)
-            found.append(self._top(faceless, members, "own", self.bank.subject))
+            found += self._top(faceless, members, "own", self.bank.subject)
         return found
 
     def everywhere(self) -> list[Proposals]:
@@ -126,8 +147,9 @@ class _Search:
         pool = self.pool
         searched = self._among(lambda rules: rules.across_sources == "yes")
         return [
-            self._top(members, members, "all", self.bank.subject)
+            part
             for members in groups((pool.bank, pool.embedder), searched)
+            for part in self._top(members, members, "all", self.bank.subject)
         ]
 
     def faces(self) -> list[Proposals]:
@@ -140,11 +162,11 @@ class _Search:
             few = [part for part in own if len(part) <= _SHARED * self.cap]
             if few:
                 queries = np.sort(np.concatenate(few))
-                found.append(self._top(queries, members, "faces", self.bank.face))
+                found += self._top(queries, members, "faces", self.bank.face)
             for queries in own:
                 if len(queries) > _SHARED * self.cap:
                     others = np.setdiff1d(members, queries, assume_unique=True)
-                    found.append(self._top(queries, others, "faces", self.bank.face))
+                    found += self._top(queries, others, "faces", self.bank.face, once=True)
         return found
 
     def _among(self, admitted: Callable[[BankRules], bool]) -> Ints:
@@ -156,18 +178,44 @@ class _Search:
         return joint_vectors(self.bank.subject(at), self.bank.face(at), weight)
 
     def _top(
-        self, queries: Ints, bank: Ints, search: str, vectors: Callable[[Ints], Vectors]
-    ) -> Proposals:
-        """Up to ``overfetch`` neighbours per query: in other clips, by face in other videos."""
-        code = SEARCHES.index(search)
+        self,
+        queries: Ints,
+        bank: Ints,
+        search: str,
+        vectors: Callable[[Ints], Vectors],
+        *,
+        once: bool = False,
+    ) -> list[Proposals]:
+        """Up to ``overfetch`` neighbours per query: in other clips, by face in other videos.
+
+        A bank that is asked ``once``, by some of many, is not worth an index: it is searched
+        exactly.
+        """
         if not len(queries) or not len(bank):
-            empty = np.empty(0, np.int64)
-            return Proposals(empty, empty, empty.astype(np.int8), empty.astype(np.float64))
+            return []
         same = self.pool.long_video if search == "faces" else self.pool.clip
-        most = _most(same[queries], same[bank])
-        known = vectors(bank)
-        asked = known if queries is bank else vectors(queries)
-        near, order = nearest(asked, known, self.cap + most, self.settings.retrieval)
+        skipped = _skipped(same[queries], same[bank])
+        found = []
+        settings = self.settings.retrieval
+        if once:
+            settings = settings.model_copy(update={"index": "exact"})
+        with self.opener(len(bank), lambda at: vectors(bank[at]), settings) as ready:
+            # Those who must skip as many are asked together: a film of a thousand faces makes
+            # no photograph wait for a thousand neighbours.
+            for most in np.unique(skipped).tolist():
+                mine = queries[skipped == most]
+                step = max(1, min(_ASKED, _ANSWERS // (self.cap + most)))
+                for at in range(0, len(mine), step):
+                    part = mine[at : at + step]
+                    found.append(self._answers(ready, part, bank, search, vectors(part), most))
+        return found
+
+    def _answers(
+        self, ready: Search, queries: Ints, bank: Ints, search: str, asked: Vectors, most: int
+    ) -> Proposals:
+        same = self.pool.long_video if search == "faces" else self.pool.clip
+        code = SEARCHES.index(search)
+        near, order = ready.top(asked, self.cap + most)
         found = bank[near]
         fits = same[found] != same[queries][:, None]
         fits &= np.cumsum(fits, axis=1) <= self.cap
@@ -181,10 +229,13 @@ class _Search:
         )
 
 
-def _most(queries: Places, bank: Places) -> int:
-    """How many of the bank some query must skip, at most."""
+def _skipped(queries: Places, bank: Places) -> Ints:
+    """How many of the bank each query must skip at most: up to the next power of two. ``[q]``."""
     names, counts = np.unique(bank, return_counts=True)
-    return int(counts[np.isin(names, queries)].max(initial=0))
+    at = np.searchsorted(names, queries).clip(0, len(names) - 1)
+    exact = np.where(names[at] == queries, counts[at], 0)
+    bits = np.ceil(np.log2(np.maximum(exact, 1))).astype(np.int64)
+    return np.where(exact > 0, np.int64(1) << bits, 0)
 
 
 def _collapsed_pairs(pool: Pool) -> Proposals:
@@ -205,7 +256,12 @@ def _collapsed_pairs(pool: Pool) -> Proposals:
 
 
 def _evidence(
-    pool: Pool, bank: Bank, found: Proposals, hashes: FrameHashes, settings: SelectSettings
+    pool: Pool,
+    bank: Bank,
+    found: Proposals,
+    hashes: FrameHashes,
+    clocks: Clocks,
+    settings: SelectSettings,
 ) -> Evidence:
     a, b = found.target, found.reference
     embedded = pool.embedder[a] == pool.embedder[b]
@@ -228,10 +284,9 @@ def _evidence(
         phash_distance=_bits(pool, "crop_phash", a, b),
         face_phash_distance=_bits(pool, "face_phash", a, b),
         frame_phash_distance=_frames(hashes, pool.clip[a], pool.clip[b]),
-        gap_us=_gaps(pool, a, b),
+        gap_us=clocks.gap_us(a, b),
         same_clip=pool.clip[a] == pool.clip[b],
-        same_frame=(pool.video[a] == pool.video[b])
-        & (pool.number("pts_us")[a] == pool.number("pts_us")[b]),
+        same_frame=clocks.same_frame(a, b),
         same_long_video=pool.long_video[a] == pool.long_video[b],
         same_noun=pool.noun[a] == pool.noun[b],
         duplicate=(pool.content[a] == pool.content[b]) & (pool.clip[a] != pool.clip[b]),
@@ -259,10 +314,3 @@ def _frames(hashes: FrameHashes, a: Places, b: Places) -> Small:
     """Smallest distance between any two frames of two clips, -1 where there are none."""
     found = hashes.distance(a, b)
     return np.where(found == NOT_COMPARED, -1, found).astype(np.int8)
-
-
-def _gaps(pool: Pool, a: Ints, b: Ints) -> Ints:
-    """Time between two clips of one file; 0 where they touch, -1 across files."""
-    start, end = pool.number("start_us"), pool.number("end_us")
-    gap = np.maximum(0, np.maximum(start[a] - end[b], start[b] - end[a]))
-    return np.where((pool.video[a] != pool.video[b]) | pool.image[a], np.int64(-1), gap)

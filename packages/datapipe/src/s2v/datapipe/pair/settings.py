@@ -343,6 +343,15 @@ class RetrievalSettings(Strict):
         default="auto", description="'auto' is exact below `exact_below` vectors and 'ivf' beyond"
     )
     exact_below: int = Field(default=100_000, ge=0, description="vectors of one bank; ours")
+    sharded_from: int | None = Field(
+        default=1_000_000,
+        ge=1,
+        description="vectors of one bank from which it is cut into shards on disk, each searched "
+        "as a task on Ray; left out, a bank is held in memory whole. Ours",
+    )
+    shard_rows: int = Field(
+        default=131_072, ge=1, description="vectors of a shard; an index is made of each"
+    )
     nlist: int | None = Field(
         default=None, ge=1, description="ivf: lists; left out, the root of the vectors' number"
     )

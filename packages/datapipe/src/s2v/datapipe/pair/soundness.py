@@ -20,6 +20,9 @@ from s2v.datapipe.pair.settings import SelectSettings
 
 All = Mapping[str, pa.Table]
 
+#: Tables that a selection makes, or adds to.
+MADE: Final = frozenset({"subjects", "pairs", "verdicts", "samples"})
+
 _PARENTS: Final = (
     ("probe", "video_id", "sources"),
     ("spans", "video_id", "sources"),
@@ -38,19 +41,24 @@ _PARENTS: Final = (
 )
 
 
-def problems(tables: All, selection: Selection, settings: SelectSettings) -> Iterator[str]:
-    """Everything that is wrong, in the order of the pipeline.
+def of_measured(tables: All) -> Iterator[str]:
+    """Everything that is wrong with the measure tables, in the order of the pipeline."""
+    yield from _unique_keys({name: tables[name] for name in tables if name not in MADE})
+    yield from _parents(tables)
+    yield from _sources(tables)
+    yield from _time(tables)
+    yield from _clips_and_spans(tables)
+
+
+def of_selection(tables: All, selection: Selection, settings: SelectSettings) -> Iterator[str]:
+    """Everything that is wrong with what was made of them.
 
     Args:
         tables: the measure tables, SUBJECTS, PAIRS and SAMPLES.
         selection: what was made of them.
         settings: with which it was made.
     """
-    yield from _unique_keys(tables)
-    yield from _parents(tables)
-    yield from _sources(tables)
-    yield from _time(tables)
-    yield from _clips_and_spans(tables)
+    yield from _unique_keys({name: tables[name] for name in tables if name in MADE})
     yield from _fan_out(tables, selection)
     yield from _pairs(tables)
     yield from _samples(tables, selection, settings)

@@ -11,6 +11,7 @@ splits, samples) takes seconds and is done anew each time.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2v.datapipe.pair import columns
+from s2v.datapipe.pair.ann import Opener, in_memory
 from s2v.datapipe.pair.clips import clip_reasons
 from s2v.datapipe.pair.columns import Floats
 from s2v.datapipe.pair.concepts import balance
@@ -104,13 +106,17 @@ class Steps:
     Args:
         folder: where results are kept; ``None`` keeps nothing.
         measured: digest of everything in the tables; another one for other rows.
+        opener: what makes a bank ready to be searched; the answer is for the settings alone to say.
     """
 
-    def __init__(self, folder: Path | None = None, measured: str = "") -> None:
+    def __init__(
+        self, folder: Path | None = None, measured: str = "", opener: Opener = in_memory
+    ) -> None:
         if folder is not None and not measured:
             raise ValueError(f"{folder}: results can only be kept under a digest of the tables")
         self._store = None if folder is None else StepStore(folder)
         self._measured = measured
+        self._opener = opener
 
     def clips(
         self, tables: Tables, settings: SelectSettings, exclusions: tuple[Exclusion, ...]
@@ -192,12 +198,14 @@ class Steps:
             return kept
         bank = Bank(pool, tables)
         hashes = FrameHashes(tables, reads.pair)
-        evidence = find_candidates(pool, bank, hashes, reads, floor)
-        faces = find_faces(pool, bank, float(floor[SEARCHES.index("faces")].min()), reads)
+        evidence = find_candidates(pool, bank, hashes, reads, floor, self._opener)
+        least = float(floor[SEARCHES.index("faces")].min())
+        faces = find_faces(pool, bank, least, reads, self._opener)
         if self._store:
             self._store.save_array("face-vectors", key, faces.vectors)
             links = {"a": faces.links.a, "b": faces.links.b, "strength": faces.links.strength}
-            self._store.save("links", key, pa.table(links, schema=_LINKS))
+            said = zlib.crc32(np.ascontiguousarray(faces.vectors).data)
+            self._store.save("links", key, pa.table(links, schema=_LINKS), said)
             self._store.save("found", key, _table(evidence), np.nan_to_num(floor).tolist())
         return Found(evidence, faces)
 
@@ -276,6 +284,9 @@ def _kept(store: StepStore, key: str, pool: Pool, floor: Floats) -> Found | None
     about, links = store.about("found", key), store.load("links", key)
     vectors = store.load_array("face-vectors", key)
     if about is None or links is None or vectors is None:
+        return None
+    said = store.about("links", key)  # an array has no checksum of its own
+    if said is None or said[1] != zlib.crc32(np.ascontiguousarray(vectors).data):
         return None
     if (np.array(about[1]) > np.nan_to_num(floor)).any():
         return None

@@ -28,19 +28,22 @@ _NOTE: Final = b"s2v.note"
 
 def fingerprint(step: str, *parts: object) -> str:
     """16 hex digits over the code, the step and JSON-like ``parts``."""
-    text = json.dumps([_code(), step, *parts], sort_keys=True, default=str)
+    text = json.dumps([code_digest(), step, *parts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache
-def _code() -> str:
-    """Digest of the code that makes the results: another version makes its own."""
+def code_digest() -> str:
+    """Digest of the code that makes the results: another version makes its own.
+
+    All of the package and not just this room: the tables that a selection is given are put
+    together elsewhere, by code that no commit knows of.
+    """
     digest = hashlib.sha256()
     package = Path(__file__).parent.parent
-    for folder in (package / "pair", package / "base"):
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.relative_to(package).as_posix().encode())
-            digest.update(path.read_bytes())
+    for path in sorted(p for suffix in ("py", "toml") for p in package.rglob(f"*.{suffix}")):
+        digest.update(path.relative_to(package).as_posix().encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

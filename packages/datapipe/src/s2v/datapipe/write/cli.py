@@ -59,6 +59,8 @@ def _takedown(args: argparse.Namespace) -> dict[str, Any]:
     new = take_down(args.folder, args.lists)
     missed = unmatched(args.folder, new)
     done = curate(settings, measure=False, quiet=args.quiet)
+    if done.written is None:
+        raise AssertionError("a write was asked for and not made")
     kept = done.selection.samples["clip_id"].to_pylist()
     return {
         "folder": str(done.written.folder),

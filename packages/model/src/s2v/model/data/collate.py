@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from s2v.model.binding import numbered
 from s2v.model.conditioning import Condition
 from s2v.model.data.features import Features
 from s2v.model.data.references import FORMS
@@ -28,6 +29,8 @@ class Item:
         references: ``[K, C, H, W]``.
         image: ``[K, N, Di]``.
         text: ``[L, Dt]``.
+        text_subject: ``[L]``, see :class:`s2v.model.data.features.Features`.
+        reference_subject: ``[K]``.
     """
 
     sample_id: str
@@ -35,6 +38,8 @@ class Item:
     references: Tensor
     image: Tensor
     text: Tensor
+    text_subject: Tensor
+    reference_subject: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,18 +105,33 @@ def choose(
         features.references[variant][order, form],
         features.image[variant][order, form],
         features.text,
+        *_renumbered(features, order),
     )
 
 
+def _renumbered(features: Features, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Subjects numbered anew in the shuffled order: number 1 is not always the first phrase.
+
+    Words of a subject none of whose references is shown name none.
+    """
+    old = features.reference_subject[order].tolist()
+    known = [*features.reference_subject.tolist(), *features.text_subject.tolist(), 0]
+    table = torch.zeros(max(known) + 1, dtype=torch.long)
+    table[old] = torch.tensor(numbered(old), dtype=torch.long)
+    return table[features.text_subject], table[features.reference_subject[order]]
+
+
 def fixed(sample_id: str, features: Features, form: str, most: int = MAX_SHOWN) -> Item:
-    """The sample itself (variant 0), its first references in one form; to measure by."""
+    """The sample itself (variant 0), its first references, in order and in one form."""
     f = [*FORMS].index(form)  # type: ignore[arg-type]  # ValueError names an unknown form
+    first = torch.arange(min(most, features.references.shape[1]))
     return Item(
         sample_id,
         features.video[0],
-        features.references[0, :most, f],
-        features.image[0, :most, f],
+        features.references[0, first, f],
+        features.image[0, first, f],
         features.text,
+        *_renumbered(features, first),
     )
 
 
@@ -126,13 +146,25 @@ def collate(items: Sequence[Item]) -> Batch:
     text_mask = torch.zeros(B, L, dtype=torch.bool)
     references, image = torch.zeros(B, C, K, H, W), torch.zeros(B, K, N, Di)
     reference_mask = torch.zeros(B, K, dtype=torch.bool)
+    text_subject = torch.zeros(B, L, dtype=torch.long)
+    reference_subject = torch.zeros(B, K, dtype=torch.long)
     for b, item in enumerate(items):
         n, k = item.text.shape[0], item.references.shape[0]
         text[b, :n], text_mask[b, :n] = item.text, True
         references[b, :, :k] = item.references.transpose(0, 1)
         image[b, :k], reference_mask[b, :k] = item.image, True
+        text_subject[b, :n], reference_subject[b, :k] = item.text_subject, item.reference_subject
     return Batch(
         tuple(item.sample_id for item in items),
         torch.stack([item.video for item in items]),
-        Condition(text, text_mask, references, reference_mask, image, reference_mask.clone()),
+        Condition(
+            text,
+            text_mask,
+            references,
+            reference_mask,
+            image,
+            reference_mask.clone(),
+            text_subject,
+            reference_subject,
+        ),
     )
