@@ -29,7 +29,7 @@ from s2v.datapipe.calibrate.candidates import Bound, Candidate, Key, Pool
 from s2v.datapipe.calibrate.evaluate import of_pool, plain
 from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME, Labels
 from s2v.datapipe.calibrate.propose import Wanted
-from s2v.datapipe.calibrate.statistics import clopper_pearson
+from s2v.datapipe.intervals import clopper_pearson
 from s2v.datapipe.pair.settings import FaceRules
 from s2v.datapipe.roles import Face, Image
 

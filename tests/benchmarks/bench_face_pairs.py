@@ -35,11 +35,13 @@ from face_gallery import (
 )
 
 from s2v.datapipe.audit.copies import Picture, fit
-from s2v.datapipe.audit.faces import DlibFaces
-from s2v.datapipe.audit.intervals import rule_of_three
 from s2v.datapipe.audit.settings import CopyRules
 from s2v.datapipe.base.assets import AssetMissing, asset
+from s2v.datapipe.base.embedded.dlib_faces import DlibFaces
+from s2v.datapipe.calibrate.statistics import auc
+from s2v.datapipe.intervals import rule_of_three
 from s2v.datapipe.measure.frames import FrameReader
+from s2v.datapipe.pair.settings import PairRules
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,45 @@ def all_pairs(gallery: Gallery) -> int:
     }
     wrong = sum(row["accepted"] for row in different)
     if not wrong:
+        named = len({name for pair in people for name in pair})
         print(
             f"\nNo false accept in {len(different)} pairs of different people: 3/N = "
-            f"{rule_of_three(len(different)):.3f}. They are {len(people)} pairs of persons, which "
-            f"are what is independent: 3/N = {rule_of_three(len(people)):.3f}."
+            f"{rule_of_three(len(different)):.3f}. They are {len(people)} pairs of persons: 3/N = "
+            f"{rule_of_three(len(people)):.3f}. And these are of {named} persons, of which "
+            f"{named // 2} pairs share nobody: 3/N = {rule_of_three(named // 2):.2f}."
         )
     return wrong
+
+
+def bodies(gallery: Gallery) -> None:
+    """What the bounds on the bodies (``select.pair.person``) do alone: who it is, is known."""
+    rules = PairRules().person
+    rows = [row for row in gallery.pairs() if row["expected"] != "not known"]
+    print(f"\n| bodies, bounds {rules.lower:g}..{rules.upper:g} | pairs | least | mean | most "
+          "| below the lower bound | from the upper bound |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|")
+    for truth in ("valid", "near copy", "different"):
+        scores = np.array([row["similarity"] for row in rows if row["expected"] == truth])
+        print(
+            f"| {truth} | {len(scores)} | {scores.min():.2f} | {scores.mean():.2f} "
+            f"| {scores.max():.2f} | {int((scores < rules.lower).sum())} "
+            f"| {int((scores >= rules.upper).sum())} |"
+        )
+    people = [
+        [gallery.person[row[f"{side}_subject_id"]] for side in ("target", "reference")]
+        for row in rows
+    ]
+    for truth, others in (("valid", ("different",)), ("near copy", ("valid", "different"))):
+        at = [n for n, row in enumerate(rows) if row["expected"] in (truth, *others)]
+        area = auc(
+            np.array([rows[n]["similarity"] for n in at]),
+            np.array([rows[n]["expected"] == truth for n in at]),
+            np.ones(len(at)),
+            [(people[n][0], people[n][1]) for n in at],  # whoever it is, not which picture
+        )
+        if area is not None:
+            print(f"- AUC of bodies, {truth} against {' and '.join(others)}: {area.estimate:.3f} "
+                  f"[{area.low:.3f}, {area.high:.3f}]")  # fmt: skip
 
 
 def copies_that_pass(gallery: Gallery) -> None:
@@ -204,6 +239,7 @@ def main() -> int:
         )
         right = listed(gallery)
         wrong = all_pairs(gallery)
+        bodies(gallery)
         copies_that_pass(gallery)
         portraits(gallery)
         networks(seen_faces(gallery))

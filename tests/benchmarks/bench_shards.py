@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 
 sys.path.append(str(Path(__file__).parent))  # scripts, no package
 
@@ -94,9 +95,13 @@ def _shards(samples: list[Sample]) -> Iterator[tuple[str, list[Sample]]]:
 
 
 def _row(shard: str, written: dict[str, object], members: dict[str, bytes]) -> dict[str, object]:
-    empty = dict.fromkeys(INDEX.names)
+    empty = {
+        f.name: 0 if pa.types.is_integer(f.type) else 24.0 if pa.types.is_floating(f.type) else ""
+        for f in INDEX
+    }
     references = sum(suffix.endswith(".jpg") for suffix in members)
-    said = {"pair_type": "in", "split": "train", "heldout": False, "references": references}
+    said = {"pair_type": "in", "split": "train", "heldout": False, "part": "train",
+            "identity_ids": [None] * references, "references": references}  # fmt: skip
     return {**empty, **said, "shard": shard, **written}
 
 
@@ -300,8 +305,12 @@ def main() -> int:
     text = "\n\n".join(
         [
             f"{options.samples} samples, {megabytes:.0f} MB, {PER_SHARD} a shard; median of "
-            f"{options.repetitions} by turns (least–most), page cache warm; ours syncs its files "
-            f"to disk, the others do not. {machine()}; "
+            f"{options.repetitions} by turns (least–most), page cache warm. All get the same "
+            "samples as bytes in memory: no clip, crop or mask is encoded in these times, and no "
+            "card written. Ours hashes all and syncs its files to disk, the others do neither. "
+            "Each with its own defaults; webdataset's time stamps, which make its bytes differ, "
+            "can be set (`mtime=0`). Ray runs before the clock; its time has the way into its "
+            f"object store and through its workers. {machine()}; "
             f"Python {platform.python_version()}, webdataset "
             f"{version('webdataset')}, wids {version('wids')}, Ray {version('ray')}, Energon "
             f"{version('megatron-energon')}.",

@@ -44,6 +44,8 @@ def test_what_is_ticked_on_the_blind_page_is_what_the_audit_reads(
     audited: Path, browser: Browser, tmp_path: Path
 ) -> None:
     browser.open(audited / "blind.html")
+    browser.run("localStorage.clear()")
+    browser.open(audited / "blind.html")
     text = browser.wait(
         """
         const cards = [...document.querySelectorAll("[data-pair]")];
@@ -69,3 +71,24 @@ def test_what_is_ticked_on_the_blind_page_is_what_the_audit_reads(
     assert "similarity" not in page
     browser.collect()
     assert [line for line in browser.said if "Refused to" in line] == []
+
+
+def test_answers_outlive_the_tab_and_can_be_taken_back(audited: Path, browser: Browser) -> None:
+    browser.open(audited / "blind.html")
+    browser.run("localStorage.clear()")
+    browser.open(audited / "blind.html")
+    said = "return document.getElementById('count').textContent"
+    assert browser.run(said) == "0 of 6 labelled"
+    browser.run(
+        "const tick = (n, c, v) => document.querySelectorAll('[data-pair]')[n]"
+        ".querySelector(`[data-column='${c}'] input[value='${v}']`).click();"
+        "tick(1, 'same_subject', 'unsure'); tick(4, 'near_copy', 'yes');"
+    )
+    browser.open(audited / "sheet.html")
+    browser.open(audited / "blind.html")  # as after closing it
+    assert browser.run(said) == "2 of 6 labelled; 2 answers are from before"
+    checked = "return [...document.querySelectorAll('input:checked')].map(i => i.value)"
+    assert browser.run(checked) == ["unsure", "yes"]
+    browser.run("window.confirm = () => true; document.getElementById('clear').click()")
+    browser.open(audited / "blind.html")
+    assert browser.run(said) == "0 of 6 labelled"

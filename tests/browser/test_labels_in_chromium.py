@@ -26,7 +26,7 @@ HOSTILE = "</script><script>document.title='taken'</script>"
 PAIRS = [
     Candidate("film-s0", "film-s1", 0.123456, ("a", "b"), ()),
     Candidate("film-s1", "film-s2", 0.987654, ("b", "c"), ("min_gap",)),
-    Candidate(HOSTILE, "film-s0", 0.555555, ("d", "a"), ()),
+    Candidate(HOSTILE, 'film, "cut"-s0', 0.555555, ("d", "a"), ()),
 ]
 SAVED = """
 const make = URL.createObjectURL;
@@ -84,6 +84,7 @@ def test_labels_given_by_keyboard_survive_a_reload_and_come_out_as_csv(
     rows = saved(browser)
     assert [row["label"] for row in rows] == ["same", "near copy", "unsure"]
     assert [row["target"] for row in rows] == [one.target for one in PAIRS]
+    assert [row["reference"] for row in rows] == [one.reference for one in PAIRS]
     assert {row["who"] for row in rows} == {"'=ann, b"}  # no formula in a spreadsheet
     assert all(row["when"].endswith("Z") for row in rows)
     path = tmp_path / "labels.csv"
@@ -103,6 +104,18 @@ def test_buttons_do_what_the_keys_do(browser: Browser, page: Path) -> None:
     assert pressed == ["near copy"]
     browser.driver.find_element(By.ID, "undo").click()
     assert count(browser) == "0 of 3 labelled"
+
+
+def test_the_next_person_can_start_anew(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    press(browser, "1", "2")
+    browser.driver.find_element(By.ID, "who").send_keys("ann")
+    browser.run("window.confirm = () => true")
+    browser.driver.find_element(By.ID, "forget").click()
+    assert count(browser) == "0 of 3 labelled"
+    browser.open(page)
+    assert count(browser) == "0 of 3 labelled"
+    assert browser.run("return document.getElementById('who').value") == ""
 
 
 def test_nobody_is_asked_and_no_score_can_be_seen(browser: Browser, page: Path) -> None:

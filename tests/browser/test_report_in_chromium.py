@@ -213,6 +213,37 @@ def test_a_narrow_window_needs_no_sideways_scrolling(
         browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.parametrize("width", [700, 900, 1100, 1300])
+def test_all_names_of_the_parts_are_in_sight_and_hide_no_heading(
+    browser: Browser, report: Path, width: int
+) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        browser.open(report)
+        inner, outer = browser.run(
+            "const b = document.querySelector('nav ul'); return [b.scrollWidth, b.clientWidth]"
+        )
+        assert inner <= outer
+        right = browser.run(
+            "return Math.max(...[...document.querySelectorAll('nav a')]"
+            ".map(a => a.getBoundingClientRect().right))"
+        )
+        assert right <= width
+        covered = browser.run(
+            """
+            const bar = document.querySelector('nav');
+            return [...document.querySelectorAll('main h2, main h3')].filter(heading => {
+              heading.scrollIntoView({behavior: 'instant'});
+              return heading.getBoundingClientRect().top < bar.getBoundingClientRect().bottom;
+            }).map(heading => heading.textContent);
+            """
+        )
+        assert covered == []
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_paper_gets_the_cards_and_not_the_controls(browser: Browser, report: Path) -> None:
     browser.open(report)
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})

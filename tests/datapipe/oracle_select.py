@@ -141,6 +141,8 @@ class Oracle:
         content = [self.duplicate_of.get(s["clip_id"], s["clip_id"]) for s in (a, b)]
         other_clip = a["clip_id"] != b["clip_id"]
         person = a["bank"] == "person"
+        own = [bank.bounds(s["class"]) for s in (a, b)]
+        lower, upper = max(one for one, _ in own), min(one for _, one in own)
         verified = face is not None and face >= faces.lower
         elsewhere = a["long_video_id"] != b["long_video_id"]
         unverified = bank.across_sources == "no" or (
@@ -151,7 +153,7 @@ class Oracle:
             "same_source_frame": (a["video_id"], a["pts_us"]) == (b["video_id"], b["pts_us"]),
             "min_gap": gap is not None and gap < int(rules.min_gap_seconds * 1e6) and other_clip,
             "duplicate_clip": content[0] == content[1] and other_clip,
-            "above_upper": body >= bank.upper,
+            "above_upper": body >= upper,
             "face_too_similar": person and face is not None and face >= faces.upper,
             "near_copy_crop": crop is not None and crop <= rules.crop_bits,
             "near_copy_face": person and copied is not None and copied <= rules.face_bits,
@@ -161,7 +163,7 @@ class Oracle:
             and place > bank.max_background,
             "copy_not_measured": crop is None
             or (bank.max_background is not None and place is None),
-            "below_lower": body < bank.lower,
+            "below_lower": body < lower,
             "face_mismatch": person and face is not None and not verified,
             "person_without_face": bank.require_face and face is None,
             "living_across_sources_without_verified_face": elsewhere

@@ -7,22 +7,21 @@ identity's, so tests know what must be paired. Pictures and masks are drawn for 
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
+from synthetic_pictures import HEIGHT, WIDTH, draw, scene, silhouette, store
 from synthetic_vectors import around, hash_of, rng
 
 from s2v.datapipe.base import ids, records
 from s2v.datapipe.base.media import masks
 
+__all__ = ["EMBEDDER", "FACE_EMBEDDER", "HEIGHT", "WIDTH", "Row", "World", "film_world"]
+
 Row = dict[str, Any]
-WIDTH, HEIGHT = 320, 192
 POSITIONS = (0.05, 0.5, 0.95)
 EMBEDDER, FACE_EMBEDDER = "test-embedder", "test-faces"
 
@@ -101,10 +100,7 @@ class World:
         for position in (0.5,) if image else POSITIONS:
             pts = int(start_us + position * (end_us - start_us))
             frame = ids.frame_id(clip, pts)
-            picture = rng("picture", shot, position).integers(0, 256, (6, 10, 3), dtype=np.uint8)
-            self.pictures[frame] = cv2.resize(
-                picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC
-            )
+            self.pictures[frame] = scene(shot, position)
             self.rows["frames"].append(
                 {
                     "frame_id": frame,
@@ -204,7 +200,7 @@ class World:
         look = look or clip
         for frame in [f for f in self.rows["frames"] if f["clip_id"] == clip]:
             detection = ids.detection_id(clip, frame["pts_us"], n)
-            self._draw(frame["frame_id"], box, identity)
+            draw(self.pictures[frame["frame_id"]], box, identity)
             self.rows["detections"].append(
                 {
                     "detection_id": detection,
@@ -218,9 +214,7 @@ class World:
                     "reason": None,
                 }
             )
-            drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
-            cv2.ellipse(drawn, (x0 + 45, 95), (42, 72), 0, 0, 360, 1, -1)
-            mask = drawn.astype(np.bool_)
+            mask = silhouette((x0 + 45, 95))
             self.rows["masks"].append(
                 {
                     "detection_id": detection,
@@ -277,12 +271,6 @@ class World:
                 )
         return subject
 
-    def _draw(self, frame: str, box: list[float], identity: str) -> None:
-        x0, y0, x1, y1 = (int(v) for v in box)
-        colour = [int(c) for c in rng("colour", identity).integers(0, 256, 3)]
-        centre = ((x0 + x1) // 2, (y0 + y1) // 2)
-        cv2.ellipse(self.pictures[frame], centre, (42, 72), 0, 0, 360, colour, -1)
-
     def finish(self) -> None:
         """Write captions from the phrases, and spans over every source."""
         self.rows["captions"].clear()
@@ -331,17 +319,8 @@ class World:
             )
 
     def store_frames(self, run: Path) -> None:
-        """Write the pictures as JPEG members of a tar, as the frames stage does."""
-        path = run / "frames" / "all.tar"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w") as tar:
-            for row in self.rows["frames"]:
-                bgr = cv2.cvtColor(self.pictures[row["frame_id"]], cv2.COLOR_RGB2BGR)
-                data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-                info = tarfile.TarInfo(f"{row['frame_id']}.jpg")
-                info.size = len(data)
-                row["offset"], row["size"] = tar.offset + tarfile.BLOCKSIZE, len(data)
-                tar.addfile(info, io.BytesIO(data))
+        """Write the pictures into the run; rows of FRAMES then say where they lie."""
+        store(run, self.rows["frames"], self.pictures)
 
     def tables(self, shuffle: int | None = None) -> dict[str, pa.Table]:
         """The measure tables; ``shuffle`` seeds another order of the rows."""

@@ -8,7 +8,7 @@ from scipy import stats
 
 from s2v.datapipe.audit.draw import allocate
 from s2v.datapipe.audit.estimate import Observation, Share, Stratum, share
-from s2v.datapipe.audit.intervals import (
+from s2v.datapipe.intervals import (
     beta_quantile,
     clopper_pearson,
     rule_of_three,
@@ -87,6 +87,15 @@ def test_a_pair_and_its_mirror_count_once() -> None:
     once = share(seen(ONE, [{f"a{n}", f"b{n}"} for n in range(30)], set()), {ONE: 60})
     twice = share(seen(ONE, [{f"a{n}", f"b{n}"} for n in range(30)] * 2, set()), {ONE: 60})
     assert once.worth == twice.worth == 30
+
+
+def test_a_fault_never_shows_more_than_none() -> None:
+    units = [{f"a{n}", f"b{m}"} for n in range(6) for m in range(6)]
+    none = share(seen(ONE, units, set()), {ONE: 90})
+    one = share(seen(ONE, units, {7}), {ONE: 90})
+    assert one.worth > none.worth
+    assert one.high >= none.high
+    assert one.low <= one.estimate <= one.high
 
 
 def test_what_was_not_judged_is_said_and_a_wrong_population_is_an_error() -> None:

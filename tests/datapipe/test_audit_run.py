@@ -127,6 +127,16 @@ def test_a_planted_near_copy_is_found_and_comes_first(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "sheet.html").read_text()
     assert page.index("the frames lie on each other, mirrored") < page.index("no copy</b>")
     assert estimate(found, "all", "copy", "judges")["share"]["hits"] == len(copied)
+    # A person who looked at one other pair does not outvote the judge, who looked at all.
+    kind = copied[0]["class"]
+    judged = [row for row in rows(tmp_path / "out" / "pairs.csv") if row["class"] == kind]
+    fine = next(row for row in judged if row["judge_copy"] == "no")
+    label = {"pair_id": fine["pair_id"], "same_subject": "", "near_copy": "no"}
+    path = write(tmp_path / "one.csv", [label])
+    told = ("--max-copies", "0", "--pairs", "400", "--labels", str(path))
+    code, found = audit(run, tmp_path / "out", *told)
+    assert code == 1
+    assert found["budgets"][0]["state"] == "exceeded"
 
 
 def test_what_people_label_stands_beside_the_judges_and_decides_the_budget(
@@ -153,6 +163,30 @@ def test_what_people_label_stands_beside_the_judges_and_decides_the_budget(
     assert code == 1
     assert estimate(found, "animal", "wrong", "people")["share"]["estimate"] == 1.0
     assert [e for e in found["estimates"] if e["by"] == "people" and e["fault"] == "copy"] == []
+
+
+def test_two_people_are_merged_and_where_they_differ_it_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit(run, tmp_path)
+    blank = rows(tmp_path / "labels.csv")
+    ann = write(tmp_path / "ann.csv", [{**row, "same_subject": "yes"} for row in blank])
+    said = [{**row, "same_subject": "no" if n == 0 else "yes"} for n, row in enumerate(blank)]
+    bob = write(tmp_path / "bob.csv", said)
+    name = blank[0]["pair_id"]
+    code, found = audit(run, tmp_path, "--labels", str(ann), "--labels", str(bob))
+    assert code == 0
+    assert found["disputed"] == {name: {"wrong": {str(ann): "no", str(bob): "yes"}}}
+    assert found["labels"] == {"pairs": len(blank), "in this sample": len(blank)}
+    people = estimate(found, blank[0]["class"], "wrong", "people")
+    assert (people["unsure"], people["share"]["hits"]) == (1, 0)
+    assert people["at_worst"] > 0
+    assert f"people differ on {name}" in capsys.readouterr().out
+    page = (tmp_path / "sheet.html").read_text()
+    assert "people differ: " in page
+    assert "People differ on 1 pairs" in page
+    assert main(["audit", str(run), "--labels", str(ann), "--labels", str(ann)]) == 1
+    assert "given twice" in capsys.readouterr().err
 
 
 def test_labels_that_lie_in_the_folder_are_never_written_over(run: Path, tmp_path: Path) -> None:

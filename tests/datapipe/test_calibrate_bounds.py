@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -16,7 +18,8 @@ from s2v.datapipe.calibrate.collect import Collector
 from s2v.datapipe.calibrate.consistency import carried, contradictions
 from s2v.datapipe.calibrate.draw import draw, shares, unseen, weights
 from s2v.datapipe.calibrate.errors import CalibrateError
-from s2v.datapipe.calibrate.labels import read_labels, write_labels
+from s2v.datapipe.calibrate.evaluate import of_classes, of_pool
+from s2v.datapipe.calibrate.labels import Labels, read_labels, write_labels
 from s2v.datapipe.calibrate.propose import Wanted, between, judge, propose, region
 
 BOUND = Bound("creature", ("select", "pair", "creature"), 0.79, 0.93, "net-1")
@@ -89,7 +92,7 @@ def test_a_rule_that_fails_in_one_order_fails_the_pair() -> None:
     for rows in ([one, other], [other, one]):
         found = collected(rows, 10, frozenset())
         assert [c.guards for c in found.candidates] == [("min_gap",)]
-        assert found.sizes == {(True, 16): 1}
+        assert found.sizes == {(True, 16, ""): 1}
 
 
 @given(st.dictionaries(st.integers(0, 19), st.integers(1, 30), min_size=1), st.integers(1, 120))
@@ -97,7 +100,7 @@ def test_a_rule_that_fails_in_one_order_fails_the_pair() -> None:
 def test_no_step_gives_more_than_it_has_and_none_is_wasted(
     sizes: dict[int, int], count: int
 ) -> None:
-    cells = {(False, step): n for step, n in sizes.items()}
+    cells = {(False, step, ""): n for step, n in sizes.items()}
     given_ = shares(cells, BOUND, count)
     assert all(given_[cell] <= n for cell, n in cells.items())
     assert sum(given_.values()) == min(count, sum(sizes.values()))
@@ -174,6 +177,19 @@ def test_enough_labels_support_a_bound_and_copies_push_the_upper_one_down() -> N
     assert made.region.copies_refused.estimate == 1
 
 
+def test_the_upper_bound_is_not_raised_by_labels_without_a_near_copy() -> None:
+    whole = pool([0.5] * 40 + [0.85] * 60 + [0.95] * 30)
+    of = {c.key: "same" if c.score > 0.8 else "different" for c in whole.candidates}
+    made = propose(judge(whole, of), whole.sizes, Wanted(), 0.93)
+    assert made.region is not None
+    assert (made.region.upper, made.upper_free) == (0.93, True)
+    copy = candidate(999, 0.97, ("min_gap",))
+    more = Pool(BOUND, (*whole.candidates, copy))
+    made = propose(judge(more, {**of, copy.key: "near copy"}), more.sizes, Wanted(), 0.93)
+    assert made.region is not None
+    assert 0.95 < made.region.upper <= 0.97
+
+
 def test_near_copies_that_another_rule_refuses_do_not_count_against_the_bounds() -> None:
     population = (*(candidate(n, 0.85) for n in range(50)), candidate(99, 0.86, ("min_gap",)))
     of = {c.key: "near copy" if c.guards else "same" for c in population}
@@ -222,9 +238,12 @@ def test_written_labels_are_read_back(tmp_path: Path) -> None:
         ("target,reference,label\n", "no label in it"),
         ("target,reference,label\na,b,sam\n", "did you mean 'same'"),
         ("target,reference,label\na,b,rabbit\n", "one of 'same'"),
-        ("target,reference,label\na,x,same\n", r"1 pairs are not in the run.*line 2: a, x"),
-        ("target,reference,label\na,b,same\nb,a,different\n", "line 2"),
-        ("target,reference,label\na,b,same\na,b,same\n", "labelled on line 2 already"),
+        (
+            "target,reference,label\na,x,same\n",
+            r"1 labelled pairs are not in the run.*labels\.csv:2: a, x",
+        ),
+        ("target,reference,label\na,b,same\nb,a,different\n", r"csv:3: .* 'same' in .*csv:2"),
+        ("target,reference,label\na,b,same\na,b,same\n", r"labelled in .*csv:2 already"),
         ("target,reference,label\na,b\n", "fewer than three"),
         ('target,reference,label\na,b,"same\n', "cannot be read"),
     ],
@@ -232,6 +251,96 @@ def test_written_labels_are_read_back(tmp_path: Path) -> None:
 def test_labels_that_cannot_be_used_are_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(CalibrateError, match=said):
         read_labels(labels_file(tmp_path, text)).require(KNOWN)
+
+
+def test_people_who_differ_are_shown_and_their_pair_is_not_counted(tmp_path: Path) -> None:
+    """Two raters, a file each with the same name: 3 pairs alike, one not, one known to one."""
+    said = {
+        "ann": "a,b,same\na,c,different\nb,c,same\nc,d,same\n",
+        "bob": "b,a,same\nc,a,different\nb,c,different\nd,c,same\nd,e,near copy\n",
+    }
+    for name, text in said.items():
+        (tmp_path / name).mkdir()
+        labels_file(tmp_path / name, f"target,reference,label\n{text}")
+    ann, bob = (str(tmp_path / name / "labels.csv") for name in said)
+    found = read_labels(Path(ann), Path(bob))
+    assert found.disputed == {("b", "c"): {ann: "same", bob: "different"}}
+    assert found.of["b", "c"] == "unsure"
+    assert found.of["d", "e"] == "near copy"
+    assert found.repeated == 3
+    (agreed,) = found.agreement
+    assert (agreed.people, agreed.pairs, agreed.share) == ((ann, bob), 4, 0.75)
+    chance = (3 * 2 + 1 * 2) / 16  # same and different, by how often each says them
+    assert agreed.kappa == pytest.approx((0.75 - chance) / (1 - chance))
+
+
+def test_pairs_that_nobody_could_decide_are_counted_against_the_bounds_at_worst() -> None:
+    whole = pool([0.5] * 40 + [0.8125] * 60 + [0.8375] * 20)
+    named = {0.5: "different", 0.8125: "same", 0.8375: "unsure"}
+    labels = Labels({c.key: named[c.score] for c in whole.candidates}, {})
+    made = of_pool(whole, labels, Wanted()).proposal
+    assert made.region is not None
+    assert made.region.precision.estimate == 1
+    assert any("20 labelled pairs inside" in n and "would be 0.750" in n for n in made.notes)
+
+
+def of_kinds(counts: dict[str, tuple[int, float]], seed: int = 5) -> Pool:
+    """Pairs of several classes, each with scores around a middle of its own."""
+    made, rows = np.random.default_rng(seed), []
+    for kind, (count, middle) in counts.items():
+        for score in made.normal(middle, 0.08, count).clip(0, 0.99).round(6):
+            rows.append(replace(candidate(len(rows), float(score)), kind=kind))
+    return Pool(BOUND, tuple(rows))
+
+
+def test_each_class_of_a_bank_gives_its_pairs_to_label() -> None:
+    whole = of_kinds({"animal": (3000, 0.6), "ip_character": (300, 0.7), "": (5, 0.6)})
+    count = Counter(one.kind for one in draw(whole, 100))
+    assert count == {"animal": 100, "ip_character": 100, "": 5}
+
+
+def test_a_share_of_a_bank_is_right_although_a_small_class_is_drawn_as_often() -> None:
+    """9 of 10 pairs are of a class that is always right, the others never: drawn half and half."""
+    whole = of_kinds({"animal": (4500, 0.8), "ip_character": (500, 0.8)})
+    of = {one.key: "same" if one.kind == "animal" else "different" for one in draw(whole, 150)}
+    assert len(of) == 300
+    found = region(judge(whole, of), 0, 1)
+    assert found.precision.estimate == pytest.approx(0.9, abs=0.01)
+    unweighted = found.precision.hits / found.precision.count
+    assert unweighted == pytest.approx(0.5, abs=0.01)
+
+
+def test_pairs_of_a_class_without_a_label_in_a_step_are_not_forgotten() -> None:
+    whole = of_kinds({"animal": (400, 0.8), "ip_character": (400, 0.8)})
+    labelled = [one for one in draw(whole, 150) if one.kind == "animal"]
+    assert weights(labelled, whole.sizes).sum() == pytest.approx(
+        sum(n for c, n in whole.sizes.items() if any(o.cell[:2] == c[:2] for o in labelled))
+    )
+
+
+def test_a_class_has_bounds_of_its_own_and_one_with_too_few_labels_says_so() -> None:
+    """Things part at 0.7, clothes at 0.8, and of landmarks five are labelled."""
+    whole = of_kinds({"clothes": (400, 0.8), "product": (400, 0.7), "landmark": (300, 0.7)})
+    edge = {"clothes": 0.8, "product": 0.7, "landmark": 0.7}
+    drawn = [one for kind in edge for one in draw(whole.of_class(kind), 200)]
+    drawn = [one for one in drawn if one.kind != "landmark"] + [
+        one for one in drawn if one.kind == "landmark"
+    ][:5]
+    of = {one.key: "same" if one.score >= edge[one.kind] else "different" for one in drawn}
+    found, without = of_classes(whole, Labels(of, {}), Wanted())
+    assert set(found) == {"creature.clothes", "creature.product"}
+    for kind in ("clothes", "product"):
+        made = found[f"creature.{kind}"]
+        assert made.pool.bound.section == ("select", "pair", "creature", "classes", kind)
+        assert made.proposal.region is not None
+        assert made.proposal.region.lower == pytest.approx(edge[kind], abs=0.02)
+        assert made.proposal.precision_supported
+    assert "5 of 300 pairs" in without["creature.landmark"]
+    assert "the bounds of bank creature stand" in without["creature.landmark"]
+    alone = whole.of_class("clothes")
+    only = of_classes(Pool(BOUND, alone.candidates, alone.sizes), Labels(of, {}), Wanted())
+    assert only[0] == {}
+    assert "its own" in only[1]["creature.clothes"]
 
 
 def test_a_missing_labels_file_is_named(tmp_path: Path) -> None:

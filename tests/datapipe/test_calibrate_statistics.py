@@ -11,15 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from s2v.datapipe.calibrate.statistics import (
-    auc,
+from s2v.datapipe.calibrate.statistics import auc, curve, dyadic_variance, share
+from s2v.datapipe.intervals import (
     beta_cdf,
     beta_quantile,
     clopper_pearson,
-    curve,
-    dyadic_variance,
     fewest_without_error,
-    share,
 )
 
 SCORES = st.lists(
@@ -67,7 +64,7 @@ def test_pairs_of_few_clips_say_less_than_their_number() -> None:
     assert found.effective < 10 < len(ends)
     assert found.low < clopper_pearson(int(bad.sum()), len(ends))[0]
     faultless = share(np.ones(len(ends), np.bool_), np.ones(len(ends)), ends)
-    assert faultless.effective == 8  # clips, not 28 pairs
+    assert faultless.effective == 4  # pairs of eight clips that share none, not 28
 
 
 @given(
@@ -124,6 +121,38 @@ def test_the_interval_covers_what_it_promises() -> None:
         found = share(hits, weight, apart(60))
         inside += found.low <= truth <= found.high
     assert inside / 300 >= 0.93
+
+
+@pytest.mark.parametrize(("spoilt", "clips"), [(0.02, 30), (0.045, 40), (0.1, 30), (0.25, 24)])
+def test_the_interval_covers_what_it_promises_where_spoilt_clips_spoil_their_pairs(
+    spoilt: float, clips: int
+) -> None:
+    """Every pair of a spoilt clip is wrong; 150 of all pairs are labelled."""
+    made = np.random.default_rng(11)
+    every = list(itertools.combinations([f"c{n}" for n in range(clips)], 2))
+    truth = (1 - spoilt) ** 2
+    inside, trials = 0, 300
+    for _ in range(trials):
+        bad = {f"c{n}" for n in np.flatnonzero(made.random(clips) < spoilt)}
+        ends = [every[n] for n in made.choice(len(every), 150, replace=False)]
+        right = np.array([not bad & set(pair) for pair in ends])
+        found = share(right, np.ones(150), ends)
+        inside += found.low <= truth <= found.high
+    # 95 % less three standard errors of 300 trials.
+    assert inside / trials > 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
+
+
+def test_a_fault_never_shows_more_than_none() -> None:
+    """One wrong pair that stands alone looks as if all pairs erred each for itself."""
+    ends = list(itertools.combinations([f"c{n}" for n in range(28)], 2))[:71]
+    right = np.ones(71, np.bool_)
+    none = share(right, np.ones(71), ends)
+    right[40] = False
+    one = share(right, np.ones(71), ends)
+    assert one.effective > none.effective
+    assert one.low <= none.low
+    none, one = share(~right | True, np.ones(71), ends), share(~right, np.ones(71), ends)
+    assert one.high >= 1 - none.low
 
 
 def test_no_pairs_are_no_share() -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from s2v.datapipe.base.settings import load
 from s2v.datapipe.calibrate.errors import CalibrateError
 from s2v.datapipe.calibrate.toml_edit import write_bounds
+from s2v.datapipe.config import Settings
+from s2v.datapipe.pair.settings import PairRules
 
 SECTION = ("select", "pair", "creature")
 BOUNDS = {"lower": 0.81, "upper": 0.94}
@@ -95,3 +98,37 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
         write_bounds(config(tmp_path, "a = = 1"), SECTION, BOUNDS, [])
     with pytest.raises(CalibrateError, match=r"gone\.toml: no such file"):
         write_bounds(tmp_path / "gone.toml", SECTION, BOUNDS, [])
+
+
+def test_ends_of_lines_mode_and_a_link_stay_as_they_were(tmp_path: Path) -> None:
+    real = tmp_path / "shared.toml"
+    real.write_bytes(MINE.replace("\n", "\r\n").encode())
+    real.chmod(0o640)
+    path = tmp_path / "my.toml"
+    path.symlink_to(real)
+    write_bounds(path, SECTION, BOUNDS, ["e"], replace=True)
+    assert path.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert real.read_bytes().count(b"\r\n") == real.read_bytes().count(b"\n")
+    assert tomllib.loads(real.read_text())["select"]["pair"]["creature"]["upper"] == 0.94
+
+
+def test_a_letter_that_only_python_takes_for_an_end_of_line_ends_none(tmp_path: Path) -> None:
+    note = 'folder = "a\u2028b"  # c\u0085d\n'
+    path = config(tmp_path, note)
+    write_bounds(path, SECTION, BOUNDS, ["e"])
+    assert path.read_bytes().decode().startswith(note)
+
+
+def test_what_is_written_is_a_configuration_that_loads_and_keeps_the_banks_other_rules(
+    tmp_path: Path,
+) -> None:
+    path = config(tmp_path, 'folder = "x"\n')
+    write_bounds(path, SECTION, BOUNDS, ["e"])
+    write_bounds(path, (*SECTION, "classes", "animal"), {"lower": 0.7, "upper": 0.9}, ["e"])
+    found = load(Settings, path).select.pair.creature
+    assert (found.lower, found.upper) == (0.81, 0.94)
+    assert found.bounds("animal") == (0.7, 0.9)
+    assert found.bounds("ip_character") == (0.81, 0.94)
+    assert found.max_background == PairRules().creature.max_background
+    assert found.across_sources == "no"

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from media_corpus import Corpus
 from pydantic import ValidationError
+from written_run import SETTINGS, WritableRun
 
 from s2v.datapipe import cutting
-from s2v.datapipe.base.media.buckets import fit, trimmed
-from s2v.datapipe.base.media.cut import cut_clip
+from s2v.datapipe.base.media.buckets import corner, fit, trimmed
+from s2v.datapipe.base.media.container import decoded, open_video
+from s2v.datapipe.base.media.cut import animate_still, cut_clip
+from s2v.datapipe.base.media.cut_together import Span, cut_together
 from s2v.datapipe.base.media.encode import Shape
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.images import encode_jpeg
 from s2v.datapipe.base.media.probe import probe
 from s2v.datapipe.base.media.stills import still_clip
+from s2v.datapipe.pair.select import select
+from s2v.datapipe.write.focus import subjects_shown
 from s2v.datapipe.write.settings import WriteSettings
 
 BUCKETS = ((480, 832), (832, 480), (624, 624), (240, 416))
@@ -100,3 +106,89 @@ def test_settings_reach_the_encoder_and_keep_the_names_of_clips_without_them() -
     assert cutting._arguments(plain)["shape"] == Shape(((480, 832),), 1.0, 4)
     with pytest.raises(ValidationError, match="even and 16 at least"):
         WriteSettings(buckets=((481, 832),))
+
+
+@given(
+    st.tuples(st.integers(8, 900), st.integers(8, 900)),
+    st.tuples(st.integers(0, 400), st.integers(0, 400)),
+    st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_a_bucket_holds_the_subjects_wherever_it_can_and_moves_no_further(
+    half: tuple[int, int], more: tuple[int, int], edges: tuple[float, float, float, float]
+) -> None:
+    size = (2 * half[0], 2 * half[1])
+    cover = (size[0] + 2 * more[0], size[1] + 2 * more[1])
+    keep = (min(edges[::2]), min(edges[1::2]), max(edges[::2]), max(edges[1::2]))
+    there, middle = corner(cover, size, keep), corner(cover, size)
+    for n in (0, 1):
+        begin, low, high = there[n], keep[n] * cover[n], keep[n + 2] * cover[n]
+        assert begin % 2 == 0
+        assert 0 <= begin <= cover[n] - size[n]
+        if high - low <= size[n] - 2:  # even pixels
+            assert begin - 1e-6 <= low
+            assert high <= begin + size[n] + 1e-6
+        if middle[n] <= low and high <= middle[n] + size[n]:
+            assert begin == middle[n]
+
+
+def test_a_subject_at_the_edge_is_whole_in_a_narrow_bucket(tmp_path: Path) -> None:
+    """The same for a photograph, a clip, and neighbours cut in one pass."""
+    picture = np.full((240, 426, 3), 90, np.uint8)
+    picture[80:160, 330:410] = (250, 20, 20)
+    keep = (330 / 426, 80 / 240, 410 / 426, 160 / 240)
+    shape = Shape(((240, 240),), 1.0)
+    still_clip(encode_jpeg(picture), tmp_path / "photo.mp4", short_side=240, shape=shape, keep=keep)
+    animate_still(encode_jpeg(picture), tmp_path / "film.mp4", seconds=4, fps=8, short_side=240)
+    film = tmp_path / "film.mp4"
+    spans = [Span(n * 1_500_000, (n + 1) * 1_500_000, tmp_path / f"{n}.mp4", None, keep)
+             for n in (0, 1)]  # fmt: skip
+    cut_together(film, spans, shape=shape)
+    for n, span in enumerate(spans):
+        alone = tmp_path / f"alone-{n}.mp4"
+        cut_clip(film, span.start_us, span.end_us, alone, shape=shape, keep=keep)
+        assert alone.read_bytes() == span.dst.read_bytes()
+    cut_clip(film, 0, 1_500_000, tmp_path / "middle.mp4", shape=shape)
+    reds = {}
+    for name in ("photo", "0", "1", "middle"):
+        with open_video(tmp_path / f"{name}.mp4") as video:
+            frame = next(f.to_ndarray(format="rgb24") for _, f, _ in decoded(video, 125_000))
+        assert frame.shape == (240, 240, 3)
+        reds[name] = int(((frame[..., 0] > 180) & (frame[..., 1] < 90)).sum())
+    assert reds["middle"] < 6400 * 0.3
+    assert min(reds["photo"], reds["0"], reds["1"]) > 6400 * 0.9
+
+
+def test_a_clip_keeps_its_name_where_the_middle_is_right(tmp_path: Path) -> None:
+    source = {"video_id": "v", "kind": "video", "path": "v", "sha256": "0", "etag": None}
+    clip = {"clip_id": "v-1", "kind": "video", "start_us": 0, "end_us": 1, "width": 426,
+            "height": 240}  # fmt: skip
+    encoding = WriteSettings(buckets=((240, 240),)).encoding()
+
+    def target(keep: tuple[float, ...] | None) -> str:
+        return str(cutting._job(tmp_path, clip, source, encoding, keep)["target"])
+
+    assert target((0.4, 0.1, 0.6, 0.9)) == target(None)
+    assert target((0.8, 0.1, 0.99, 0.9)) != target(None)
+
+
+def test_the_box_to_keep_is_around_all_that_the_samples_of_a_clip_are_about(
+    film_run: WritableRun,
+) -> None:
+    tables = film_run.world.tables()
+    selection = select(tables, SETTINGS)
+    shown = subjects_shown(tables, selection)
+    assert shown
+    wanted: dict[str, set[str]] = {}
+    for sample in selection.samples.to_pylist():
+        for ref in sample["references"]:
+            wanted.setdefault(sample["clip_id"], set()).add(ref["subject_id"])
+    assert shown.keys() == wanted.keys()
+    frames = {row["frame_id"]: row for row in tables["frames"].to_pylist()}
+    for row in tables["detections"].to_pylist():
+        if row["subject_id"] in wanted.get(row["clip_id"], ()) and row["reason"] is None:
+            frame = frames[row["frame_id"]]
+            x0, y0, x1, y1 = shown[row["clip_id"]]
+            assert x0 <= row["box"][0] / frame["width"] + 0.001
+            assert y1 >= min(1.0, row["box"][3] / frame["height"]) - 0.001
+            assert 0 <= y0 < y1 <= 1
+            assert x0 < x1 <= 1

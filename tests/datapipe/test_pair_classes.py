@@ -83,6 +83,11 @@ def test_the_table_agrees_with_the_one_that_files_phrases_when_they_are_measured
         ("tower", "the tall Eiffel Tower", "landmark"),
         ("police officer", "a police officer", "human"),
         ("quark", "a strange quark", None),
+        ("pair", "a pair of red shoes", "clothes"),
+        ("pair", "a pair of glasses", "product"),
+        ("group", "a group of people on a beach", "human"),
+        ("set", "a set of strange quarks", None),
+        ("pair", "a pair", None),
         ("", "", None),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,32 @@ def test_near_copied_frames_and_one_scene_are_never_on_both_sides_of_the_hold(
     assert all(len(sides) == 1 for sides in scenes.values())
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(cuts=st.lists(st.sampled_from(["cut", "length", "window"]), min_size=2, max_size=12),
+       share=st.floats(0.1, 0.9), salt=st.text(max_size=2))  # fmt: skip
+def test_a_shot_that_was_cut_into_clips_is_not_half_held_out(
+    cuts: list[str], share: float, salt: str
+) -> None:
+    """The last frame of one and the first of the next are neighbours: one teaches the other."""
+    clips = [
+        {
+            "clip_id": f"clip-{n:02d}",
+            "video_id": "film",
+            "kind": "video",
+            "start_us": 9_000_000 * n,
+            "end_us": 9_000_000 * (n + 1),
+            "starts_with": before,
+            "ends_with": after,
+        }
+        for n, (before, after) in enumerate(pairwise(["source", *cuts]))
+    ]
+    rules = SplitSettings(heldout_share=share, salt=salt, scene_seconds=10)
+    held = heldout_clips(reversed(clips), [], rules)
+    for one, other in pairwise(clips):
+        if other["starts_with"] != "cut":
+            assert held[one["clip_id"]] == held[other["clip_id"]]
+
+
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_corpora_share_no_identity_source_or_frame_between_splits(
@@ -134,6 +161,52 @@ def test_random_corpora_share_no_identity_source_or_frame_between_splits(
     assert all(len(both) == 1 for both in hold.values())
 
 
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_chains_through_photographs_copies_and_pairs_end_on_one_side(data: st.DataObject) -> None:
+    """What a sample shows, its references' sources too, never lies on both sides of the split.
+
+    Sources are joined in a chain by whatever joins them: a person by the face, a cup by its look, a
+    photograph that both ends use, a shot that one of them copies.
+    """
+    world = World()
+    count = data.draw(st.integers(3, 6), label="sources")
+    before: tuple[str, str] | None = None  # who is shared with the next, and the clip they are in
+    for n in range(count):
+        photo = data.draw(st.booleans(), label="photo")
+        world.source(f"s{n}", kind="image" if photo else "video", seconds=0 if photo else 40)
+        copied = before[1] if before and data.draw(st.integers(0, 3), label="copied") == 0 else None
+        clip = world.clip(f"s{n}", 0 if photo else 5, 0.04 if photo else 11, shot=copied)
+        if before:
+            _shared(world, clip, before[0])
+        who = data.draw(st.sampled_from(["ann", "cup", "nobody"]), label="next by")
+        who = f"{who} {n}"
+        if not who.startswith("nobody"):
+            _shared(world, clip, who)
+        before = (who, clip)
+    salt = data.draw(st.sampled_from("abcdef"), label="salt")
+    selection = select(world.tables(), changed(split={"test_share": 0.5, "salt": salt}))
+    check(world.tables(), selection, changed(split={"test_share": 0.5, "salt": salt}))
+    subject = {r["subject_id"]: r for r in rows(selection, "subjects")}
+    looks = {r["clip_id"]: r["phash"] for r in world.rows["frames"]}
+    sides: dict[str, set[str]] = defaultdict(set)
+    for sample in rows(selection, "samples"):
+        for ref in sample["references"]:
+            for end in (ref["subject_id"], ref["reference_subject_id"]):
+                shown = subject[end]
+                for key in ("identity_id", "long_video_id", "video_id"):
+                    sides[f"{key} {shown[key]}"].add(sample["split"])
+                sides[f"frame {looks[shown['clip_id']]}"].add(sample["split"])
+    assert all(len(both) == 1 for both in sides.values()), sides
+
+
+def _shared(world: World, clip: str, who: str) -> None:
+    if who.startswith("ann"):
+        world.subject(clip, who, "person", face=0.84, closeness=0.7)
+    elif who.startswith("cup"):
+        world.subject(clip, who, "thing", noun="cup", closeness=0.93)
+
+
 # Concat-ID's guard.
 
 
@@ -171,6 +244,35 @@ def test_an_identity_near_a_test_face_is_dropped_whole_and_nobody_else() -> None
     # Only the photograph is near the test face; the clips of the same man go with it.
     assert after["indoors"] == after["outdoors"] == told
     assert {v: after[v] for v in ("street", "crowd")} == {v: before[v] for v in ("street", "crowd")}
+
+
+def test_a_test_person_in_the_background_takes_the_clip_along() -> None:
+    """No phrase names them, so they are no subject; a model trained on the clip has seen them."""
+    world = film_world()
+    clip = next(r["clip_id"] for r in world.rows["clips"] if r["clip_id"].startswith("film-"))
+    frame = next(r for r in world.rows["frames"] if r["clip_id"] == clip)
+    template = next(r for r in world.rows["faces"])
+    seen = around("face of the evaluation set", 0.99, "x")[: len(template["embedding"])]
+    vector = np.asarray(seen, np.float32)
+    vector /= np.linalg.norm(vector)
+    passer_by = {"clip_id": clip, "frame_id": frame["frame_id"], "face": 7, "detection_id": None}
+    world.rows["faces"].append({**template, **passer_by, "embedding": vector.tolist()})
+    test = TestFaces(FACE_EMBEDDER, vector[None], 0.45)
+    without, with_it = (select(world.tables(), DEFAULT, test_faces=one) for one in (None, test))
+    check(world.tables(), with_it, DEFAULT)
+    assert clip in {row["clip_id"] for row in rows(without, "samples")}
+    for sample in rows(with_it, "samples"):
+        shown = {sample["clip_id"]}
+        shown |= {r["reference_subject_id"].rsplit("-", 1)[0] for r in sample["references"]}
+        assert clip not in shown
+    told = {r["clip_id"]: r["reason"] for r in rows(with_it, "subjects")}
+    assert told[clip] == "clip: excluded: in the evaluation set"
+    changed_clips = {
+        r["clip_id"]
+        for r, s in zip(rows(without, "subjects"), rows(with_it, "subjects"), strict=True)
+        if r["reason"] != s["reason"]
+    }
+    assert changed_clips == {clip}
 
 
 def test_a_face_at_the_bound_stays() -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from s2v.datapipe.base import records
 from s2v.datapipe.pair import chunks
@@ -34,7 +35,10 @@ COLUMNS = (
 LOOSE = {
     "person": DEFAULT.pair.person.model_dump() | {"lower": 0.05, "require_face": False},
     "creature": DEFAULT.pair.creature.model_dump() | {"lower": 0.5, "max_background": 0.6},
-    "thing": DEFAULT.pair.thing.model_dump() | {"lower": 0.3, "same_noun": False},
+    "thing": {
+        **{"lower": 0.3, "same_noun": False},
+        "classes": {"clothes": {"lower": 0.6, "upper": 0.9}, "landmark": {"upper": 0.8}},
+    },
 }
 
 
@@ -94,6 +98,8 @@ def spoil(world: World, draw: np.random.Generator) -> None:
             row["phash_mirror"] = hash_of("mirror", int(draw.integers(3)))
     for row in world.rows["detections"]:
         row["score"] = 0.1 if draw.random() < 0.1 else row["score"]
+    for row in world.rows["phrases"]:
+        row["class"] = str(draw.choice(["clothes", "landmark", "other"]))
 
 
 def compare(world: World, chosen: Any) -> int:
@@ -157,6 +163,39 @@ def test_the_worlds_compared_hold_every_odd_case() -> None:
         *("near_copy_frame", "background_too_similar", "copy_not_measured", "below_lower"),
         *("face_mismatch", "face_too_similar", "identity_conflict"),
     }
+
+
+def test_a_class_with_bounds_of_its_own_is_held_to_them_and_two_classes_to_the_stricter() -> None:
+    seen = set()
+    for seed in range(4):
+        chosen = changed(pair=LOOSE, phrase={"distinct": False}, retrieval={"floor_margin": None})
+        found = select(crowd(seed).tables(), chosen)
+        kind = {row["subject_id"]: row["class"] for row in rows(found, "subjects")}
+        for row in rows(found, "pairs"):
+            if row["bank"] == "thing":
+                ends = [kind[row[f"{end}_subject_id"]] for end in ("target", "reference")]
+                lower = 0.6 if "clothes" in ends else 0.3
+                upper = 0.8 if "landmark" in ends else 0.9 if "clothes" in ends else 0.95
+                assert ("below_lower" in row["rules"]) == (row["similarity"] < lower)
+                assert ("above_upper" in row["rules"]) == (row["similarity"] >= upper)
+                seen.add((tuple(sorted(ends)), "below_lower" in row["rules"]))
+    assert {(("clothes", "other"), True), (("landmark", "other"), False)} <= seen
+
+
+def test_a_section_of_some_keys_keeps_the_banks_other_rules_and_off_switches_one_off() -> None:
+    made = changed(pair={"thing": {"require_mark": False}, "creature": {"max_background": "off"}})
+    plain = DEFAULT.pair
+    assert made.pair.thing == plain.thing.model_copy(update={"require_mark": False})
+    assert made.pair.creature == plain.creature.model_copy(update={"max_background": None})
+    assert made.pair.person == plain.person
+    assert changed(people={"min_same_person": "off"}).people.min_same_person is None
+    for wrong in (
+        {"thing": {"lower": "off"}},
+        {"thing": {"classes": {"cloth": {"lower": 0.5}}}},
+        {"thing": {"classes": {"clothes": {"lower": 0.96}}}},
+    ):
+        with pytest.raises(ValidationError, match="thing"):
+            changed(pair=wrong)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

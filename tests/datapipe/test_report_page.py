@@ -20,7 +20,12 @@ from s2v.datapipe.pair.evidence import CONTEXT_RULES
 from s2v.datapipe.report.gallery import by_priority
 from s2v.datapipe.report.markup import media_type
 from s2v.datapipe.report.page import PageTooLargeError, build_report
-from s2v.datapipe.report.refusals import NEAR_COPY, OTHER_SUBJECT, make_refusals
+from s2v.datapipe.report.pair_cards import PairCards
+from s2v.datapipe.report.refusals import (
+    NEAR_COPY,
+    OTHER_SUBJECT,
+    make_refusals,
+)
 from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.sections import (
     Card,
@@ -156,7 +161,7 @@ def test_the_same_two_clips_are_not_shown_refused_twice(run: Path) -> None:
     refused = [r for r in opened.rows("pairs") if set(r["rules"]) & set(NEAR_COPY)]
     clips = {frozenset((r["target_clip_id"], r["reference_clip_id"])) for r in refused}
     assert len(clips) < len(refused)
-    made = make_refusals(opened, NEAR_COPY, 1000, lambda size: size > 0)
+    made = make_refusals(opened, PairCards(opened), NEAR_COPY, 1000, lambda size: size > 0)
     assert (len(made.cards), made.total) == (len(clips), len(refused))
     assert len(set(made.cards)) == len(made.cards)
 

@@ -111,6 +111,17 @@ def mask_elsewhere(folder: Path) -> str:
     return r"reference 0: its mask spans \[0, 0, 4, 4\], not its box"
 
 
+def mask_of_a_few_pixels(folder: Path) -> str:
+    def change(members: dict[str, bytes]) -> None:
+        x0, y0, x1, y1 = SampleMeta.from_json(members["json"]).refs[0].box
+        mask = np.zeros_like(decode_png_mask(members["ref0.mask.png"]))
+        mask[int(y0 + y1) // 2, int(x0 + x1) // 2] = True
+        members["ref0.mask.png"] = encode_png_mask(mask)
+
+    rewritten(folder, change)
+    return r"reference 0: its mask covers 0.\d+% of its box"
+
+
 def empty_mask(folder: Path) -> str:
     def change(members: dict[str, bytes]) -> None:
         mask = np.zeros_like(decode_png_mask(members["ref0.mask.png"]))
@@ -184,13 +195,104 @@ def wids_of_another_write(folder: Path) -> str:
     return r"wids.json: its shards are not those of the index"
 
 
+def wids_of_a_split_of_another_write(folder: Path) -> str:
+    path = folder / "wids-train.json"
+    data = json.loads(path.read_text())
+    data["shardlist"].pop()
+    path.write_text(json.dumps(data))
+    return r"wids-train.json: its shards are not those of the index"
+
+
+def remembered(folder: Path, change: Any) -> None:
+    """Change rows of the index by hand."""
+    rows = [sample.row for sample in ShardIndex.open(folder)]
+    change(rows)
+    write_index(folder, rows)
+
+
+def offset_before_the_file(folder: Path) -> str:
+    remembered(folder, lambda rows: rows[0]["members"][1].update(offset=-4096))
+    return r"in-\d+.tar: sample \w+, member txt: \d+ bytes at -4096 are not in the shard"
+
+
+def size_of_the_moon(folder: Path) -> str:
+    remembered(folder, lambda rows: rows[0]["members"][0].update(size=1 << 60))
+    return r"1152921504606846976 bytes at \d+ are not in the shard"
+
+
+def path_out_of_the_folder(folder: Path) -> str:
+    (folder.parent / "secret.tar").write_bytes(b"x" * 4096)
+    remembered(folder, lambda rows: rows[0].update(shard="../secret.tar"))
+    return r"samples.parquet: '../secret.tar' is no name of a shard"
+
+
+def members_of_another_sample(folder: Path) -> str:
+    def swap(rows: list[dict[str, Any]]) -> None:
+        one, two = (rows[n]["members"][0] for n in (0, 1))
+        one["offset"], two["offset"] = two["offset"], one["offset"]
+
+    remembered(folder, swap)
+    return r"member mp4: something else stands there"
+
+
+def a_row_without_members(folder: Path) -> str:
+    remembered(folder, lambda rows: rows[0].update(members=None))
+    return r"samples.parquet: has rows without members"
+
+
+def a_member_without_sha(folder: Path) -> str:
+    remembered(folder, lambda rows: rows[0]["members"][2].update(sha256=None))
+    return r"samples.parquet: has rows without members"
+
+
+def a_source_on_both_sides(folder: Path) -> str:
+    first = ShardIndex.open(folder)[0]
+    assert first.row["split"] == "train"
+
+    def change(members: dict[str, bytes]) -> None:
+        meta = SampleMeta.from_json(members["json"])
+        members["json"] = meta.model_copy(update={"split": "test"}).to_json()
+
+    rewritten(folder, change)
+    return rf"source '{first.row['video_id']}' is on both sides of the split"
+
+
+def samples_of_two_splits_in_a_shard(folder: Path) -> str:
+    a_source_on_both_sides(folder)
+    return r"in-\d+.tar: holds samples of test and train"
+
+
+def a_crop_of_another_reference(folder: Path) -> str:
+    """Two references of one sample exchange their crops, sizes and hashes made right."""
+    index = ShardIndex.open(folder)
+    two = next(s for s in index if s.row["references"] == 2)
+    rows = [sample.row for sample in index]
+    row = next(r for r in rows if r["sample_id"] == two.id)
+    by = {m["suffix"]: m for m in row["members"]}
+    for key in ("offset", "size", "sha256"):
+        by["ref0.jpg"][key], by["ref1.jpg"][key] = by["ref1.jpg"][key], by["ref0.jpg"][key]
+    write_index(folder, rows)
+    return r"member ref[01].jpg: something else stands there"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         *(flip, cut, lose, stray, restamp, smuggle),
-        *(swap_mask, mask_elsewhere, empty_mask, mask_of_ones, broken_crop, wrong_phrase),
+        *(
+            swap_mask,
+            mask_elsewhere,
+            mask_of_a_few_pixels,
+            empty_mask,
+            mask_of_ones,
+            broken_crop,
+            wrong_phrase,
+        ),
         *(energon_of_another_write, energon_index_lost, croissant_of_another_write),
-        *(records_of_another_write, wids_of_another_write),
+        *(records_of_another_write, wids_of_another_write, wids_of_a_split_of_another_write),
+        *(offset_before_the_file, size_of_the_moon, path_out_of_the_folder, a_row_without_members),
+        *(members_of_another_sample, a_member_without_sha, a_crop_of_another_reference),
+        *(a_source_on_both_sides, samples_of_two_splits_in_a_shard),
     ],
 )
 def test_damage_is_found_and_names_the_file_and_the_way_out(film_copy: Path, damage: Any) -> None:

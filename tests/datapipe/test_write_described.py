@@ -93,6 +93,11 @@ def test_mlcroissant_finds_no_error_and_reads_the_records(
     index = ShardIndex.open(folder)
     keys = [row["samples/sample_id"].decode() for row in data.records("samples")]
     assert keys == [sample.id for sample in index]
+    splits = [row["splits/name"] for row in data.records("splits")]
+    assert splits == sorted({s.row["part"] for s in index}, key=("train", "val", "test").index)
+    parts = [row["samples/part"].decode() for row in data.records("samples")]
+    assert parts == [sample.row["part"] for sample in index]
+    assert set(parts) == set(splits)
     raw = json.loads((folder / "croissant.json").read_text())
     assert "http://mlcommons.org/croissant/RAI/1.0" in raw["conformsTo"]
     assert any(one.startswith("consent") for one in raw["rai:personalSensitiveInformation"])

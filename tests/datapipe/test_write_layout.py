@@ -83,7 +83,7 @@ def test_adding_sources_only_divides_the_shards_that_got_full(
         key = before[one.sample_id]
         if after[one.sample_id] != key:
             assert sum(other.bytes for other in was[key]) + TAR_END > BOUND
-            assert after[one.sample_id][1] >= COUNTS.of(one.pair_type)
+            assert after[one.sample_id][1] >= COUNTS.of(one.kind)
 
 
 def test_a_source_is_parted_only_where_it_fills_a_shard_alone() -> None:
@@ -95,7 +95,7 @@ def test_a_source_is_parted_only_where_it_fills_a_shard_alone() -> None:
     shards = {n: {placed[o.sample_id] for o in others if o.video_id == f"other{n}"}
               for n in range(40)}  # fmt: skip
     assert all(len({key for key in keys if key[0] == "in"}) == 1 for keys in shards.values())
-    assert len({placed[one.sample_id] for one in film if one.pair_type == "in"}) >= 4
+    assert len({placed[one.sample_id] for one in film if one.kind == "in"}) >= 4
     clip_parted = [d for d in layout.divisions["in"] if d.by == "clip"]
     assert clip_parted
     assert {d.source for d in clip_parted} == {ids.stable_hash(["source", "film0"], 16)}

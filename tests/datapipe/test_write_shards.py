@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import resource
+import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -18,11 +24,22 @@ from written_run import SETTINGS, WRITE, WritableRun, hashes
 
 from s2v.datapipe.base import records
 from s2v.datapipe.base.media.images import decode_png_mask
-from s2v.datapipe.base.shards import SampleMeta, ShardError, ShardIndex
+from s2v.datapipe.base.shards import (
+    INDEX,
+    INDEX_FILE,
+    Sample,
+    SampleMeta,
+    ShardError,
+    ShardIndex,
+)
+from s2v.datapipe.explaining import explanation
 from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.settings import ShardCounts
+from s2v.datapipe.write import describe
 from s2v.datapipe.write.errors import WriteError
+from s2v.datapipe.write.previous import record, write_records
+from s2v.datapipe.write.tar import index_row, write_tar
 from s2v.datapipe.write.verify import verify_shards
 from s2v.datapipe.write.write import Written, write_shards
 
@@ -62,7 +79,9 @@ def test_stock_datasets_reads_the_folder_with_differing_reference_counts(
 
     index = {sample.id: sample for sample in ShardIndex.open(film_copy)}
     assert {sample.row["references"] for sample in index.values()} == {1, 2}
-    data = datasets.load_dataset(str(film_copy), split="train", cache_dir=str(tmp_path / "cache"))
+    splits = datasets.load_dataset(str(film_copy), cache_dir=str(tmp_path / "cache"))
+    assert set(splits) == {sample.row["part"] for sample in index.values()} > {"train"}
+    data = datasets.concatenate_datasets(list(splits.values()))
     data = data.cast_column("mp4", datasets.Video(decode=False))
     assert len(data) == len(index)
     for row in data:
@@ -81,6 +100,9 @@ def test_stock_datasets_reads_the_folder_with_differing_reference_counts(
     )
 
 
+HOME = Exclusion(key_type="video_id", key="home", reason="asked", by="test", when="2026-01-01")
+
+
 @pytest.mark.parametrize("shuffle", [None, 7])
 def test_the_same_selection_gives_the_same_bytes(
     film_run: WritableRun, film_shards: Written, tmp_path: Path, shuffle: int | None
@@ -94,8 +116,7 @@ def test_a_takedown_rewrites_only_the_shards_of_its_source(
     film_run: WritableRun, film_copy: Path
 ) -> None:
     before = hashes(film_copy)
-    one = Exclusion(key_type="video_id", key="home", reason="asked", by="test", when="2026-01-01")
-    after = film_run.write(film_copy, exclusions=[one])
+    after = film_run.write(film_copy, exclusions=[HOME])
     changed = {
         n for n, h in hashes(film_copy).items() if n.endswith(".tar") and before.get(n) != h
     } | set(after.removed)
@@ -295,3 +316,84 @@ def test_croissant_names_every_file_with_its_hash(film_shards: Written) -> None:
     found = {f["contentUrl"]: f["sha256"] for f in data["distribution"]}
     files = hashes(film_shards.folder)
     assert found == {name: files[name] for name in [*film_shards.shards, "index/samples.parquet"]}
+
+
+def _write_where_files_end_at(limit: int, run: WritableRun, out: Path, answer: Any) -> None:
+    """In a process of its own, whose files cannot pass a size: writing fails as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        run.write(out, exclusions=[HOME])
+        answer.put("written")
+    except OSError as error:
+        answer.put(explanation(error))
+
+
+@pytest.mark.parametrize("limit", [2_000, 9_000, 30_000])
+def test_a_disk_that_takes_no_more_leaves_the_old_folder_and_no_rest(
+    film_run: WritableRun, film_copy: Path, limit: int
+) -> None:
+    before = hashes(film_copy)
+    context = multiprocessing.get_context("fork")
+    answer = context.SimpleQueue()
+    process = context.Process(
+        target=_write_where_files_end_at, args=(limit, film_run, film_copy, answer)
+    )
+    process.start()
+    told = answer.get()
+    process.join()
+    assert told != "written"
+    assert told
+    assert hashes(film_copy) == before
+    assert [path.name for path in film_copy.parent.iterdir()] == ["copy"]
+    film_run.write(film_copy, exclusions=[HOME])
+    verify_shards(film_copy)
+
+
+def _as_before_splits_had_shards(run: WritableRun, folder: Path) -> None:
+    """Make of a folder what the version before wrote: all splits in the shards of a pair type."""
+    index = ShardIndex.open(folder)
+    rows = []
+    tars: dict[str, list[Sample]] = {}
+    for sample in index:
+        tars.setdefault(f"{sample.row['pair_type']}-000000.tar", []).append(sample)
+    made = {}
+    for name, samples in tars.items():
+        members = {s.id: {suffix: s.read(suffix) for suffix in s.suffixes} for s in samples}
+        made[name] = write_tar(folder / f"{name}.old", sorted(members.items()))
+        metas = {s.id: s.meta() for s in samples}
+        rows += [index_row(name, one, metas[one["sample_id"]]) for one in made[name]]
+    for path in (*folder.glob("*.tar"), *folder.glob("*.idx"), *folder.glob("wids-*.json")):
+        path.unlink()
+    shutil.rmtree(folder / ".nv-meta")
+    for name in made:
+        (folder / f"{name}.old").rename(folder / name)
+    table = pa.Table.from_pylist(rows, schema=INDEX)
+    records_ = [record(folder / name, len(some), "") for name, some in made.items()]
+    write_records(folder, records_)
+    pq.write_table(table.drop_columns(["part"]), folder / INDEX_FILE)
+    describe.write_descriptions(
+        describe.Dataset(folder, "A test", table, records_, run.world.tables()["sources"],
+                         frozenset())
+    )  # fmt: skip
+    for path in folder.glob("wids-*.json"):
+        path.unlink()
+    layout = {"schema": "s2v-shards-1", "shards": ShardCounts(in_=1, cross=1).model_dump()}
+    (folder / "index" / "layout.json").write_text(json.dumps(layout))
+
+
+def test_a_folder_of_the_version_before_is_read_verified_and_dealt_anew_once(
+    film_run: WritableRun, film_shards: Written, film_copy: Path
+) -> None:
+    _as_before_splits_had_shards(film_run, film_copy)
+    old = {s.id: (s.row["part"], s.read("json")) for s in ShardIndex.open(film_copy)}
+    assert old == {
+        s.id: (s.row["part"], s.read("json")) for s in ShardIndex.open(film_shards.folder)
+    }
+    assert {part for part, _ in old.values()} > {"train"}
+    verify_shards(film_copy, deep=True)
+    again = film_run.write(film_copy)
+    assert "in-val-000000.tar" in again.shards
+    assert {s.id for s in ShardIndex.open(film_copy)} == old.keys()
+    verify_shards(film_copy)
+    assert film_run.write(film_copy).changed == ()

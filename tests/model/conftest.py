@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +170,12 @@ def drawn_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def six_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of one sample that has as many references as a sample may."""
+    return write_shards(tmp_path_factory.mktemp("six"), [Drawn(0, 0, references=6)])
+
+
+@pytest.fixture(scope="session")
 def drawing() -> Callable[[int, int, int], np.ndarray]:
     """``draw_video``: the clips before they were encoded."""
     return draw_video
@@ -188,5 +195,27 @@ def tiny() -> Callable[..., Config]:
 
     def make(*overrides: str) -> Config:
         return configuration.load("demo_tiny", [*TINY, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def wan() -> Callable[..., Any]:
+    """A Wan network of two blocks with random weights in every tensor; takes options."""
+    from s2v.model.wan import WanModel
+    from s2v.model.wan_config import WanConfig
+
+    def make(seed: int = 0, **options: Any) -> WanModel:
+        sizes = {
+            "width": 24, "heads": 2, "layers": 2, "ffn": 40, "text_width": 20, "text_tokens": 16,
+            "frequencies": 16,
+        }  # fmt: skip
+        model = WanModel(WanConfig(**{**sizes, **options}))
+        random = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                noise = torch.randn(parameter.shape, generator=random)
+                parameter.copy_((1 + 0.1 * noise) if "norm" in name else 0.2 * noise)
+        return model.eval()
 
     return make

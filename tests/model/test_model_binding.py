@@ -40,7 +40,7 @@ def _trained(videos: Tensor, condition: Condition, dropout: DropoutConfig) -> tu
     optimiser = optim.adamw(model, tuning)
     rows = torch.arange(8) % len(videos)
     x0 = videos[rows]
-    told = Condition(**{k: v[rows] for k, v in vars(condition).items()})
+    told = condition.rows(rows)
     losses = []
     for step in range(STEPS):
         keys = [(f"{i}", step) for i in range(len(rows))]
@@ -60,7 +60,7 @@ def _trained(videos: Tensor, condition: Condition, dropout: DropoutConfig) -> tu
 
 
 def _sampled(model: MMDiT, condition: Condition, row: int, **scales: float) -> Tensor:
-    one = Condition(**{k: v[row : row + 1] for k, v in vars(condition).items()})
+    one = condition.rows(torch.tensor([row]))
     config = SampleConfig(steps=12, **{"image_scale": 1.0, "text_scale": 1.0, **scales})
     return generate(
         model, one, _null(), shape=(C, T, H, W), config=config, noise_key=(row, "binding")

@@ -62,6 +62,14 @@ def test_wrong_input_is_one_line_with_the_way_out(
     assert "network.width: 32 -> 64" in wider
     five = [x for _ in range(5) for x in ("--reference", text)]
     assert "5 references, at most 4" in _fails([*sample, *five], capsys)
+    phrases = ["--reference", text, "--phrase", "x", "--phrase", "y"]
+    assert "2 phrases for 1 references" in _fails([*sample, *phrases], capsys)
+    assert "'fox' is not in the prompt 'x'" in _fails(
+        [*sample, "--reference", text, "--phrase", "fox"], capsys
+    )
+    size = _fails([*train_, drawn_shards, "--set", "data.height=50"], capsys)
+    assert "data.height 50 does not divide by 16" in size
+    assert "take 48 or 64" in size
     assert "not a run folder" in _fails(["heldout", "--run", ".", "--shards", "."], capsys)
     pickled = tmp_path / "model.pth"
     pickled.write_bytes(b"\x80\x04")
@@ -89,6 +97,11 @@ def test_a_sample_carries_its_references_and_its_provenance(
     assert len(facts["references"][0]["rgb_sha256"]) == 64
     assert facts["model"]["step"] == 2
     assert facts["sampler"]["image_scale"] == 3.0
+    # The video says the same of itself, and is the one it speaks of.
+    assert main(["verify", "--json", str(made["video"])]) == 0
+    inside = json.loads(capsys.readouterr().out)
+    for key in ("prompt", "seed", "references", "model", "sampler", "frames_sha256"):
+        assert inside[key] == facts[key]
     sheet = np.asarray(Image.open(str(made["sheet"])))
     assert sheet.shape[0] == 48
     assert sheet.shape[1] > 7 * 80  # the reference and six frames
@@ -96,6 +109,12 @@ def test_a_sample_carries_its_references_and_its_provenance(
     assert Path(str(again["video"])).read_bytes() == Path(str(made["video"])).read_bytes()
     other = make("c", "--seed", "4", "--set", "sample.image_scale=1")
     assert Path(str(other["video"])).read_bytes() != Path(str(made["video"])).read_bytes()
+    marked = make("d", "--seed", "3", "--preset", "release", "--set", "sample.steps=2",
+                  "--set", "sample.mark=AI", "--phrase", "a shape")  # fmt: skip
+    facts = json.loads(Path(str(marked["provenance"])).read_text())
+    assert (facts["mark"], facts["phrases"]) == ("AI", ["a shape"])
+    sampler = facts["sampler"]
+    assert (sampler["solver"], sampler["steps"], sampler["image_scale"]) == ("unipc", 2, 5.0)
 
 
 def test_the_same_frames_give_the_same_file_whatever_is_in_memory(tmp_path: Path) -> None:
@@ -167,6 +186,9 @@ def test_every_recipe_is_valid_and_prints_as_what_it_reads(
         ("dropout.both=1.5", "dropout.both"),
         ("network.patch=[2, 2, 2]", "single latent frames"),
         ("data.mix={ inn = 1.0 }", "data.mix"),
+        ("data.width=100", "data.width 100 does not divide by 16"),
+        ("network.subject_ids=2", "does not cover data.max_references 4"),
+        ("flow.mode_scale=2", "flow.mode_scale"),
         ("steps=3", "steps"),
     ],
 )

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from s2v.model import conditioning, flow
 from s2v.model.conditioning import Condition
-from s2v.model.config import DropoutConfig, FlowConfig, SampleConfig
+from s2v.model.config import DropoutConfig, SampleConfig
+from s2v.model.guidance import guided
 from s2v.model.rng import generator, normal
-from s2v.model.sample import generate, guided
+from s2v.model.sample import generate
 
 
 def test_the_line_runs_from_data_to_noise_and_the_target_is_its_slope() -> None:
@@ -40,26 +40,6 @@ def test_references_are_out_of_the_loss() -> None:
     assert torch.equal(flow.video_loss(tail, x0, eps), loss)
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_noise_levels_follow_the_shifted_logit_normal(shift: float) -> None:
-    config = FlowConfig(mean=0.3, std=0.8, shift=shift)
-    keys = [(f"s{i % 7}", i) for i in range(4000)]
-    t = flow.noise_levels(config, 11, keys).double().numpy()
-    unshifted = t / (shift - (shift - 1) * t)
-    logits = np.log(unshifted / (1 - unshifted))
-    assert stats.kstest(logits, stats.norm(0.3, 0.8).cdf).pvalue > 1e-3
-    again = flow.noise_levels(config, 11, keys[100:101])
-    assert again.item() == pytest.approx(t[100], abs=1e-7)  # whatever was drawn before
-
-
-def test_euler_levels_end_where_they_should() -> None:
-    levels = flow.euler_levels(50, 5.0)
-    assert (len(levels), levels[0], levels[-1]) == (51, 1.0, 0.0)
-    assert levels[1] == pytest.approx(5 * 0.98 / (1 + 4 * 0.98))
-    # The last two of the release's fifty: 172.4 and 92.6 of a thousand.
-    assert [round(1000 * t, 1) for t in levels[48:50]] == [172.4, 92.6]
-
-
 def test_noise_depends_on_seed_sample_number_and_purpose_only() -> None:
     one = flow.noise((3, 4), 5, [("a", 9)])[0]
     assert torch.equal(flow.noise((3, 4), 5, [("b", 1), ("a", 9)])[1], one)
@@ -72,17 +52,31 @@ def test_noise_depends_on_seed_sample_number_and_purpose_only() -> None:
 
 
 def test_realised_dropout_is_what_was_configured() -> None:
-    config = DropoutConfig(text_only=0.1, references_only=0.05, both=0.1, vae=0.7)
-    counts: Counter[str] = Counter()
-    n = 20_000
-    for i in range(n):
-        counts += conditioning.tally([conditioning.draw(config, 3, (f"s{i % 50}", i), 2)])
+    config = DropoutConfig(text_only=0.1, references_only=0.05, both=0.1, vae=0.7, image=0.2)
+    n = 30_000
+    draws = [conditioning.draw(config, 3, (f"s{i % 50}", i), 2) for i in range(n)]
+    counts = conditioning.tally(draws)
     states = ("text+image", "image", "text", "neither")
     expected = [0.75 * n, 0.1 * n, 0.05 * n, 0.1 * n]
     assert stats.chisquare([counts[s] for s in states], expected).pvalue > 1e-3
+    # Latents and image tokens are hidden apart: all four cells have their product.
+    cells = Counter((d.vae[0], d.image[0]) for d in draws)
+    order = [(v, i) for v in (True, False) for i in (True, False)]
+    wanted = [n * (0.7 if v else 0.3) * (0.2 if i else 0.8) for v, i in order]
+    assert stats.chisquare([cells[c] for c in order], wanted).pvalue > 1e-3
     rates = conditioning.rates(counts)
     assert rates["vae"] == pytest.approx(0.7, abs=0.015)
+    assert rates["image_tokens"] == pytest.approx(0.2, abs=0.015)
     assert rates["neither"] == counts["neither"] / n
+
+
+def test_hiding_image_tokens_changes_no_other_draw() -> None:
+    """Else a run with it could not be compared with one without."""
+    with_, without = DropoutConfig(image=0.5), DropoutConfig()
+    for i in range(50):
+        a, b = (conditioning.draw(c, 1, ("s", i), 3) for c in (with_, without))
+        assert (a.text, a.references, a.vae) == (b.text, b.references, b.vae)
+        assert b.image == (False,) * 3
 
 
 def test_vae_dropout_can_be_drawn_per_reference() -> None:
@@ -105,11 +99,12 @@ def _condition(batch: int = 3, count: int = 2) -> Condition:
 
 
 def test_hidden_means_null_text_zero_latents_and_unseen_image_tokens() -> None:
-    c, null = _condition(), normal((2, 6), 0, "null")
+    c, null = _condition(batch=4), normal((2, 6), 0, "null")
     hidden = [
         conditioning.Hidden(text=True, references=False, vae=(False, True)),
         conditioning.Hidden(text=False, references=True, vae=(False, False)),
         conditioning.Hidden(text=False, references=False, vae=(False, False)),
+        conditioning.Hidden(False, False, (False, False), image=(True, False)),
     ]
     out = conditioning.hide(c, hidden, null)
     assert torch.equal(out.text[0, :2], null)
@@ -120,6 +115,8 @@ def test_hidden_means_null_text_zero_latents_and_unseen_image_tokens() -> None:
     assert torch.equal(out.references[0, :, 0], c.references[0, :, 0])
     assert not out.references[1].any()
     assert not out.image_mask[1].any()
+    assert out.image_mask[3].tolist() == [False, True]  # tokens go, latents stay
+    assert torch.equal(out.references[3], c.references[3])
     assert out.reference_mask.all()  # a hidden reference keeps its slot
     for name, value in vars(out).items():
         assert torch.equal(value[2], vars(c)[name][2])

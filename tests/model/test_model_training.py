@@ -65,6 +65,8 @@ def test_a_run_leaves_what_it_says(finished: tuple[Path, TrainResult]) -> None:
     assert report["heldout_psnr_db"] > 20
     line = metrics.read(out / "metrics.jsonl")[-1]
     assert set(line["loss_by_pair"]) <= {"in", "cross"}
+    assert set(line["loss_by_references"]) <= {"1", "2"}
+    assert line["hidden"]["vae"] == result.rates["vae"]  # of all steps so far
     # 12 steps of 4 at 0.7 / 0.3: 33.6 and 14.4.
     assert result.rates["source in"] * 48 == pytest.approx(33.6, abs=1)
 

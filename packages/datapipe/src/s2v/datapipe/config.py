@@ -117,4 +117,8 @@ class Settings(_Section):
     exclusions: list[str] = Field(
         default_factory=list, description="exclusion and takedown lists, JSONL"
     )
+    exclude_copies: bool = Field(
+        default=True,
+        description="leave out clips that show what a clip of `s2v-data takedown` shows",
+    )
     write: WriteSettings = WriteSettings()

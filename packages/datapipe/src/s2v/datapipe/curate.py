@@ -23,16 +23,17 @@ from s2v.datapipe.engine.lock import run_lock
 from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.bank_size import advice
 from s2v.datapipe.pair.conservation import Report, check
-from s2v.datapipe.pair.exclusions import read_exclusions
+from s2v.datapipe.pair.exclusions import Exclusion, read_exclusions
 from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.pair.unseen import read_test_faces
 from s2v.datapipe.roles import Roles
 from s2v.datapipe.searching import Banks
-from s2v.datapipe.serving import make_roles
+from s2v.datapipe.serving import Servers, make_roles
 from s2v.datapipe.verifying import Verified, select_verified
 from s2v.datapipe.views import write_views
 from s2v.datapipe.write import takedown
+from s2v.datapipe.write.focus import subjects_shown
 from s2v.datapipe.write.write import Written, write_shards
 
 #: Packages whose version can change a result; recorded in run.json.
@@ -53,6 +54,7 @@ class Curated:
     advice: tuple[str, ...]  # on bounds that the size of a bank has outgrown
     views: tuple[str, ...]  # tables that changed
     written: Written | None  # None: not asked for
+    copies: tuple[str, ...] = ()  # clips left out because they show what was taken down
 
     @property
     def selection(self) -> Selection:
@@ -131,24 +133,32 @@ def curate(
         atomic.sweep(folder)
         banks = Banks(folder / "select" / "banks", settings.engine.cpus)
         banks.sweep()
-        measured = Measuring(
-            settings,
-            roles,
-            retry_quarantine=retry_quarantine,
-            only_committed=not measure,
-            quiet=quiet,
-        ).run()
-        verified = select_verified(
-            settings,
-            roles,
-            measured,
-            exclusions,
-            ask=measure,
-            retry_quarantine=retry_quarantine,
-            quiet=quiet,
-            steps=Steps(folder / "select", measured.digest, banks),
-            test_faces=test_faces,
-        )
+        with Servers(settings) as servers:
+            measured = Measuring(
+                settings,
+                roles,
+                servers,
+                retry_quarantine=retry_quarantine,
+                only_committed=not measure,
+                quiet=quiet,
+            ).run()
+            of_gone: tuple[Exclusion, ...] = ()
+            if settings.exclude_copies:
+                of_gone = takedown.copies_of_gone(folder, measured.tables, settings.select.pair)
+            exclusions += of_gone
+            servers.keep_for({"verifier"})
+            verified = select_verified(
+                settings,
+                roles,
+                measured,
+                exclusions,
+                servers,
+                ask=measure,
+                retry_quarantine=retry_quarantine,
+                quiet=quiet,
+                steps=Steps(folder / "select", measured.digest, banks),
+                test_faces=test_faces,
+            )
         as_read = measured.tables
         measured.tables, selection = verified.tables, verified.selection
         with ThreadPoolExecutor(1) as beside:  # tables are encoded while they are checked
@@ -176,7 +186,8 @@ def curate(
                 *(folder, measured.tables, selection, settings.write, files), folder / "shards"
             )
     told = tuple(advice(selection.subjects, settings.select))
-    return Curated(folder, measured, verified, conservation, told, views, written)
+    left_out = tuple(one.key for one in of_gone)
+    return Curated(folder, measured, verified, conservation, told, views, written, left_out)
 
 
 def _cut(
@@ -190,6 +201,7 @@ def _cut(
         clips.filter(wanted).to_pylist(),
         {row["video_id"]: row for row in measured.tables["sources"].to_pylist()},
         settings.write.encoding(),
+        keep=subjects_shown(measured.tables, selection) if settings.write.buckets else None,
         cpus=settings.engine.cpus,
         quiet=quiet,
     )

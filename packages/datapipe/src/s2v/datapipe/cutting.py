@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from s2v.datapipe import staging
 from s2v.datapipe.base import ids
+from s2v.datapipe.base.media.buckets import corner, fit
 from s2v.datapipe.base.media.cut import cut_clip
 from s2v.datapipe.base.media.cut_together import MAX_TOGETHER, Span, cut_together, together
 from s2v.datapipe.base.media.encode import Shape
@@ -43,6 +44,7 @@ def cut_clips(
     sources: Mapping[str, Row],
     encoding: Mapping[str, Any],
     *,
+    keep: Mapping[str, Sequence[float]] | None = None,
     cpus: int | None = None,
     quiet: bool = False,
 ) -> Cutting:
@@ -54,6 +56,8 @@ def cut_clips(
             of one frame.
         sources: table ``sources`` by ``video_id``.
         encoding: arguments of :func:`s2v.datapipe.base.media.cut.cut_clip`.
+        keep: by clip what buckets should not cut into, ``x0, y0, x1, y1`` as shares of the clip's
+            picture.
         cpus: CPUs of a local Ray.
         quiet: no progress.
 
@@ -63,7 +67,8 @@ def cut_clips(
     folder = folder.absolute()  # actors on other machines stand in other folders
     jobs = []
     for clip in sorted(clips, key=lambda row: str(row["clip_id"])):
-        jobs.append(_job(folder, clip, sources[clip["video_id"]], encoding))
+        subjects = (keep or {}).get(clip["clip_id"])
+        jobs.append(_job(folder, clip, sources[clip["video_id"]], encoding, subjects))
     files = {job["clip_id"]: Path(job["target"]) for job in jobs}
     missing = [job for job in jobs if not Path(job["target"]).exists()]
     quarantine: list[Row] = []
@@ -78,12 +83,22 @@ def cut_clips(
     return Cutting(files, quarantine)
 
 
-def _job(folder: Path, clip: Row, source: Row, encoding: Mapping[str, Any]) -> dict[str, Any]:
+def _job(
+    folder: Path,
+    clip: Row,
+    source: Row,
+    encoding: Mapping[str, Any],
+    keep: Sequence[float] | None = None,
+) -> dict[str, Any]:
     content = str(source["sha256"] or source["etag"])  # of an object, before its bytes are read
     parts = [str(CUT_VERSION), content, json.dumps(dict(encoding), sort_keys=True)]
     crop = clip.get("crop")
     if crop is not None:
         parts.append(json.dumps([int(v) for v in crop]))
+    if keep is not None and _moves(clip, encoding, keep):
+        parts.append(json.dumps({"keep": list(keep)}))
+    else:
+        keep = None  # the middle is right: the clip has the name that it has always had
     target = folder / "clips" / ids.stable_hash(parts, 12) / f"{clip['clip_id']}.mp4"
     return {
         "folder": str(folder),
@@ -92,9 +107,22 @@ def _job(folder: Path, clip: Row, source: Row, encoding: Mapping[str, Any]) -> d
         "start_us": clip["start_us"],
         "end_us": clip["end_us"],
         "crop": crop,
+        "keep": keep,
         "target": str(target),
         "encoding": dict(encoding),
     }
+
+
+def _moves(clip: Row, encoding: Mapping[str, Any], keep: Sequence[float]) -> bool:
+    """Whether the bucket of a clip is cut elsewhere than from its middle."""
+    shape = _arguments(dict(encoding)).get("shape")
+    if shape is None:
+        return False
+    picture = (int(clip["width"]), int(clip["height"]))
+    found = fit(*picture, shape.buckets, shape.max_enlarge)
+    return found is not None and corner(found.cover, found.size, keep) != corner(
+        found.cover, found.size
+    )
 
 
 def _run(jobs: list[dict[str, Any]], cpus: int | None) -> Iterable[dict[str, Any]]:
@@ -138,7 +166,10 @@ def _cut_batch(row: dict[str, Any]) -> list[dict[str, Any]]:
 def _cut_neighbours(jobs: list[dict[str, Any]]) -> None:
     staging.use(Path(jobs[0]["folder"]))
     path = staging.local_path(jobs[0]["source"])
-    spans = [Span(job["start_us"], job["end_us"], Path(job["target"]), job["crop"]) for job in jobs]
+    spans = [
+        Span(job["start_us"], job["end_us"], Path(job["target"]), job["crop"], job["keep"])
+        for job in jobs
+    ]
     for group in together(path, spans):
         if len(group) > 1:
             cut_together(path, group, **_arguments(jobs[0]["encoding"]))
@@ -155,10 +186,11 @@ def _cut(row: dict[str, Any]) -> dict[str, Any]:
         staging.use(Path(job["folder"]))
         path = staging.local_path(job["source"])
         if job["source"]["kind"] == "image":
-            still_clip(path, job["target"], **_arguments(job["encoding"]))
+            still_clip(path, job["target"], keep=job["keep"], **_arguments(job["encoding"]))
         else:
             span = (job["start_us"], job["end_us"])
-            cut_clip(path, *span, job["target"], crop=job["crop"], **_arguments(job["encoding"]))
+            options = {**_arguments(job["encoding"]), "crop": job["crop"], "keep": job["keep"]}
+            cut_clip(path, *span, job["target"], **options)
     except MediaError as refused:
         if refused.transient:
             failed = failure(refused, Path(job["target"]))
@@ -173,9 +205,7 @@ def _arguments(encoding: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the encoders; a shape travels as plain data."""
     if "shape" not in encoding:
         return encoding
-    plain = encoding["shape"]
-    buckets = tuple((int(height), int(width)) for height, width in plain["buckets"])
-    return {**encoding, "shape": Shape(**{**plain, "buckets": buckets})}
+    return {**encoding, "shape": Shape.of(encoding["shape"])}
 
 
 def _quarantined(answer: dict[str, Any]) -> Row:

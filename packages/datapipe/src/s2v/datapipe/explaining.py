@@ -37,7 +37,8 @@ def explanation(error: Exception) -> str | None:
     """What to tell the user, or ``None`` for what is our own mistake."""
     if isinstance(error, OSError):
         full = error.errno == errno.ENOSPC
-        return f"no space left for {error.filename}; free some and go on" if full else str(error)
+        where = f"for {error.filename}" if error.filename else "on the disk"
+        return f"no space left {where}; free some and go on" if full else str(error)
     known = any(kind.__qualname__ in KNOWN.get(kind.__module__, ()) for kind in type(error).__mro__)
     return str(error) if known else _ray_cause(error)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,13 @@ from s2v.datapipe.engine.units import slices, unit_name
 from s2v.datapipe.measure.caption import given_caption
 from s2v.datapipe.pair.rows import group
 from s2v.datapipe.roles import Roles
-from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
+from s2v.datapipe.serving import Servers, check_servers, own, reserved, untried
 from s2v.datapipe.sources import identity_of
 from s2v.datapipe.sources.parts import mark_beyond, outside, window_note, windows
 from s2v.datapipe.staging import list_run
 from s2v.datapipe.views import stamp, standing
+from s2v.datapipe.write.takedown import settle
+from s2v.datapipe.write.tombstones import Tombstones
 
 #: Tables that are put together on disk, as they may be larger than any memory, and their stage.
 SPOOLED = {"masks": "segment", "embeddings": "embed"}
@@ -88,12 +91,23 @@ class Measured:
 
 
 class Measuring:
-    """Measures all sources of a run; what is committed already is not measured again."""
+    """Measures all sources of a run; what is committed already is not measured again.
+
+    Args:
+        settings: the configuration.
+        roles: as the configuration fills them.
+        servers: the run's own, of whoever holds them: they stay up after the last clip. ``None``:
+            they end with it.
+        retry_quarantine: measure quarantined rows again.
+        only_committed: refuse to measure anything.
+        quiet: no progress.
+    """
 
     def __init__(
         self,
         settings: Settings,
         roles: Roles,
+        servers: Servers | None = None,
         *,
         retry_quarantine: bool = False,
         only_committed: bool = False,
@@ -102,6 +116,7 @@ class Measuring:
         self.settings = settings
         self.folder = Path(settings.folder)
         self.roles = roles
+        self.servers = servers
         self.plan = pipeline.plan(settings, roles)
         self.retry_quarantine = retry_quarantine
         self.only_committed = only_committed
@@ -109,6 +124,7 @@ class Measuring:
         self.result = Measured({}, fingerprints={n: r.fingerprint for n, r in self.plan.items()})
         self._admitted = False
         self._digest = hashlib.sha256()
+        self._erased = Tombstones()
 
     def run(self) -> Measured:
         """Measure and return all tables; nothing is opened while nothing has changed.
@@ -119,10 +135,16 @@ class Measuring:
         sources = list_run(
             self.folder, self.settings.sources, self.settings.downloads, quiet=self.quiet
         )
+        # Before anything is believed to stand: a takedown that was killed is finished first.
+        self._erased = settle(self.folder, sources, self._made_of)
+        listed_any = bool(sources)
+        sources = [row for row in sources if row["video_id"] not in self._erased.sources]
         found = None if self.retry_quarantine else standing(self.folder, self._stamp(sources))
         if found is not None:
             self.result.tables, self.result.digest = found.tables, found.digest
             self.result.sound = found.sound
+        elif listed_any and not sources:
+            self._nothing()
         else:
             self._measure(sources)
         self.result.stamp = self._stamp(sources)
@@ -159,7 +181,7 @@ class Measuring:
 
         clips = {row["clip_id"]: row for row in _rows(parts[-1], "clips")}
         stills = group(_rows(parts[-1], "stills"), "clip_id")
-        items = self._slices(clips, stills, sources, content)
+        items = self._slices(clips, stills, sources)
         parts.append(self._group("clips", pipeline.BY_CLIPS, items))
         tables = merge(parts)
         for name in records.TABLES:
@@ -204,20 +226,33 @@ class Measuring:
         items.sort(key=lambda i: (-probes[i.ids[0]]["duration_us"], i.unit))
         return items
 
+    def _made_of(self, source: Row) -> str:
+        """What units of its clips are named by."""
+        content: str = identity_of(source)
+        if self.settings.caption.use_given != "never":  # then a corrected caption is new content
+            content += given_caption(source["given_caption"]) or ""
+        return content
+
+    def _nothing(self) -> None:
+        """Every source was taken down: tables without rows, so that the shards are emptied."""
+        derived = {"subjects", "pairs", "samples"}
+        names = (name for name in records.TABLES if name not in derived)
+        self.result.tables = {name: records.table(name, []) for name in names}
+        self._digest.update(b"nothing")
+        self.result.digest = self._digest.hexdigest()
+
     def _slices(
         self,
         clips: dict[str, Row],
         stills: dict[str, list[Row]],
         sources: list[Row],
-        content: dict[str, str],
     ) -> list[Item]:
         by_id = {row["video_id"]: row for row in sources}
-        made_of = {clip: content[row["video_id"]] for clip, row in clips.items()}
-        if self.settings.caption.use_given != "never":  # then a corrected caption is new content
-            for clip, row in clips.items():
-                made_of[clip] += given_caption(by_id[row["video_id"]]["given_caption"]) or ""
+        made_of = {clip: self._made_of(by_id[row["video_id"]]) for clip, row in clips.items()}
         items = []
-        for name, members in slices(made_of, self.settings.engine.unit_clips):
+        for name, members in slices(
+            made_of, self.settings.engine.unit_clips, self._erased.clips.keys()
+        ):
             rows = [clips[i] for i in members]
             used = sorted({row["video_id"] for row in rows})
             kept = [still for clip in members for still in stills.get(clip, [])]
@@ -316,8 +351,9 @@ class Measuring:
         """Measure; the run's own servers are up while clips are looked at."""
         placement = self._place(runs[first:], len(todo))
         if self._servers(runs[first:]):
-            with roles_at_work(self.settings) as roles:
-                plan = pipeline.plan(self.settings, roles)  # the same, but for the addresses
+            held = Servers(self.settings) if self.servers is None else nullcontext(self.servers)
+            with held as servers:
+                plan = pipeline.plan(self.settings, servers.roles())  # the same, but its addresses
                 at_work = [plan[run.stage.name] for run in runs]
                 self._phases(title, placement, at_work, first, len(items), todo)
         else:

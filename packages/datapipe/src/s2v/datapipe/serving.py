@@ -2,15 +2,16 @@
 
 A vision-language model is served either by somebody else (``roles.<role>.urls``) or by the run
 (section ``[serve]``): then the roles that name no address are given those of the run's servers,
-which start when clips are to be measured and end with the run.
+which start when one of them is first needed, for clips or for pairs, and stay up until the last
+question of the run is answered: weights take minutes to load.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from s2v.datapipe.backends import registry
 from s2v.datapipe.base.assets import AssetError
@@ -137,18 +138,49 @@ def check_servers(settings: Settings) -> None:
         check_serving(settings.serve, settings.serve.count)
 
 
-@contextmanager
-def roles_at_work(settings: Settings) -> Iterator[Roles]:
-    """The roles to measure with, while the run's own servers are up.
+class Servers:
+    """The run's own servers: started when first asked for, ended with the block.
 
-    Raises:
-        ServerStartError: a server did not come up.
+    Without any (no section ``[serve]``, or roles that name addresses) nothing is ever started.
+
+    Args:
+        settings: the configuration.
     """
-    if settings.serve is None:
-        yield make_roles(settings)
-        return
-    from s2v.datapipe.backends.vlm.fleet import serving
 
-    start_ray(settings.engine.cpus)
-    with serving(settings.serve, settings.serve.count) as urls:
-        yield make_roles(settings, urls)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._held = ExitStack()
+        self._urls: list[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._urls = None
+        self._held.__exit__(*error)
+
+    @property
+    def up(self) -> bool:
+        """Whether they are up; what is up need not be tried, and has its place already."""
+        return self._urls is not None
+
+    def roles(self) -> Roles:
+        """The roles with the addresses of servers that are up.
+
+        Raises:
+            ServerStartError: a server did not come up.
+        """
+        serve = self._settings.serve
+        if serve is None or not own(self._settings):
+            return make_roles(self._settings)
+        if self._urls is None:
+            from s2v.datapipe.backends.vlm.fleet import serving
+
+            start_ray(self._settings.engine.cpus)
+            self._urls = self._held.enter_context(serving(serve, serve.count))
+        return make_roles(self._settings, self._urls)
+
+    def keep_for(self, roles: Collection[str]) -> None:
+        """End them unless one of these roles asks them: others may want their GPUs."""
+        if not own(self._settings) & set(roles):
+            self.__exit__(None, None, None)

@@ -1,14 +1,16 @@
 """Verify: a second model looks at the pairs that passed the rules, and the selection runs again.
 
 The selection says which pairs have no verdict; they are asked about in units on Ray, each answer
-is committed once, and the selection is made again with it. A stopped run asks only what is
-left. Answers stand while model, prompt and pictures stand: another threshold asks about the
-newly admitted pairs alone.
+is committed once, and the selection is made again with it. It names further pairs where the model
+refused some (:mod:`s2v.datapipe.pair.judge`), until none is left: at most
+``select.retrieval.verifier_rounds`` rounds. A stopped run asks only what is left. Answers stand
+while model, prompt and pictures stand: another threshold asks about the newly admitted pairs alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +39,7 @@ from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.pair.unseen import TestFaces
 from s2v.datapipe.roles import PairVerifier, Roles
-from s2v.datapipe.serving import check_servers, own, reserved, roles_at_work, untried
+from s2v.datapipe.serving import Servers, check_servers, own, reserved, untried
 from s2v.datapipe.sources import identity_of
 
 STAGE = "verify"
@@ -67,6 +69,7 @@ def select_verified(
     roles: Roles,
     measured: Measured,
     exclusions: Sequence[Exclusion] = (),
+    servers: Servers | None = None,
     *,
     ask: bool = True,
     retry_quarantine: bool = False,
@@ -81,6 +84,8 @@ def select_verified(
         roles: without a verifier the rules decide alone.
         measured: what the pairs are made of.
         exclusions: exclusion and takedown list.
+        servers: the run's own, of whoever holds them, perhaps up already. ``None``: they end with
+            the last question.
         ask: ``False`` takes the committed verdicts and runs no model.
         retry_quarantine: ask again where the answer stayed wrong.
         quiet: no progress.
@@ -102,37 +107,27 @@ def select_verified(
     if roles.verifier is None:
         return Verified(chosen(), measured.tables)
     book = _Book(settings, roles.verifier, measured, retry_quarantine)
-    asking = _Asking(settings, roles, retry_quarantine, quiet)
     asked = 0
-    while True:
-        verdicts = book.table()
-        selection = chosen(verdicts=verdicts)
-        without = _not_verified(selection)
-        questions = book.questions(without)
-        if book.settle(questions):
-            continue
-        if not ask or not questions:
-            break
-        asking.put(questions)
-        asked += len(questions)
-        book.read(questions)
-    refused = book.quarantine(verdicts)
-    _check_budget(refused, verdicts, settings.engine.quarantine_budget)
+    with Servers(settings) if servers is None else nullcontext(servers) as held:
+        asking = _Asking(settings, roles, held, retry_quarantine, quiet)
+        while True:
+            verdicts = book.table()
+            selection = chosen(verdicts=verdicts)
+            without = _not_verified(selection)
+            questions = book.questions(without)
+            if book.settle(questions):
+                continue
+            if not ask or not questions:
+                break
+            asking.put(questions)
+            asked += len(questions)
+            book.read(questions)
+            book.check(settings.engine.quarantine_budget)  # a broken prompt is not asked on
+    book.check(settings.engine.quarantine_budget)
     tables = dict(measured.tables)
     tables["verdicts"] = verdicts
-    tables["quarantine"] = pa.concat_tables([tables["quarantine"], refused])
+    tables["quarantine"] = pa.concat_tables([tables["quarantine"], book.quarantine(verdicts)])
     return Verified(selection, tables, asked, len(without))
-
-
-def _check_budget(refused: pa.Table, verdicts: pa.Table, budget: float) -> None:
-    """Stop when much of what was asked has no answer: then it is the prompt or the model."""
-    lost, asked = refused.num_rows, verdicts.num_rows
-    if lost > 1 and lost > budget * asked:
-        raise QuarantineBudgetError(
-            f"stage {STAGE}: {lost} of {asked} pairs in quarantine, over engine.quarantine_budget "
-            f"= {budget:g}; first: {refused['message'][0]}. Change roles.verifier or its prompts "
-            "and run again, ask again with --retry-quarantine, or raise the budget"
-        )
 
 
 def _not_verified(selection: Selection) -> list[tuple[str, str]]:
@@ -181,10 +176,11 @@ class _Book:
         )
         self._known = records.table("verdicts", [])
         self._refused: dict[str, Row] = {}  # quarantine rows by verdict_id
+        self._open: set[str] = set()  # in quarantine and to be asked again once they are reached
         self._read()
         if reopen:
-            self._known = self._known.filter(pc.is_null(self._known["reason"]))
-            self._refused.clear()
+            self._open = set(self._refused)
+            self._leave_out_open()
 
     def table(self) -> pa.Table:
         """Verdicts that stand: their question would be put the same way today."""
@@ -222,6 +218,7 @@ class _Book:
         Raises:
             StoreError: some have neither answer nor quarantine.
         """
+        self._open -= asked.keys()
         self._read()
         lost = sorted(asked.keys() - set(self._known[KEY].to_pylist()) - self._refused.keys())
         if lost:
@@ -237,6 +234,23 @@ class _Book:
         bad = verdicts.filter(pc.is_valid(verdicts["reason"]))[KEY].to_pylist()
         return records.table("quarantine", [dict(self._refused[one]) for one in bad])
 
+    def check(self, budget: float) -> None:
+        """Stop when much of what was asked has no answer: then it is the prompt or the model.
+
+        Raises:
+            QuarantineBudgetError: naming the first.
+        """
+        verdicts = self.table()
+        bad = self.quarantine(verdicts)
+        lost, asked = bad.num_rows, verdicts.num_rows
+        if lost > 1 and lost > budget * asked:
+            raise QuarantineBudgetError(
+                f"stage {STAGE}: {lost} of {asked} pairs in quarantine, over "
+                f"engine.quarantine_budget = {budget:g}; first: {bad['message'][0]}. Change "
+                "roles.verifier or its prompts and run again, ask again with --retry-quarantine, "
+                "or raise the budget"
+            )
+
     def _read(self) -> None:
         """All commits of this verifier; an answer stands before a quarantine of another unit."""
         store = StageStore.listed(self._folder, STAGE, self._fingerprint)
@@ -251,15 +265,27 @@ class _Book:
         answered = set(self._known.filter(pc.is_null(self._known["reason"]))[KEY].to_pylist())
         bad = tables["quarantine"].to_pylist() if "quarantine" in tables else []
         self._refused = {row["id"]: row for row in bad if row["id"] not in answered}
+        self._leave_out_open()
+
+    def _leave_out_open(self) -> None:
+        if self._open:
+            out = pc.is_in(self._known[KEY], value_set=pa.array(sorted(self._open), pa.string()))
+            self._known = self._known.filter(pc.invert(out))
+            self._refused = {n: row for n, row in self._refused.items() if n not in self._open}
 
 
 class _Asking:
     """Puts questions to the model on Ray, in units that are committed one by one."""
 
     def __init__(
-        self, settings: Settings, roles: Roles, retry_quarantine: bool, quiet: bool
+        self,
+        settings: Settings,
+        roles: Roles,
+        servers: Servers,
+        retry_quarantine: bool,
+        quiet: bool,
     ) -> None:
-        self._settings, self._roles = settings, roles
+        self._settings, self._roles, self._servers = settings, roles, servers
         self._retry, self._quiet = retry_quarantine, quiet
         self._folder = Path(settings.folder)
         self._admitted = False
@@ -280,18 +306,16 @@ class _Asking:
         run = pipeline.verify_run(self._settings, self._roles)
         if not self._admitted:
             self._admit(run, own_server)
-        if own_server:
-            with roles_at_work(self._settings) as roles:
-                there = pipeline.verify_run(self._settings, roles)  # the same, but its addresses
-                self._phase(there, items, own_server)
-        else:
-            self._phase(run, items, own_server)
+        if own_server:  # the same, but for its addresses
+            run = pipeline.verify_run(self._settings, self._servers.roles())
+        self._phase(run, items, own_server)
 
     def _admit(self, run: StageRun, own_server: bool) -> None:
         """See once that the model answers, before units of work are cut short by it."""
         self._admitted = True
         if own_server:
-            check_servers(self._settings)
+            if not self._servers.up:
+                check_servers(self._settings)
         elif "verifier" in untried(self._settings):
             with track("load the verifier once", 1, quiet=self._quiet) as step:
                 for _ in load_once(self._folder, [run]):

@@ -6,10 +6,11 @@ that a window keeps its number of slots. Text and image tokens join every window
 comes back several times (references and context) is averaged over the windows, so that shapes
 do not change. The axis of the window, the position of references behind a last, shorter window
 (they follow its frames) and averaging before the output projection are our readings: the paper
-leaves them open.
+leaves them open. ``docs/network.md`` draws a window.
 
 A mask is a bias of -1e30 on keys: after the softmax a masked key weighs exactly zero, and a row
-without any key gives a plain mean instead of NaN.
+without any key gives a plain mean instead of NaN. Packed, a row is cut to the tokens that are
+there, and no mask is needed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2v.model import rope
-from s2v.model.tokens import grid_positions
+from s2v.model.tokens import Placement
 
 _HIDDEN = -1e30
+
+QKV = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,17 @@ class Layout:
 
     Attributes:
         cos, sin: ``[N, 1, s*h*w, D/2]`` rotary tables of the vision tokens as they sit in
-            attention (N = B in full attention, B * n in windows).
-        bias: ``[N, 1, 1, s*h*w + Sc]`` added to the scores, or None where nothing is masked.
+            attention (N = B in full attention, B * n in windows, or 1 where all are alike).
+        keys: ``[N, s*h*w + Sc]`` bool, the tokens that are there; None where all are.
         windows: None for full attention.
+        packed: cut every row to its keys instead of masking.
     """
 
     cos: Tensor
     sin: Tensor
-    bias: Tensor | None
+    keys: Tensor | None
     windows: Windows | None
+    packed: bool = False
 
 
 def layout(
@@ -68,6 +73,9 @@ def layout(
     axes: tuple[int, int, int],
     theta: float,
     window: int | None,
+    shifted: bool = False,
+    place: Placement = Placement(),  # noqa: B008 - frozen
+    packed: bool = False,
 ) -> Layout:
     """Lay out a batch.
 
@@ -79,6 +87,9 @@ def layout(
         axes: rotary widths.
         theta: rotary base.
         window: slots per window; None for full attention.
+        shifted: the first window has half the frames.
+        place: rotary positions of references.
+        packed: cut every row to the tokens that are there instead of masking.
 
     Returns:
         The layout. Where one window holds every sample, windowed and full attention are the
@@ -97,20 +108,25 @@ def layout(
             axes=axes,
             theta=theta,
             window=window,
+            shifted=shifted,
+            place=place,
+            packed=packed,
         )
     h, w = grid
     B = reference_mask.shape[0]
     device = reference_mask.device
     video = torch.arange(frames, device=device).expand(B, frames)
     # Behind the video, counting only the references that are there: padding shifts nothing.
-    behind = frames + (reference_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    slots = torch.cat([video, behind], dim=1)
+    ranks = (reference_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    slots = torch.cat([video, frames + ranks], dim=1)
+    ranks = torch.cat([torch.full_like(video, -1), ranks], dim=1)
     present = torch.cat(
         [torch.ones(B, frames, dtype=torch.bool, device=device), reference_mask], dim=1
     )
-    cos, sin = rope.tables(grid_positions(slots, h, w), axes, theta)
-    bias = _bias(present.repeat_interleave(h * w, dim=1), context_mask)
-    return Layout(cos[:, None], sin[:, None], bias, None)
+    at = place.positions(slots, slots, ranks, frames, grid)
+    cos, sin = rope.tables(at, axes, theta)
+    keys = _keys(present.repeat_interleave(h * w, dim=1), context_mask)
+    return Layout(cos[:, None], sin[:, None], keys, None, packed)
 
 
 def windowed_layout(
@@ -122,35 +138,49 @@ def windowed_layout(
     axes: tuple[int, int, int],
     theta: float,
     window: int,
+    shifted: bool = False,
+    place: Placement = Placement(),  # noqa: B008 - frozen
+    packed: bool = False,
 ) -> Layout:
     """As :func:`layout`, always with windows."""
     B, K = reference_mask.shape
-    rows = [_sample_windows(frames, mask, window) for mask in reference_mask.tolist()]
+    rows = [_sample_windows(frames, mask, window, shifted) for mask in reference_mask.tolist()]
     n = max(len(row) for row in rows)
     frame = torch.zeros(B, n, window, dtype=torch.long)
+    ranks = torch.full((B, n, window), -1, dtype=torch.long)
     present = torch.zeros(B, n, window, dtype=torch.bool)
     back = torch.zeros(B, frames + K, n * window)
     mean = torch.zeros(B, n)
     for b, row in enumerate(rows):
         mean[b, : len(row)] = 1 / len(row)
         for i, seats in enumerate(row):
+            rank = -1
             for slot, seat in enumerate(seats):
                 frame[b, i, slot] = seat
                 present[b, i, slot] = True
                 back[b, seat, i * window + slot] = 1 if seat < frames else 1 / len(row)
+                if seat >= frames:
+                    rank += 1
+                    ranks[b, i, slot] = rank
     device = reference_mask.device
     h, w = grid
-    slots = torch.arange(window, device=device)
-    cos, sin = rope.tables(grid_positions(slots, h, w), axes, theta)
-    bias = _bias(
+    if place.kind == "slot":  # every window alike
+        slots = torch.arange(window)[None]
+        at = place.positions(slots, slots, slots, frames, grid)
+    else:
+        at = place.positions(frame, frame, ranks, frames, grid).flatten(0, 1)
+    cos, sin = rope.tables(at.to(device), axes, theta)
+    keys = _keys(
         present.to(device).flatten(0, 1).repeat_interleave(h * w, dim=1),
         context_mask.repeat_interleave(n, dim=0),
     )
     windows = Windows(frame.to(device), back.to(device), mean.to(device))
-    return Layout(cos[None, None], sin[None, None], bias, windows)
+    return Layout(cos[:, None], sin[:, None], keys, windows, packed)
 
 
-def _sample_windows(frames: int, references: list[bool], window: int) -> list[list[int]]:
+def _sample_windows(
+    frames: int, references: list[bool], window: int, shifted: bool
+) -> list[list[int]]:
     """Frame indices per window: a stretch of video, then every reference."""
     tail = [frames + k for k, there in enumerate(references) if there]
     room = window - len(tail)
@@ -159,23 +189,20 @@ def _sample_windows(frames: int, references: list[bool], window: int) -> list[li
             f"{len(tail)} references fill a window of {window} slots; "
             "use fewer references or a larger network.window"
         )
-    starts = range(0, frames, room)
-    return [[*range(start, min(start + room, frames)), *tail] for start in starts]
+    # One window that holds all is not cut in two by a shift.
+    first = room // 2 if shifted and frames > room else 0
+    starts = [*([0] if first else []), *range(first, frames, room)]
+    stops = [*starts[1:], frames]
+    return [[*range(a, b), *tail] for a, b in zip(starts, stops, strict=True)]
 
 
-def _bias(vision: Tensor, context: Tensor) -> Tensor | None:
-    """``[N, 1, 1, S]`` from the key masks ``[N, Sv]`` and ``[N, Sc]``; None if all are seen."""
+def _keys(vision: Tensor, context: Tensor) -> Tensor | None:
+    """``[N, S]`` from the key masks ``[N, Sv]`` and ``[N, Sc]``; None if all are there."""
     keys = torch.cat([vision, context], dim=1)
-    if bool(keys.all()):
-        return None
-    return torch.where(keys, 0.0, _HIDDEN)[:, None, None, :]
+    return None if bool(keys.all()) else keys
 
 
-def attend(
-    vision: tuple[Tensor, Tensor, Tensor],
-    context: tuple[Tensor, Tensor, Tensor],
-    where: Layout,
-) -> tuple[Tensor, Tensor]:
+def attend(vision: QKV, context: QKV, where: Layout) -> tuple[Tensor, Tensor]:
     """Joint attention; only vision tokens carry rotary positions.
 
     Args:
@@ -195,21 +222,31 @@ def attend(
     return out[:, :length], out[:, length:]
 
 
-def _joint(
-    vision: tuple[Tensor, Tensor, Tensor], context: tuple[Tensor, Tensor, Tensor], where: Layout
-) -> Tensor:
+def _joint(vision: QKV, context: QKV, where: Layout) -> Tensor:
     q = torch.cat([rope.rotate(vision[0], where.cos, where.sin), context[0]], dim=2)
     k = torch.cat([rope.rotate(vision[1], where.cos, where.sin), context[1]], dim=2)
     v = torch.cat([vision[2], context[2]], dim=2)
-    bias = None if where.bias is None else where.bias.to(q.dtype)
+    if where.keys is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    if where.packed:
+        return _packed(q, k, v, where.keys)
+    bias = torch.where(where.keys, 0.0, _HIDDEN)[:, None, None, :].to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
+def _packed(q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
+    """Each row on the tokens that are there; the others come back as zeros."""
+    rows = []
+    for n, there in enumerate(keys):
+        index = there.nonzero()[:, 0]
+        own = [x[n : n + 1].index_select(2, index) for x in (q, k, v)]
+        part = F.scaled_dot_product_attention(own[0], own[1], own[2])
+        rows.append(torch.zeros_like(q[n]).index_copy(1, index, part[0]))
+    return torch.stack(rows)
+
+
 def _attend_windows(
-    vision: tuple[Tensor, Tensor, Tensor],
-    context: tuple[Tensor, Tensor, Tensor],
-    where: Layout,
-    windows: Windows,
+    vision: QKV, context: QKV, where: Layout, windows: Windows
 ) -> tuple[Tensor, Tensor]:
     B, n, s = windows.frame.shape
     H, D = vision[0].shape[1], vision[0].shape[3]

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -147,22 +146,6 @@ def load_weights(path: Path, which: str) -> tuple[dict[str, Tensor], dict[str, A
     if not file.is_file() or sha256_file(file) != digest:
         raise ModelError(f"{file}: missing or changed since it was written")
     return load_file(file), described["about"], digest
-
-
-def about_file(path: Path) -> dict[str, Any]:
-    """What a safetensors file says of itself: our metadata, number of tensors and parameters.
-
-    Raises:
-        ModelError: not a safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-            metadata = json.loads((file.metadata() or {}).get("s2v", "{}"))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a safetensors file ({error})") from None
-    parameters = sum(int(torch.Size(shape).numel()) for shape in shapes.values())
-    return {"metadata": metadata, "tensors": len(shapes), "parameters": parameters}
 
 
 def widths_of(about: Mapping[str, Any]) -> Widths:

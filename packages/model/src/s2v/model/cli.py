@@ -1,4 +1,4 @@
-"""``s2v-model train|heldout|sample|inspect``."""
+"""``s2v-model train|heldout|sample|verify|inspect|export``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
+from s2v.model import export_cli, sample_cli
+from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError
 
 _EXAMPLES = """examples:
@@ -19,7 +21,10 @@ _EXAMPLES = """examples:
   s2v-model train --recipe demo_tiny --print-config
   s2v-model heldout --run run --shards shards
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
+  s2v-model verify samples/sample.mp4
   s2v-model inspect run/checkpoints/step-00000400
+  s2v-model inspect Phantom-Wan-1.3B.pth
+  s2v-model export Phantom-Wan-1.3B.pth --to diffusers --dtype bf16 --out phantom-diffusers
 """
 
 
@@ -57,15 +62,7 @@ def parser() -> argparse.ArgumentParser:
     heldout.add_argument("--shards", type=Path, required=True)
     heldout.add_argument("--cache", type=Path, help="as given to train")
 
-    sample = command("sample", "make a video from a prompt and up to four reference images")
-    sample.add_argument("--run", type=Path, required=True, help="run folder")
-    sample.add_argument("--prompt", required=True)
-    sample.add_argument(
-        "--reference", type=Path, action="append", default=[], help="image file; repeat for more"
-    )
-    sample.add_argument("--out", type=Path, required=True, help="folder for the files")
-    sample.add_argument("--id", default="sample", help="names the files (%(default)s)")
-    sample.add_argument("--seed", type=int, default=0)
+    sample = sample_cli.add_arguments(command)
 
     for one in (train, heldout, sample):
         one.add_argument(
@@ -77,8 +74,10 @@ def parser() -> argparse.ArgumentParser:
             help="override the configuration; repeat for more",
         )
 
-    inspect = command("inspect", "say what a run folder, checkpoint or safetensors file is")
+    inspect = command("inspect", "say what a run, a checkpoint or anybody's file of weights is")
     inspect.add_argument("path", type=Path)
+    inspect.add_argument("--no-digest", action="store_true", help="do not read files whole")
+    export_cli.add_arguments(command)
     return top
 
 
@@ -131,40 +130,20 @@ def _train(a: argparse.Namespace) -> dict[str, Any] | str:
         raise ModelError("train needs --shards and --out (or --print-config)")
     from s2v.model.train import train
 
-    return asdict(train(config, a.shards, a.out, _track(a), cache=a.cache))
+    return asdict(train(config, a.shards, a.out, track(a), cache=a.cache))
 
 
 def _heldout(a: argparse.Namespace) -> dict[str, Any]:
     from s2v.model.heldout import heldout
 
-    config = _stored(a)
-    return asdict(heldout(a.run, a.shards, _track(a), config=config, cache=a.cache))
-
-
-def _sample(a: argparse.Namespace) -> dict[str, Any]:
-    from s2v.model.sample import Request, sample
-
-    request = Request(a.id, a.prompt, tuple(a.reference), a.seed)
-    return asdict(sample(a.run, [request], a.out, _track(a), config=_stored(a))[0])
+    config = stored(a)
+    return asdict(heldout(a.run, a.shards, track(a), config=config, cache=a.cache))
 
 
 def _inspect(a: argparse.Namespace) -> dict[str, Any]:
     from s2v.model.inspection import describe
 
-    return describe(a.path)
-
-
-def _stored(a: argparse.Namespace) -> Any:
-    """The run's configuration with this call's overrides."""
-    from s2v.model.run import Run
-
-    return Run(a.run).config(a.overrides)
-
-
-def _track(a: argparse.Namespace) -> Any:
-    from s2v.model.progress import quiet, shown
-
-    return quiet if a.quiet else shown
+    return describe(a.path, digest=not a.no_digest)
 
 
 def _one_line(error: Exception) -> str:
@@ -186,7 +165,13 @@ def _shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-_COMMANDS = {"train": _train, "heldout": _heldout, "sample": _sample, "inspect": _inspect}
+_COMMANDS = {
+    "train": _train,
+    "heldout": _heldout,
+    "inspect": _inspect,
+    "export": export_cli.run,
+    **sample_cli.COMMANDS,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,11 +16,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
-
-Rate = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=0)]
-Size = Annotated[int, Field(ge=1)]
+from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.config_sample import SampleConfig
+from s2v.model.config_types import Count, Positive, Rate, Size
+from s2v.model.wan_config import WanConfig
 
 
 class _Strict(BaseModel):
@@ -28,8 +27,14 @@ class _Strict(BaseModel):
 
 
 class NetworkConfig(_Strict):
-    """The MMDiT. ``window`` counts latent frames and references together (paper: 9)."""
+    """The MMDiT. ``window`` counts latent frames and references together (paper: 9).
 
+    Where the paper is silent, or the release does otherwise, the other readings are options;
+    ``docs/network.md`` says which is whose.
+    """
+
+    #: ``mmdit``: the paper's, whose sizes stand here; ``wan``: the release's, of ``[wan]``.
+    kind: Literal["mmdit", "wan"] = "mmdit"
     width: Size = 128
     heads: Size = 4
     double_layers: Count = 2
@@ -38,6 +43,27 @@ class NetworkConfig(_Strict):
     patch: tuple[Size, Size, Size] = (1, 2, 2)
     attention: Literal["window", "full"] = "window"
     window: Size = 9
+    #: Every second block starts its windows half a window later (SeedVR's blocks, which the
+    #: paper cites; itself it mentions no shift).
+    shift_windows: bool = False
+    #: ``bias``: absent keys are masked in one call; ``packed``: a call per row on what is
+    #: there. The same numbers; the seam for kernels of variable length.
+    masking: Literal["bias", "packed"] = "bias"
+    #: Rotary positions of references: ``slot`` of their window (paper), ``tail``: time goes on
+    #: behind the video (release), ``offset``: the same ``reference_offset`` later, ``negative``:
+    #: times -1, -2, ...; ``spatial-offset``: time -1, one grid further down and right each.
+    reference_position: Literal["slot", "tail", "offset", "negative", "spatial-offset"] = "slot"
+    reference_offset: Count = 0
+    #: Noise level that modulates reference tokens: the video's (release), or zero: they are clean.
+    reference_timestep: Literal["same", "zero"] = "same"
+    #: ``rms`` per head (SD3.5, HunyuanVideo), or none (SD3).
+    qk_norm: Literal["rms", "none"] = "rms"
+    #: Learned vectors that a phrase's words share with its reference's tokens, one per subject;
+    #: 0: none, as in the paper, where words and looks alone bind.
+    subject_ids: Count = 0
+    #: ``mean``: the mean text feature joins the time vector (SD3 and HunyuanVideo add a pooled
+    #: CLIP text there; the paper names none).
+    pooled_text: Literal["none", "mean"] = "none"
     #: Head dimensions for time, height, width; null shares them as (d - 4*(d//6), ...).
     rope_axes: tuple[Size, Size, Size] | None = None
     rope_theta: Positive = 10_000.0
@@ -56,6 +82,8 @@ class NetworkConfig(_Strict):
         head = self.width // self.heads
         if head % 2:
             raise ValueError(f"head width {head} must be even: RoPE turns pairs")
+        if self.double_layers + self.single_layers == 0:
+            raise ValueError("double_layers + single_layers is 0: a network needs a block")
         if self.rope_axes is not None and (
             sum(self.rope_axes) != head or any(a % 2 for a in self.rope_axes)
         ):
@@ -63,32 +91,38 @@ class NetworkConfig(_Strict):
         return self
 
 
-class EncodersConfig(_Strict):
-    """Frozen encoders. ``hashed`` and ``pixels`` need no weights and know no meaning."""
-
-    text: Literal["minilm", "hashed"] = "minilm"
-    image: Literal["mobilenet", "pixels"] = "mobilenet"
-    text_tokens: Size = 48
-
-
-class AutoencoderConfig(_Strict):
-    """The linear autoencoder fitted to the training frames."""
-
-    channels: Size = 16
-    #: ``channel``: every latent channel gets unit variance; ``global``: one scale for all,
-    #: so that the loss weighs channels by the pixels they explain.
-    normalise: Literal["channel", "global"] = "channel"
-    #: At most this many training clips are looked at; a closed form needs no more.
-    clips: Size = 256
-
-
 class FlowConfig(_Strict):
-    """Noise levels: ``t`` from ``distribution``, then ``s t / (1 + (s - 1) t)``."""
+    """Noise levels and weights of the loss.
 
-    distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    ``u`` from ``distribution``, then ``t = s u / (1 + (s - 1) u)``. The paper says "after SD3";
+    its numbers are not published.
+    """
+
+    distribution: Literal["logit_normal", "uniform", "mode"] = "logit_normal"
     mean: float = 0.0
     std: Positive = 1.0
+    #: ``mode`` of SD3: ``1 - u - m (cos^2(pi u / 2) - 1 + u)``; monotone for these values.
+    mode_scale: Annotated[float, Field(ge=-1.0, le=1.7519)] = 1.29
+    #: How ``s`` follows the number S of video tokens: ``const``: ``shift``; ``sqrt``: ``shift *
+    #: sqrt(S / base_tokens)`` (SD3); ``exp``: ``exp(mu)``, mu linear in S (Flux).
+    shift_rule: Literal["const", "sqrt", "exp"] = "const"
     shift: Positive = 1.0
+    base_tokens: Size = 4096
+    #: Two points of Flux's line: tokens and mu.
+    exp_tokens: tuple[Size, Size] = (256, 4096)
+    exp_mu: tuple[float, float] = (0.5, 1.15)
+    #: Weight of a level: ``none``; ``cosmap`` (SD3); ``linear``: ``1 + shift t``; ``bell``:
+    #: ``exp(-2 (t - 1/2)^2)`` of mean 1.
+    weighting: Literal["none", "cosmap", "linear", "bell"] = "none"
+    #: ``sample``: every sample counts alike; ``token``: every token does, so large clips count
+    #: more where sizes differ.
+    reduction: Literal["sample", "token"] = "sample"
+
+    @model_validator(mode="after")
+    def _line(self) -> Self:
+        if self.exp_tokens[0] == self.exp_tokens[1]:
+            raise ValueError(f"exp_tokens {self.exp_tokens}: two different counts make a line")
+        return self
 
 
 class DropoutConfig(_Strict):
@@ -105,6 +139,10 @@ class DropoutConfig(_Strict):
     vae: Rate = 0.7
     #: Zero the latents of all references of a sample at once, or each on its own draw.
     vae_mode: Literal["all", "per_reference"] = "all"
+    #: Hides image tokens and keeps the latents, drawn apart from all others, in ``image_mode``.
+    #: The paper has none.
+    image: Rate = 0.0
+    image_mode: Literal["all", "per_reference"] = "all"
 
     @model_validator(mode="after")
     def _sums(self) -> Self:
@@ -123,6 +161,25 @@ class AugmentConfig(_Strict):
     mirror: Rate = 0.5  # how often
 
 
+class ReferenceAugmentConfig(_Strict):
+    """Changes of references alone, which keep a network from pasting them (Video Alchemist;
+    noise: Concat-ID). Each with its odds; off by default: Phantom publishes none.
+
+    Variant 0 of a sample stays as it is. Faces are never flipped: a mirrored face is another
+    one, and the network would learn to mirror it.
+    """
+
+    odds: Rate = 0.0
+    downscale: Annotated[float, Field(ge=1.0, le=16.0)] = 4.0  # at most, of each side
+    blur: Annotated[float, Field(ge=0.0, le=0.1)] = 0.01  # sigma at most, of the short side
+    jitter: Rate = 0.2  # factor of each colour channel
+    brightness: Rate = 0.2
+    flip: bool = True  # half of the time; never a person or a face
+    shear: Annotated[float, Field(ge=0.0, le=45.0)] = 10.0  # degrees at most
+    rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0  # degrees at most
+    noise: Rate = 0.05  # standard deviation at most, of white
+
+
 class DataConfig(_Strict):
     """The training window and the mixture."""
 
@@ -133,6 +190,9 @@ class DataConfig(_Strict):
     #: Variants cached per sample: windows spread over the clip, variants 1.. also augmented.
     variants: Size = 4
     augment: AugmentConfig = AugmentConfig()
+    augment_references: ReferenceAugmentConfig = ReferenceAugmentConfig()
+    #: References of a sample that a step sees at most; of more candidates every epoch takes the
+    #: next, so that all are seen (paper: up to four).
     max_references: Count = 4
     #: Share of samples per pair type; those that the shards lack are left out.
     mix: dict[Literal["in", "cross", "image", "t2v"], Positive] = {"in": 0.7, "cross": 0.3}
@@ -171,6 +231,8 @@ class OptimConfig(_Strict):
 class TrainConfig(_Strict):
     """The loop."""
 
+    #: Weights to start from (``network.kind = "wan"``): a released checkpoint of any layout.
+    start_from: str | None = None
     steps: Size = 400
     batch: Size = 8
     seed: int = 0
@@ -193,22 +255,11 @@ class HeldoutConfig(_Strict):
     seed: int = 0
 
 
-class SampleConfig(_Strict):
-    """Euler and two guidance scales (paper: 50 steps, image 3, text 7.5)."""
-
-    steps: Size = 50
-    shift: Positive = 1.0
-    image_scale: float = 3.0
-    text_scale: float = 7.5
-    negative_prompt: str = ""
-    weights: Literal["ema", "model"] = "ema"
-    seed: int = 0
-
-
 class Config(_Strict):
     """All of a run."""
 
     network: NetworkConfig = NetworkConfig()
+    wan: WanConfig = WanConfig()
     encoders: EncodersConfig = EncodersConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     flow: FlowConfig = FlowConfig()
@@ -218,6 +269,30 @@ class Config(_Strict):
     train: TrainConfig = TrainConfig()
     heldout: HeldoutConfig = HeldoutConfig()
     sample: SampleConfig = SampleConfig()
+
+    @model_validator(mode="after")
+    def _enough_ids(self) -> Self:
+        ids, most = self.network.subject_ids, self.data.max_references
+        if 0 < ids < most:
+            raise ValueError(
+                f"network.subject_ids {ids} does not cover data.max_references {most}; "
+                "raise it, or 0 for none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        _, ph, pw = (self.wan if self.network.kind == "wan" else self.network).patch
+        for name, patch in (("height", ph), ("width", pw)):
+            size, unit = getattr(self.data, name), 8 * patch
+            if size % unit:
+                below = size // unit * unit
+                near = f"{below} or {below + unit}" if below else str(unit)
+                raise ValueError(
+                    f"data.{name} {size} does not divide by {unit} (8 pixels a latent, "
+                    f"{patch} latents a token); take {near}"
+                )
+        return self
 
     def to_toml(self) -> str:
         """The resolved configuration as TOML, readable by :func:`load`."""

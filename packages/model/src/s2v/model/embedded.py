@@ -45,6 +45,14 @@ class MiniLmTokens(MiniLM):
             states: Tensor = self.states([ids])[0]
         return states
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """See :class:`s2v.model.binding.HasOffsets`; [CLS] and [SEP] stand nowhere."""
+        self.load()
+        found: list[tuple[int, int]] = self._tokenizer.encode(text).offsets
+        if len(found) > self.tokens:
+            found = [*found[: self.tokens - 1], found[-1]]
+        return found
+
 
 class MobileNetTokens(MobileNetV2):
     """MobileNetV2's last feature map as five tokens: the mean, then the four quarters."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from s2v.model.config import EncodersConfig
+from s2v.model.config_encoders import EncodersConfig
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -94,6 +94,10 @@ class HashedWords:
             rows.append(np.unpackbits(np.frombuffer(raw, np.uint8)).astype(np.float32) * 2 - 1)
         return torch.from_numpy(np.stack(rows) / np.float32(self.width**0.5))
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """See :class:`s2v.model.binding.HasOffsets`; the start token stands nowhere."""
+        return [(0, 0), *(m.span() for m in re.finditer(r"\w+", text))][: self.tokens]
+
 
 class ColourGrid:
     """Mean colours of a 4 x 4 grid as one token per row: no weights, no meaning."""
@@ -109,19 +113,38 @@ class ColourGrid:
         return grid.permute(1, 2, 0).reshape(self.tokens, self.width)
 
 
-def text_encoder(config: EncodersConfig) -> TextEncoder:
-    """The configured text encoder."""
+def text_encoder(config: EncodersConfig, device: torch.device | None = None) -> TextEncoder:
+    """The configured text encoder; the large one computes on ``device``."""
     if config.text == "hashed":
         return HashedWords(config.text_tokens)
+    if config.text == "umt5":
+        from s2v.model.wan_encoders import Umt5Text
+
+        return Umt5Text.load(
+            str(config.text_weights),
+            str(config.text_tokenizer),
+            tokens=config.text_tokens,
+            dtype=getattr(torch, config.precision),
+            device=device,
+        )
     from s2v.model.embedded import MiniLmTokens
 
     return MiniLmTokens(config.text_tokens)
 
 
-def image_encoder(config: EncodersConfig) -> ImageEncoder:
-    """The configured image encoder."""
+def image_encoder(config: EncodersConfig, device: torch.device | None = None) -> ImageEncoder:
+    """The configured image encoder; the large one computes on ``device``."""
     if config.image == "pixels":
         return ColourGrid()
+    if config.image == "clip":
+        from s2v.model.wan_encoders import ClipTokens
+
+        return ClipTokens.load(
+            str(config.image_weights),
+            fit=config.image_fit,
+            dtype=getattr(torch, config.precision),
+            device=device,
+        )
     from s2v.model.embedded import MobileNetTokens
 
     return MobileNetTokens()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,23 +14,64 @@ from torch import Tensor
 
 from s2v.model.config import FlowConfig
 from s2v.model.rng import Key, generator, normal
+from s2v.model.solver import shifted
 
 
-def shifted(t: Tensor, shift: float) -> Tensor:
-    """``s t / (1 + (s - 1) t)``: more of the levels near noise for ``s > 1``."""
-    return shift * t / (1 + (shift - 1) * t)
+def shift_of(config: FlowConfig, tokens: int) -> float:
+    """The shift for clips of so many video tokens, by ``flow.shift_rule``."""
+    if config.shift_rule == "const":
+        return config.shift
+    if config.shift_rule == "sqrt":
+        return config.shift * math.sqrt(tokens / config.base_tokens)
+    (a, b), (low, high) = config.exp_tokens, config.exp_mu
+    return math.exp(low + (high - low) * (tokens - a) / (b - a))
 
 
-def noise_levels(config: FlowConfig, seed: int, keys: Sequence[Key]) -> Tensor:
-    """One level per sample, ``[B]`` in (0, 1), a function of seed and key only."""
+def noise_levels(
+    config: FlowConfig, seed: int, keys: Sequence[Key], tokens: int | None = None
+) -> Tensor:
+    """One level per sample, ``[B]`` in [0, 1], a function of seed and key only.
+
+    Args:
+        config: distribution and shift.
+        seed: of the run.
+        keys: of the samples.
+        tokens: video tokens per sample; only rules that look at it need it.
+
+    Raises:
+        ValueError: the rule needs ``tokens`` and they are not given.
+    """
     levels = []
     for key in keys:
         random = generator(seed, *key, "level")
-        if config.distribution == "uniform":
-            levels.append(random.random())
-        else:
+        if config.distribution == "logit_normal":
             levels.append(1 / (1 + np.exp(-(config.mean + config.std * random.standard_normal()))))
-    return shifted(torch.tensor(np.array(levels), dtype=torch.float32), config.shift)
+        elif config.distribution == "mode":
+            u, m = random.random(), config.mode_scale
+            levels.append(1 - u - m * (np.cos(np.pi / 2 * u) ** 2 - 1 + u))
+        else:
+            levels.append(random.random())
+    if tokens is None and config.shift_rule != "const":
+        raise ValueError(f"flow.shift_rule {config.shift_rule!r} needs the number of tokens")
+    return shifted(
+        torch.tensor(np.array(levels), dtype=torch.float32), shift_of(config, tokens or 0)
+    )
+
+
+def level_weights(config: FlowConfig, t: Tensor) -> Tensor:
+    """Weights of the levels ``[B]``, by ``flow.weighting``.
+
+    ``bell`` (DiffSynth) and ``cosmap`` (SD3, ``2 / (pi (1 - 2t + 2t^2))``) have mean 1 over
+    uniform levels; ``linear`` (NVIDIA DFM) has not, and takes ``flow.shift``.
+    """
+    if config.weighting == "cosmap":
+        return 2 / (math.pi * (1 - 2 * t + 2 * t.square()))
+    if config.weighting == "linear":
+        return 1 + config.shift * t
+    if config.weighting == "bell":
+        mean = math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5))
+        return torch.exp(-2 * (t - 0.5).square()) / mean
+    return torch.ones_like(t)
 
 
 def noise(shape: tuple[int, ...], seed: int, keys: Sequence[Key]) -> Tensor:
@@ -43,22 +85,40 @@ def interpolate(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     return (1 - t) * x0 + t * eps
 
 
-def video_loss(velocity: Tensor, x0: Tensor, eps: Tensor) -> Tensor:
+def video_loss(velocity: Tensor, x0: Tensor, eps: Tensor, mask: Tensor | None = None) -> Tensor:
     """Squared error over the video's latent frames; the references' tail does not count.
 
     Args:
         velocity: ``[B, C, T + K, H, W]`` the network's output.
         x0: ``[B, C, T, H, W]`` clean latents.
         eps: ``[B, C, T, H, W]`` noise.
+        mask: ``[B, T]`` bool, the latent frames a clip has; all where it is not given.
 
     Returns:
-        ``[B]`` float32 mean per sample.
+        ``[B]`` mean per sample, float32 (float64 where the inputs are).
     """
     T = x0.shape[2]
-    error = velocity[:, :, :T].float() - (eps.float() - x0.float())
-    return error.square().flatten(1).mean(dim=1)
+    dtype = torch.promote_types(x0.dtype, torch.float32)
+    error = velocity[:, :, :T].to(dtype) - (eps.to(dtype) - x0.to(dtype))
+    by_frame = error.square().mean(dim=(1, 3, 4))
+    if mask is None:
+        return by_frame.mean(dim=1)
+    there = mask.to(dtype)
+    # Chosen, not multiplied: what stands in a frame that is not there may be anything.
+    return torch.where(mask, by_frame, 0).sum(dim=1) / there.sum(dim=1).clamp(min=1)
 
 
-def euler_levels(steps: int, shift: float) -> list[float]:
-    """``steps + 1`` levels from 1 to 0, shifted."""
-    return [float(t) for t in shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)]
+def reduce(losses: Tensor, weights: Tensor, tokens: Tensor, reduction: str) -> Tensor:
+    """One number of a batch, to be minimised.
+
+    Args:
+        losses: ``[B]`` mean per sample.
+        weights: ``[B]`` of the noise levels.
+        tokens: ``[B]`` video tokens per sample.
+        reduction: ``sample`` counts samples alike, ``token`` counts tokens alike.
+    """
+    weighted = losses * weights
+    if reduction == "sample":
+        return weighted.mean()
+    share = tokens.to(losses.dtype)
+    return (weighted * share).sum() / share.sum()

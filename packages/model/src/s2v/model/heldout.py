@@ -9,7 +9,7 @@ is the reference. The difference is paired, its interval is over clips.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from s2v.model.data.features import FeatureStore
 from s2v.model.data.index import select
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.errors import ModelError
-from s2v.model.mmdit import MMDiT
+from s2v.model.networks import Network
 from s2v.model.progress import Track, shown
 from s2v.model.rng import generator, normal
 from s2v.model.run import Run, device_of
@@ -170,13 +170,14 @@ def _differ(a: Reference, b: Reference) -> bool:
 
 @torch.no_grad()
 def _losses(
-    model: MMDiT, store: FeatureStore, sample: Sample, others: list[Sample], config: Config
+    model: Network, store: FeatureStore, sample: Sample, others: list[Sample], config: Config
 ) -> np.ndarray:
     """``[3, levels]``: right, swapped (mean over partners), none."""
     levels, device = config.heldout.levels, next(model.parameters()).device
     form = max(config.data.forms, key=lambda f: (config.data.forms[f], f == "white"))
-    own = fixed(sample.id, store.get(sample), form)
-    swapped = [_with_references(own, fixed(o.id, store.get(o), form)) for o in others]
+    most = config.data.max_references
+    own = fixed(sample.id, store.get(sample), form, most)
+    swapped = [_with_references(own, fixed(o.id, store.get(o), form, most)) for o in others]
     items = [own, *swapped, own]
     jobs = [(i, level) for level in range(levels) for i in range(len(items))]
     found = np.zeros((len(items), levels))
@@ -195,7 +196,7 @@ def _losses(
 def _with_references(own: Item, other: Item) -> Item:
     """``own`` with as many references as it has, taken round-robin from ``other``."""
     take = torch.arange(own.references.shape[0]) % other.references.shape[0]
-    return Item(own.sample_id, own.video, other.references[take], other.image[take], own.text)
+    return replace(own, references=other.references[take], image=other.image[take])
 
 
 def _hide_last(batch: Batch, hidden: list[bool]) -> Condition:
@@ -207,13 +208,10 @@ def _hide_last(batch: Batch, hidden: list[bool]) -> Condition:
         return torch.where(mark.reshape(-1, *([1] * (value.dim() - 1))), bare_value, value)
 
     c = batch.condition
-    return Condition(
-        c.text,
-        c.text_mask,
-        mixed(bare.references, c.references),
-        c.reference_mask,
-        c.image,
-        mixed(bare.image_mask, c.image_mask),
+    return replace(
+        c,
+        references=mixed(bare.references, c.references),
+        image_mask=mixed(bare.image_mask, c.image_mask),
     )
 
 

@@ -41,8 +41,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         sin: as ``cos``.
 
     Returns:
-        ``[..., H, S, D]``; dot products between turned queries and keys depend on the
-        difference of their positions only.
+        ``[..., H, S, D]`` in the type of ``x``; dot products between turned queries and keys
+        depend on the difference of their positions only. Any order of axes will do, as long as
+        ``cos`` broadcasts to the pairs.
     """
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    if torch.compiler.is_compiling():  # a compiler joins these; alone, each is a pass over x
+        even, odd = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
+        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    else:
+        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        pairs = torch.view_as_complex(wide.reshape(*x.shape[:-1], -1, 2))
+        turned = torch.view_as_real(pairs * torch.complex(cos, sin))
+    return turned.flatten(-2).to(x.dtype)

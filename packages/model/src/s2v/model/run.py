@@ -25,22 +25,26 @@ from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import autoencoder, checkpoint
 from s2v.model import config as configuration
 from s2v.model.config import Config
+from s2v.model.config_sample import SampleConfig
 from s2v.model.data.features import Encoders, FeatureStore
 from s2v.model.data.index import select
 from s2v.model.data.plan import permuted
 from s2v.model.data.quarantine import Fault, Quarantine
 from s2v.model.data.reader import Pixels, Reader
 from s2v.model.data.references import fit_and_pad
-from s2v.model.encoders import image_encoder, text_encoder
+from s2v.model.encoders import VideoAutoencoder, image_encoder, text_encoder
 from s2v.model.errors import ModelError
-from s2v.model.mmdit import MMDiT
+from s2v.model.networks import Network, build
 from s2v.model.progress import Track, quiet
 
 #: What may change between two starts of one run without changing a step that was done.
 _FREE: dict[str, set[str]] = {
     "train": {"steps", "threads", "device", "log_every", "checkpoint_every", "keep", "patience"},
     "heldout": set(configuration.HeldoutConfig.model_fields),
-    "sample": set(configuration.SampleConfig.model_fields),
+    "sample": set(SampleConfig.model_fields),
+    # Where weights lie; what they are stands in the features' fingerprint.
+    "encoders": {"text_weights", "text_tokenizer", "image_weights"},
+    "autoencoder": {"weights"},
 }
 
 
@@ -94,12 +98,19 @@ class Run:
         return changed
 
     def encoders(self, config: Config) -> Encoders:
-        """The frozen encoders; the autoencoder must have been fitted."""
+        """The frozen encoders; a linear autoencoder must have been fitted."""
         return Encoders(
-            text_encoder(config.encoders),
-            image_encoder(config.encoders),
-            autoencoder.LinearAutoencoder.load(self.autoencoder),
+            text_encoder(config.encoders, device_of(config)),
+            image_encoder(config.encoders, device_of(config)),
+            self._latent_space(config),
         )
+
+    def _latent_space(self, config: Config) -> VideoAutoencoder:
+        if config.autoencoder.kind == "linear":
+            return autoencoder.LinearAutoencoder.load(self.autoencoder)
+        from s2v.model.wan_encoders import WanVae
+
+        return WanVae.load(str(config.autoencoder.weights), device=device_of(config))
 
     def reader(self, config: Config) -> Reader:
         """A reader that keeps decoded windows in the cache."""
@@ -112,7 +123,7 @@ class Run:
             config = config.model_copy(update={"data": data})
         return FeatureStore(self.reader(config), self.encoders(config), self.cache / "features")
 
-    def network(self, which: str, device: torch.device) -> tuple[MMDiT, dict[str, Any]]:
+    def network(self, which: str, device: torch.device) -> tuple[Network, dict[str, Any]]:
         """The newest checkpoint's network and ``{"step", "weights", "sha256", ...}``.
 
         Raises:
@@ -122,7 +133,7 @@ class Run:
         if path is None:
             raise ModelError(f"{self.checkpoints}: no checkpoint yet; train first")
         weights, about, digest = checkpoint.load_weights(path, which)
-        model = MMDiT(self.config().network, checkpoint.widths_of(about))
+        model = build(self.config(), checkpoint.widths_of(about))
         model.load_state_dict(weights)
         step = int(path.name.removeprefix("step-"))
         facts = {"step": step, "weights": which, "sha256": digest, "features": about["features"]}

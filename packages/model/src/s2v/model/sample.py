@@ -1,36 +1,31 @@
-"""Sampling: Euler along the flow, with one guidance scale for image and one for text.
-
-``v = neg + w_img (pos_i - neg) + w_txt (pos_it - pos_i)`` (paper, section 3.4): *neg* sees the
-negative prompt and zero latents in the references' slots, *pos_i* the negative prompt and the
-references, *pos_it* both. The clean references are given anew at every step, and what the
-network says about them is not used.
-"""
+"""Sampling: from a prompt and up to four references to a video that says what it is."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2v.datapipe.base.atomic import write_json
 from s2v.datapipe.base.ids import VIDEO_ID
-from s2v.model import flow
+from s2v.model import binding, provenance, solver
 from s2v.model.conditioning import Condition
-from s2v.model.config import Config, SampleConfig
+from s2v.model.config import Config
+from s2v.model.config_sample import SampleConfig
 from s2v.model.data.features import Encoders
 from s2v.model.data.reader import Pixels
 from s2v.model.data.references import decode_image, fit_and_pad
 from s2v.model.errors import ModelError
-from s2v.model.mmdit import MMDiT
-from s2v.model.output import write_mp4, write_png, write_sheet
+from s2v.model.guidance import Guidance, Network
+from s2v.model.output import write_png, write_sheet
 from s2v.model.progress import Track, shown
+from s2v.model.rewrite import rewrite
 from s2v.model.rng import normal
 from s2v.model.run import Run, device_of
 
@@ -46,12 +41,18 @@ class Request:
         prompt: what happens.
         references: image files, or RGB arrays ``[h, w, 3]``; none to four.
         seed: of the noise.
+        phrases: one per reference, each copied from the prompt, or none at all. References
+            of one phrase show one subject. A network without ``subject_ids`` does not look
+            at them.
+        asked: what the user wrote, where ``prompt`` was rewritten.
     """
 
     id: str
     prompt: str
     references: tuple[str | Path | Pixels, ...]
     seed: int = 0
+    phrases: tuple[str, ...] = ()
+    asked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,23 +84,27 @@ def sample(
         config: only its ``sample`` section may differ from the run's own.
 
     Raises:
-        ModelError: no checkpoint, a reference that is no image, more than four of them.
+        ModelError: no checkpoint, a reference that is no image, more than four of them, a
+            phrase that is not in its prompt, a rewriter that does not answer.
     """
     run, out = Run(folder), Path(out)
     config = config or run.config()
     torch.set_num_threads(config.train.threads)
     for request in requests:
         _check(request)
+    pictures = [[_image(r) for r in request.references] for request in requests]
     encoders = run.encoders(config)
     model, facts = run.network(config.sample.weights, device_of(config))
     if facts["features"] != encoders.fingerprint(config.data):
         raise ModelError(f"{folder}: its checkpoint was trained on features of other encoders")
+    null = encoders.text.encode(config.sample.negative_prompt)
     results = []
     with track("sample", len(requests) * config.sample.steps) as step:
-        for request in requests:
-            images = [_image(r) for r in request.references]
-            condition = condition_of(request.prompt, images, encoders, config)
-            null = encoders.text.encode(config.sample.negative_prompt)
+        for asked, images in zip(requests, pictures, strict=True):
+            request = _rewritten(asked, images, config.sample)
+            condition = condition_of(
+                request.prompt, images, encoders, config, phrases=request.phrases
+            )
             latents = generate(
                 model,
                 condition,
@@ -116,7 +121,7 @@ def sample(
 
 @torch.no_grad()
 def generate(
-    model: Callable[[Tensor, Tensor, Condition], Tensor],
+    model: Network,
     condition: Condition,
     null_text: Tensor,
     *,
@@ -128,39 +133,47 @@ def generate(
     """Latents of one video.
 
     Args:
-        model: the network.
+        model: the network; see :class:`s2v.model.guidance.Guidance`.
         condition: of one sample (B = 1).
         null_text: ``[Ln, Dt]`` features of the negative prompt.
         shape: ``(C, T, H, W)``.
-        config: steps, shift and scales.
+        config: solver, levels and guidance.
         noise_key: seed and purpose of the first noise.
         on_step: called after each step.
 
     Returns:
         ``[C, T, H, W]``.
     """
-    device = next(model.parameters()).device if isinstance(model, MMDiT) else torch.device("cpu")
-    told = condition.to(device)
-    image_only = told.without_text(null_text.to(device))
-    nothing = image_only.without_references()
     seed, purpose = noise_key
-    z = normal(shape, seed, purpose)[None].to(device)
-    levels = flow.euler_levels(config.steps, config.shift)
-    for t, after in pairwise(levels):
-        at = torch.full((1,), t, device=device)
-        neg, pos_i, pos_it = (
-            model(z, at, c)[:, :, : shape[1]] for c in (nothing, image_only, told)
-        )
-        z = z + (after - t) * guided(neg, pos_i, pos_it, config.image_scale, config.text_scale)
-        on_step()
-    return z[0]
+    z = normal(shape, seed, purpose)[None]
+    return denoise(model, condition, null_text, z, config, on_step)[0]
 
 
-def guided(
-    neg: Tensor, pos_i: Tensor, pos_it: Tensor, image_scale: float, text_scale: float
+@torch.no_grad()
+def denoise(
+    model: Network,
+    condition: Condition,
+    null_text: Tensor,
+    noise: Tensor,
+    config: SampleConfig,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """``neg + w_img (pos_i - neg) + w_txt (pos_it - pos_i)``."""
-    return neg + image_scale * (pos_i - neg) + text_scale * (pos_it - pos_i)
+    """From ``noise [B, C, T, H, W]`` to clean latents of the same shape.
+
+    The released code draws noise for the references' frames as well and overwrites it before
+    every call; here the network puts the clean references there, which is the same thing.
+    """
+    device = noise.device
+    if isinstance(model, nn.Module) and (weight := next(model.parameters(), None)) is not None:
+        device = weight.device
+    velocity = Guidance(model, condition.to(device), null_text.to(device), config)
+    levels = solver.sigmas(config.steps, config.shift, config.first_level)
+    walk = solver.solver(config.solver, levels)
+    z = noise.to(device)
+    for t in levels[:-1]:
+        z = walk.step(velocity(z, t), z)
+        on_step()
+    return z
 
 
 def latent_shape(encoders: Encoders, config: Config) -> tuple[int, int, int, int]:
@@ -170,9 +183,25 @@ def latent_shape(encoders: Encoders, config: Config) -> tuple[int, int, int, int
 
 
 def condition_of(
-    prompt: str, images: Sequence[Pixels], encoders: Encoders, config: Config
+    prompt: str,
+    images: Sequence[Pixels],
+    encoders: Encoders,
+    config: Config,
+    *,
+    phrases: Sequence[str] = (),
 ) -> Condition:
-    """Condition of one prompt and its references, B = 1."""
+    """Condition of one prompt and its references, B = 1.
+
+    Args:
+        prompt: the text.
+        images: the references.
+        encoders: of the run.
+        config: of the run.
+        phrases: one per reference, or none.
+
+    Raises:
+        ModelError: a phrase that is not in the prompt.
+    """
     text = encoders.text.encode(prompt)[None]
     made = [encoders.reference(image, config.data) for image in images]
     K = len(made)
@@ -185,7 +214,16 @@ def condition_of(
         image = torch.zeros(1, 0, encoders.image.tokens, encoders.image.width)
     there = torch.ones(1, K, dtype=torch.bool)
     mask = torch.ones(text.shape[:2], dtype=torch.bool)
-    return Condition(text, mask, references, there, image, there.clone())
+    condition = Condition(text, mask, references, there, image, there.clone())
+    if not phrases:
+        return condition
+    # A reference without a phrase is a subject of its own.
+    subjects = binding.numbered([phrase or i for i, phrase in enumerate(phrases)])
+    spans = binding.spans_of(prompt, phrases)
+    ids = binding.text_subject(encoders.text, prompt, spans, subjects, text.shape[1])
+    return replace(
+        condition, text_subject=ids[None], reference_subject=torch.tensor(subjects)[None]
+    )
 
 
 def _check(request: Request) -> None:
@@ -194,8 +232,22 @@ def _check(request: Request) -> None:
     if len(request.references) > MAX_REFERENCES:
         raise ModelError(
             f"sample {request.id}: {len(request.references)} references, at most "
-            f"{MAX_REFERENCES} are supported"
+            f"{MAX_REFERENCES} are supported; leave {len(request.references) - MAX_REFERENCES} out"
         )
+    if request.phrases and len(request.phrases) != len(request.references):
+        raise ModelError(
+            f"sample {request.id}: {len(request.phrases)} phrases for "
+            f"{len(request.references)} references; give one for each, or none"
+        )
+    binding.spans_of(request.prompt, request.phrases)
+
+
+def _rewritten(request: Request, images: Sequence[Pixels], config: SampleConfig) -> Request:
+    """With the server's prompt and phrases; whoever gave phrases has said enough already."""
+    if not config.rewriter_url or not images or request.phrases:
+        return request
+    said = rewrite(request.prompt, images, config)
+    return replace(request, prompt=said.prompt, phrases=said.phrases, asked=request.prompt)
 
 
 def _image(reference: str | Path | Pixels) -> Pixels:
@@ -226,30 +278,46 @@ def _write(
         request.id, out / f"{request.id}.mp4", out / f"{request.id}.sheet.png", paths,
         out / f"{request.id}.json",
     )  # fmt: skip
-    write_mp4(result.video, video, d.fps)
+    if s.mark:
+        video = provenance.mark(video, s.mark)
+    record = provenance.write_video(
+        result.video, video, d.fps, _record(request, images, paths, config, facts)
+    )
     write_sheet(result.sheet, padded, video)
+    shape = {"frames": len(video), "fps": d.fps, "height": d.height, "width": d.width}
+    digest = hashlib.sha256(result.video.read_bytes()).hexdigest()
     write_json(
         result.provenance,
-        {
-            "generated": True,
-            "id": request.id,
-            "prompt": request.prompt,
-            "negative_prompt": s.negative_prompt,
-            "seed": request.seed,
-            "references": [
-                {"file": path.name, "rgb_sha256": hashlib.sha256(image.tobytes()).hexdigest()}
-                for path, image in zip(paths, images, strict=True)
-            ],
-            "model": facts,
-            "sampler": {
-                "method": "euler", "steps": s.steps, "shift": s.shift,
-                "image_scale": s.image_scale, "text_scale": s.text_scale,
-            },
-            "video": {
-                "file": result.video.name, "frames": len(video), "fps": d.fps,
-                "height": d.height, "width": d.width,
-                "sha256": hashlib.sha256(result.video.read_bytes()).hexdigest(),
-            },
-        },
-    )  # fmt: skip
+        {**record, "video": {"file": result.video.name, "sha256": digest, **shape}},
+    )
     return result
+
+
+def _record(
+    request: Request,
+    images: Sequence[Pixels],
+    paths: Sequence[Path],
+    config: Config,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """What a video says of how it was made; nothing of the machine or the time."""
+    s = config.sample
+    return {
+        "generator": "s2v-model",
+        "id": request.id,
+        "prompt": request.prompt,
+        "asked": request.asked,
+        "phrases": list(request.phrases),
+        "negative_prompt": s.negative_prompt,
+        "seed": request.seed,
+        "references": [
+            {"file": path.name, "rgb_sha256": hashlib.sha256(image.tobytes()).hexdigest()}
+            for path, image in zip(paths, images, strict=True)
+        ],
+        "model": facts,
+        "sampler": s.model_dump(
+            mode="json",
+            exclude={"seed", "negative_prompt", "mark", "rewriter_url", "rewriter_timeout_s"},
+        ),
+        "mark": s.mark or None,
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -56,3 +58,43 @@ def grid_positions(slots: Tensor, h: int, w: int) -> Tensor:
     y = torch.arange(h, device=slots.device)[:, None].expand(*lead, h, w)
     x = torch.arange(w, device=slots.device)[None, :].expand(*lead, h, w)
     return torch.stack([t, y, x], dim=-1).reshape(*lead[:-1], lead[-1] * h * w, 3)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where references stand, ``network.reference_position`` and ``reference_offset``."""
+
+    kind: str = "slot"
+    offset: int = 0
+
+    def positions(
+        self, slots: Tensor, seats: Tensor, ranks: Tensor, frames: int, grid: tuple[int, int]
+    ) -> Tensor:
+        """Positions of the tokens of frames and references as they sit in attention.
+
+        Args:
+            slots: ``[..., n]`` place inside the window, counted from 0.
+            seats: ``[..., n]`` index of the video's frame; what references have is not used.
+            ranks: ``[..., n]`` 0, 1, ... for the references a sample has, -1 for video frames.
+            frames: T, latent frames of the video.
+            grid: ``(h, w)`` tokens of a latent frame.
+
+        Returns:
+            ``[..., n*h*w, 3]`` integer (t, h, w) positions.
+        """
+        h, w = grid
+        if self.kind == "slot":
+            return grid_positions(slots, h, w)
+        times = {
+            "tail": frames + ranks,
+            "offset": frames + self.offset + ranks,
+            "negative": -1 - ranks,
+            "spatial-offset": torch.full_like(ranks, -1),
+        }[self.kind]
+        is_reference = ranks >= 0
+        out = grid_positions(torch.where(is_reference, times, seats), h, w)
+        if self.kind == "spatial-offset":
+            # Past the video's own grid, one grid per reference, along the diagonal.
+            steps = torch.where(is_reference, ranks + 1, 0).repeat_interleave(h * w, dim=-1)
+            out = out + torch.stack([torch.zeros_like(steps), steps * h, steps * w], dim=-1)
+        return out

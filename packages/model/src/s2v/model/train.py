@@ -23,7 +23,8 @@ from torch import Tensor
 
 from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import Sample, ShardIndex
-from s2v.model import checkpoint, conditioning, flow, metrics, optim
+from s2v.model import checkpoint, conditioning, flow, metrics, networks, optim
+from s2v.model.binding import HasOffsets
 from s2v.model.checkpoint import Checkpoint
 from s2v.model.config import Config
 from s2v.model.data.collate import choose, collate
@@ -32,7 +33,7 @@ from s2v.model.data.index import select
 from s2v.model.data.plan import Draw, Plan
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.errors import Interrupted, ModelError
-from s2v.model.mmdit import MMDiT, Widths
+from s2v.model.mmdit import Widths
 from s2v.model.progress import Track, shown
 from s2v.model.run import Run, device_of, fit_autoencoder
 
@@ -94,7 +95,7 @@ def train(
     run = Run(out, cache)
     run.begin(config)
     torch.set_num_threads(config.train.threads)
-    if not run.autoencoder.is_file():
+    if config.autoencoder.kind == "linear" and not run.autoencoder.is_file():
         fit_autoencoder(config, shards, run, track)
     store = run.store(config)
     selection = select(index, config.data, "train")
@@ -143,20 +144,29 @@ class Trainer:
         )
         encoders = store.encoders
         self.null_text = encoders.text.encode("").to(self.device)
+        d, (_, ph, pw) = config.data, networks.patch_of(config)
+        self.tokens = ((d.frames - 1) // 4 + 1) * (d.height // 8 // ph) * (d.width // 8 // pw)
+        if config.network.subject_ids and not isinstance(encoders.text, HasOffsets):
+            raise ModelError(
+                f"network.subject_ids {config.network.subject_ids}: the text encoder "
+                f"{encoders.text.id} does not say where its tokens stand; set it to 0"
+            )
         widths = Widths(encoders.video.channels, encoders.text.width, encoders.image.width)
         torch.manual_seed(config.train.seed)  # initial weights only
-        self.model = MMDiT(config.network, widths).to(self.device)
+        path = checkpoint.latest(run.checkpoints)
+        make = networks.start if path is None else networks.build
+        self.model = make(config, widths).to(self.device)
         self.optimiser = optim.adamw(self.model, config.optim)
         self.ema = optim.Ema(self.model.named_parameters(), config.optim.ema)
         self.about = {
-            "network": config.network.model_dump(mode="json"),
+            "network": networks.described(config),
             "widths": asdict(widths),
             "features": encoders.fingerprint(config.data),
         }
         self.counts: Counter[str] = Counter()
         self.step = 0
         self.bad_in_a_row = 0
-        if (path := checkpoint.latest(run.checkpoints)) is not None:
+        if path is not None:
             self._restore(checkpoint.load(path), path)
 
     def loop(self, track: Track, stop: Mapping[str, int]) -> None:
@@ -191,12 +201,15 @@ class Trainer:
         ]
         condition = conditioning.hide(batch.condition.to(self.device), hidden, self.null_text)
         x0 = batch.video.to(self.device)
-        levels = flow.noise_levels(c.flow, c.train.seed, keys)
+        tokens = torch.full((len(keys),), self.tokens)
+        levels = flow.noise_levels(c.flow, c.train.seed, keys, self.tokens)
         eps = flow.noise(tuple(x0.shape[1:]), c.train.seed, keys).to(self.device)
         t = levels.to(self.device)
         losses = flow.video_loss(self.model(flow.interpolate(x0, eps, t), t, condition), x0, eps)
+        weights = flow.level_weights(c.flow, t)
+        loss = flow.reduce(losses, weights, tokens.to(self.device), c.flow.reduction)
         lr = optim.learning_rate(c.optim, self.step, c.train.steps)
-        norm = self._update(losses.mean(), lr)
+        norm = self._update(loss, lr)
         self.step += 1
         self.counts.update(conditioning.tally(hidden))
         self.counts.update(f"source {draw.source}" for draw in draws)
@@ -206,6 +219,10 @@ class Trainer:
             "loss": sum(values) / len(values),
             "loss_by_pair": metrics.by_group(values, [d.source for d in draws]),
             "loss_by_level": metrics.by_group(values, map(metrics.level_bin, levels.tolist())),
+            "loss_by_references": metrics.by_group(
+                values, (str(int(n)) for n in batch.condition.reference_mask.sum(dim=1))
+            ),
+            "hidden": conditioning.rates(self.counts),
             "grad_norm": norm,
             "lr": lr,
             "epochs": {d.source: d.epoch for d in draws},
@@ -214,8 +231,15 @@ class Trainer:
 
     def _item(self, draw: Draw) -> Any:
         features = self.store.get(self.samples[draw.sample_id])
-        forms = {str(k): v for k, v in self.config.data.forms.items()}
-        return choose((draw.sample_id, draw.number), features, forms, self.config.train.seed)
+        data = self.config.data
+        return choose(
+            (draw.sample_id, draw.number),
+            features,
+            {str(form): odds for form, odds in data.forms.items()},
+            self.config.train.seed,
+            epoch=draw.epoch,
+            most=data.max_references,
+        )
 
     def _update(self, loss: Tensor, lr: float) -> float | None:
         """One optimiser step; a non-finite one is skipped and counted. Returns the norm."""

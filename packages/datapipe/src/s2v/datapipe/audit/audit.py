@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from s2v.datapipe.audit.draw import Drawn, Ties, draw, sizes_by_kind, ties
 from s2v.datapipe.audit.estimate import Observation, Share, Stratum, share
 from s2v.datapipe.audit.judges import FAULTS, Answer, Fault, Judged, Judges
-from s2v.datapipe.audit.labels import Labels, read_labels, template
+from s2v.datapipe.audit.labels import Labels, merged, read_labels, template
 from s2v.datapipe.audit.pairs import AuditError, accepted_pairs
 from s2v.datapipe.audit.settings import AuditSettings
 from s2v.datapipe.base import atomic
@@ -89,6 +89,13 @@ class Audit:
         """Whether every stated budget was kept."""
         return all(budget.state == "met" for budget in self.budgets)
 
+    @property
+    def used(self) -> dict[str, int]:
+        """How many pairs people labelled, and how many of these are in the sample."""
+        given = {name for name, said in self.labels.answers.items() if said}
+        drawn = {pair.pair_id for pair in self.drawn.pairs}
+        return {"pairs": len(given), "in this sample": len(given & drawn)}
+
     def summary(self) -> dict[str, Any]:
         """As JSON."""
         strata = [
@@ -106,6 +113,8 @@ class Audit:
             "population": sum(self.drawn.population.values()),
             "drawn": len(self.drawn.pairs),
             "strata": strata,
+            "labels": self.used,
+            "disputed": self.labels.disputed,
             "estimates": [asdict(one) for one in self.estimates],
             "budgets": [asdict(one) for one in self.budgets],
             "kept": self.kept,
@@ -113,14 +122,14 @@ class Audit:
 
 
 def audit_run(
-    run: RunFolder, settings: AuditSettings, labels: Path | None = None, *, quiet: bool = True
+    run: RunFolder, settings: AuditSettings, labels: Sequence[Path] = (), *, quiet: bool = True
 ) -> tuple[Audit, Judges]:
     """Draw a sample of a run's accepted cross pairs and judge it.
 
     Args:
         run: the run, selected.
         settings: how many, which, and the judges' thresholds.
-        labels: a filled-in CSV of an earlier call.
+        labels: filled-in CSVs of an earlier call, one for each person.
         quiet: no progress.
 
     Returns:
@@ -130,7 +139,7 @@ def audit_run(
         AuditError: no cross pair was accepted, tables contradict each other, bad labels.
         StoreError: a stored frame is missing or damaged; the message names it and the way out.
     """
-    given = Labels({}) if labels is None else read_labels(labels)
+    given = merged(labels)
     population = accepted_pairs(run, settings.population)
     if not population:
         raise AuditError(
@@ -212,11 +221,15 @@ def _estimate(
 
 
 def _budget(fault: Fault, limit: float, estimates: Sequence[Estimate]) -> Budget:
-    """People's word counts where there is one: they are who the judges stand in for."""
-    best: dict[str, Estimate] = {}
+    """People's word counts where they judged as many pairs as the judges; else the worse of both.
+
+    People are who the judges stand in for, but one labelled pair is no answer to a hundred judged.
+    """
+    asked: dict[str, list[Estimate]] = {}
     for one in estimates:
-        if one.fault == fault and one.kind != ALL and (one.by == "people" or one.kind not in best):
-            best[one.kind] = one
+        if one.fault == fault and one.kind != ALL:
+            asked.setdefault(one.kind, []).append(one)
+    best = {kind: _worst(found) for kind, found in asked.items()}
     classes: dict[str, State] = {}
     for kind, one in best.items():
         if one.share.estimate is None:
@@ -232,6 +245,13 @@ def _budget(fault: Fault, limit: float, estimates: Sequence[Estimate]) -> Budget
         shown=all(one.share.high <= limit for one in best.values()),
         classes=classes,
     )
+
+
+def _worst(found: Sequence[Estimate]) -> Estimate:
+    """The estimate of one class that a budget is held against."""
+    most = max(one.share.judged for one in found)
+    trusted = [one for one in found if one.by == "people" and one.share.judged == most]
+    return max(trusted or found, key=lambda one: (one.share.estimate or 0.0, one.share.judged))
 
 
 def write_audit(audit: Audit, out: Path, sheet: str, blind: str) -> list[Path]:
@@ -270,7 +290,8 @@ def _table(audit: Audit) -> bytes:
     figures = sorted({name for one in audit.judged for name in one.figures})
     names = ("pair_id", "class", "scenario", "target_subject_id", "reference_subject_id", "weight")
     words = [f"{by}_{fault}" for fault in FAULTS for by in ("judge", "people")]
-    writer.writerow([*names, *words, *figures, "similarity", "face_similarity"])
+    selected = ("similarity", "face_similarity", "background_similarity", "gap_us")
+    writer.writerow([*names, *words, *figures, *selected])
     for one in audit.judged:
         pair = one.pair
         said = [
@@ -285,7 +306,7 @@ def _table(audit: Audit) -> bytes:
                 f"{audit.drawn.weight(pair):.6g}",
                 *said,
                 *("" if one.figures.get(n) is None else one.figures[n] for n in figures),
-                *(pair.similarity, "" if pair.face_similarity is None else pair.face_similarity),
+                *("" if (v := getattr(pair, n)) is None else v for n in selected),
             ]
         )
     return out.getvalue().encode()

@@ -1,7 +1,8 @@
 """The page to label on: the same pairs in the order of their ids, and not one score.
 
 Whoever sees a verdict is drawn to it, and whoever starts at the worst and stops early has labelled
-no sample. The answers stay in the page until they are saved as a CSV; nothing is sent anywhere.
+no sample. The answers stay in the browser, also when the page is closed, until they are saved as
+a CSV; nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def blind_page(run: str, pairs: Iterable[Pair], judges: Judges) -> str:
             element(
                 "p",
                 element("button", "Save labels.csv", type="button", id="save"),
+                " ",
+                element("button", "Take all back", type="button", id="clear"),
                 " ",
                 element("output", f"0 of {len(ordered)} labelled", id="count"),
             ),

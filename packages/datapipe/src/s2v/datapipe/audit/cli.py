@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _TEXT = "judge a sample of the accepted cross pairs by what selection did not use"
+_FAULT: Final = {"wrong": "wrong subject", "copy": "near copy"}
 _EXAMPLES = """\
 examples:
   s2v-data audit runs/demo                            judge; write runs/demo/audit/sheet.html
@@ -44,7 +45,14 @@ def add_arguments(commands: Subparsers) -> None:
         default="samples",
         help="references of written samples (default), or all accepted candidate pairs",
     )
-    parser.add_argument("--labels", type=Path, help="labels.csv, filled in by a person")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CSV",
+        help="labels.csv, filled in by a person; may be repeated, one for each",
+    )
     parser.add_argument("--out", type=Path, help="folder to write (default RUN/audit)")
     parser.add_argument("--max-wrong", type=float, metavar="SHARE", help="budget, 0..1")
     parser.add_argument("--max-copies", type=float, metavar="SHARE", help="budget, 0..1")
@@ -89,15 +97,22 @@ def main(args: argparse.Namespace) -> int:
         files = {"files": [str(path) for path in written]}
         print(json.dumps(audit.summary() | files, indent=2, sort_keys=True, ensure_ascii=False))
     else:
-        _print(audit, out)
+        _print(audit, out, labels=bool(args.labels))
     return 0 if audit.kept else 1
 
 
-def _print(audit: Audit, out: Path) -> None:
+def _print(audit: Audit, out: Path, *, labels: bool) -> None:
     total = sum(audit.drawn.population.values())
     print(f"{len(audit.drawn.pairs)} of {total} accepted cross pairs")
+    if labels:
+        used = audit.used
+        print(f"{used['in this sample']} of {used['pairs']} labelled pairs are among them")
     for one in audit.estimates:
         print(f"  {_line(one)}")
+    for pair, faults in audit.labels.disputed.items():
+        for fault, by in faults.items():
+            said = ", ".join(f"{person}: {answer}" for person, answer in by.items())
+            print(f"  people differ on {pair}, {_FAULT[fault]}: {said}")
     for budget in audit.budgets:
         classes = ", ".join(f"{kind}: {state}" for kind, state in budget.classes.items())
         shown = "" if budget.state != "met" or budget.shown else "; too few pairs to show it"
@@ -106,7 +121,7 @@ def _print(audit: Audit, out: Path) -> None:
 
 
 def _line(one: Estimate) -> str:
-    what = f"{one.kind}, {'wrong subject' if one.fault == 'wrong' else 'near copy'}, {one.by}"
+    what = f"{one.kind}, {_FAULT[one.fault]}, {one.by}"
     found = one.share
     if found.estimate is None:
         return f"{what}: no judge; label blind.html or labels.csv ({one.unjudged} pairs)"

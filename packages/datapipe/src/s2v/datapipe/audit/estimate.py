@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from s2v.datapipe.audit.intervals import clopper_pearson, rule_of_three, t_quantile
+from s2v.datapipe.intervals import clopper_pearson, rule_of_three, t_quantile
 
 Stratum = tuple[str, str]  # class and scenario
 
@@ -105,6 +105,10 @@ def share(
     estimate = min(1.0, sum(w for w, one in zip(weights, observed, strict=True) if one.hit))
     worth = _worth(observed, weights, estimate)
     low, high = clopper_pearson(estimate * worth, worth, confidence)
+    # One fault that stands alone looks independent of all else. It cannot show more than none.
+    faultless = _faultless(observed, weights)
+    low = min(low, clopper_pearson(faultless, faultless, confidence)[0])
+    high = max(high, clopper_pearson(0.0, faultless, confidence)[1])
     return Share(
         judged=len(observed),
         hits=hits,
@@ -132,9 +136,14 @@ def _worth(observed: Sequence[Observation], weights: Sequence[float], estimate: 
     off = [w * (one.hit - estimate) for w, one in zip(weights, observed, strict=True)]
     variance = apart / (apart - 1) * _variance(observed, off)
     if not 0 < estimate < 1 or variance <= 0:
-        return max(1.0, apart * _evenness(weights))
+        return _faultless(observed, weights)
     few = (t_quantile(0.975, len(observed) - 1) / t_quantile(0.975, apart - 1)) ** 2
     return max(1.0, min(float(len(observed)), estimate * (1 - estimate) / variance * few))
+
+
+def _faultless(observed: Sequence[Observation], weights: Sequence[float]) -> float:
+    """The effective sample size where every answer is the same."""
+    return max(1.0, _apart(observed) * _evenness(weights))
 
 
 def _variance(observed: Sequence[Observation], off: Sequence[float]) -> float:

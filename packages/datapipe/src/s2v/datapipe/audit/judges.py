@@ -14,9 +14,11 @@ from typing import Final, Generic, Literal, TypeVar
 import numpy as np
 
 from s2v.datapipe.audit.copies import Fit, Picture, fit
-from s2v.datapipe.audit.faces import DlibFaces, Vector, dlib_or_why_not, face_in
+from s2v.datapipe.audit.faces import dlib_or_why_not, face_in
 from s2v.datapipe.audit.pairs import Pair, View
 from s2v.datapipe.audit.settings import AuditSettings, FaceRules
+from s2v.datapipe.base.embedded.dlib_faces import DlibFaces
+from s2v.datapipe.base.embedded.net import Vectors
 from s2v.datapipe.base.media.boxes import crop
 from s2v.datapipe.measure.frames import FrameReader
 from s2v.datapipe.pair.rows import group
@@ -76,7 +78,7 @@ class Judges:
         self._frames = FrameReader(run.folder)
         self._faces = group(run.rows("faces"), "frame_id")
         self._pictures: _Kept[Picture] = _Kept(KEPT)
-        self._vectors: _Kept[Vector | None] = _Kept(KEPT)
+        self._vectors: _Kept[Vectors | None] = _Kept(KEPT)
         self.faces: DlibFaces | str = dlib_or_why_not()
 
     @property
@@ -153,8 +155,8 @@ class Judges:
         key = view.detection_id if cut else view.frame["frame_id"]
         return self._pictures.get(f"{cut} {key}", make)
 
-    def _vector(self, view: View) -> Vector | None:
-        def make() -> Vector | None:
+    def _vector(self, view: View) -> Vectors | None:
+        def make() -> Vectors | None:
             face = face_in(self._faces.get(view.frame["frame_id"], []), view.box)
             if face is None or isinstance(self.faces, str):
                 return None

@@ -2,14 +2,17 @@
 
 Rows are in the order of their ids, which is that of a hash: whoever labels only the first fifty
 labels a random fifty. On the blind page the same order is kept and no score is shown.
+
+Several people may label the same pairs, a file each. Where they differ the answer is ``unsure``,
+and who said what is kept, to be shown.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -31,9 +34,11 @@ class Labels:
 
     Attributes:
         answers: pair id to the answers given; what was left empty is not in it.
+        disputed: pair id to the faults on which people differ, and what each file says.
     """
 
     answers: Mapping[str, Mapping[Fault, Answer]]
+    disputed: Mapping[str, Mapping[Fault, Mapping[str, Answer]]] = field(default_factory=dict)
 
     def of(self, pair: Pair, fault: Fault) -> Answer | None:
         """The answer on a pair, ``None`` where nobody gave one."""
@@ -49,6 +54,31 @@ def template(pairs: Iterable[Pair]) -> bytes:
         names = pair.target.subject["subject_id"], pair.reference.subject["subject_id"]
         writer.writerow([pair.pair_id, "", "", "", pair.kind, pair.scenario, *names])
     return out.getvalue().encode()
+
+
+def merged(paths: Sequence[Path]) -> Labels:
+    """Labels of several people, a file each; of one file as it is.
+
+    Raises:
+        AuditError, OSError: see :func:`read_labels`; a file is given twice.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise AuditError("--labels: one file is given twice; give each person's once")
+    given: dict[str, dict[Fault, dict[str, Answer]]] = {}
+    for path in paths:
+        for pair, said in read_labels(path).answers.items():
+            for fault, answer in said.items():
+                given.setdefault(pair, {}).setdefault(fault, {})[str(path)] = answer
+    answers: dict[str, dict[Fault, Answer]] = {}
+    disputed: dict[str, dict[Fault, Mapping[str, Answer]]] = {}
+    for pair, faults in sorted(given.items()):
+        answers[pair] = {}
+        for fault, by in faults.items():
+            alike = len(set(by.values())) == 1
+            answers[pair][fault] = next(iter(by.values())) if alike else "unsure"
+            if not alike:
+                disputed.setdefault(pair, {})[fault] = by
+    return Labels(answers, disputed)
 
 
 def read_labels(path: Path) -> Labels:

@@ -36,6 +36,7 @@ def contact_sheet(run: str, audit: Audit, judges: Judges) -> str:
     shown = judged[:CARDS]
     cards = joined(_card(audit, one, judges) for one in shown)
     total = sum(audit.drawn.population.values())
+    apart = len(audit.labels.disputed)
     return document(
         f"Audit of {run}",
         element(
@@ -48,7 +49,9 @@ def contact_sheet(run: str, audit: Audit, judges: Judges) -> str:
                 f"with seed {audit.settings.seed}, judged by what selection did not use.",
             ),
             joined(_budget(one) for one in audit.budgets),
+            notice(f"People differ on {apart} pairs, which count as in doubt.") if apart else None,
             _estimates(audit),
+            *_unjudged(audit),
             _judges(audit),
         ),
         element(
@@ -119,6 +122,26 @@ def _estimates(audit: Audit) -> Markup:
     return table(columns, rows, "Estimated share of all accepted pairs")
 
 
+def _unjudged(audit: Audit) -> list[Markup]:
+    """What only a person can say, and where to say it."""
+    said = []
+    for fault in FAULTS:
+        left = sum(
+            one.findings[fault].answer == "no judge" and audit.labels.of(one.pair, fault) is None
+            for one in audit.judged
+        )
+        if left:
+            said.append(
+                notice(
+                    f"{left} of {len(audit.judged)} pairs have no judge for {_FAULT[fault]} and no "
+                    "label: label them on ",
+                    element("a", "blind.html", href="blind.html"),
+                    ".",
+                )
+            )
+    return said
+
+
 def _judges(audit: Audit) -> Markup:
     rows: list[list[Content]] = [[name, said] for name, said in sorted(audit.judges.items())]
     return element(
@@ -142,10 +165,19 @@ def _card(audit: Audit, one: Judged, judges: Judges) -> Markup:
         badges.append(_badge(fault, one.findings[fault].answer, "judge"))
         if (said := audit.labels.of(pair, fault)) is not None:
             badges.append(_badge(fault, said, "people"))
-    reasons = joined(element("li", one.findings[fault].why) for fault in FAULTS)
+    why = [one.findings[fault].why for fault in FAULTS]
+    why += [
+        f"{_FAULT[fault]}, people differ: " + ", ".join(f"{p} says {a}" for p, a in by.items())
+        for fault, by in audit.labels.disputed.get(pair.pair_id, {}).items()
+    ]
+    reasons = joined(element("li", line) for line in why)
     scores = f"selection: similarity {pair.similarity:.2f}"
     if pair.face_similarity is not None:
         scores += f", faces {pair.face_similarity:.2f}"
+    if pair.background_similarity is not None:
+        scores += f", backgrounds {pair.background_similarity:.2f}"
+    if pair.gap_us is not None:
+        scores += f", {pair.gap_us / 1e6:.1f} s apart"
     return element(
         "article",
         element(

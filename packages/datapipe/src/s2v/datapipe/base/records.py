@@ -1,9 +1,11 @@
 """Arrow schema of every table of a run, with units.
 
-One place says what a column means. ``*_us`` are microseconds of presentation time,
-boxes are ``[x0, y0, x1, y1]`` in pixels of the displayed frame (after rotation and
-sample aspect ratio), embeddings are L2-normalised float32, masks are COCO
-run-length encodings of the displayed frame, scores are rounded before they are stored.
+Here stand the tables that are measured; those that the selection makes of them stand in
+``selected``, and this module knows them too. One place says what a column means.
+``*_us`` are microseconds of presentation time, boxes are ``[x0, y0, x1, y1]`` in pixels of the
+displayed frame (after rotation and sample aspect ratio), embeddings are L2-normalised float32,
+masks are COCO run-length encodings of the displayed frame, scores are rounded before they are
+stored.
 
 Rows are never deleted: a row with a ``reason`` was dropped, and the reason says by which
 rule. ``null`` in a score column means *not measured*.
@@ -15,23 +17,40 @@ from typing import Final
 
 import pyarrow as pa
 
-BOX: Final = pa.list_(pa.float32(), 4)
-EMBEDDING: Final = pa.list_(pa.float32())
+from s2v.datapipe.base.columns import BOOL, BOX, EMBEDDING, FLOAT, INT, STRING, schema
+from s2v.datapipe.base.selected import PAIRS, REFERENCE, SAMPLES, SUBJECTS, VERDICTS
 
-
-def _s(*fields: tuple[str, pa.DataType]) -> pa.Schema:
-    return pa.schema([pa.field(name, kind) for name, kind in fields])
-
-
-STRING: Final = pa.string()
-INT: Final = pa.int64()
-FLOAT: Final = pa.float64()
-BOOL: Final = pa.bool_()
-#: Strings that repeat, where there are millions of rows.
-NAME: Final = pa.dictionary(pa.int32(), STRING)
+__all__ = [
+    "CAPTIONS",
+    "CHECKS",
+    "CLIPS",
+    "DETECTIONS",
+    "EMBEDDING",
+    "EMBEDDINGS",
+    "FACES",
+    "FRAMES",
+    "MARKS",
+    "MASKS",
+    "OVERLAYS",
+    "PAIRS",
+    "PEOPLE",
+    "PHRASES",
+    "PROBE",
+    "QUALITY",
+    "QUARANTINE",
+    "REFERENCE",
+    "SAMPLES",
+    "SOURCES",
+    "SPANS",
+    "STILLS",
+    "SUBJECTS",
+    "TABLES",
+    "VERDICTS",
+    "table",
+]
 
 #: One row per source. A photograph is a source with ``kind == "image"`` and one clip.
-SOURCES: Final = _s(
+SOURCES: Final = schema(
     ("video_id", STRING),
     ("long_video_id", STRING),  # same film, several files; survives everywhere
     ("kind", STRING),  # video | image
@@ -55,7 +74,7 @@ SOURCES: Final = _s(
 )
 
 #: What probing found, one row per readable source.
-PROBE: Final = _s(
+PROBE: Final = schema(
     ("video_id", STRING),
     ("width", INT),  # displayed pixels
     ("height", INT),
@@ -71,7 +90,7 @@ PROBE: Final = _s(
 )
 
 #: Every moment of a source: inside a clip, or in a dropped span with a reason.
-SPANS: Final = _s(
+SPANS: Final = schema(
     ("video_id", STRING),
     ("start_us", INT),
     ("end_us", INT),
@@ -80,7 +99,7 @@ SPANS: Final = _s(
 )
 
 #: Clips and what the sequential scan measured on small frames.
-CLIPS: Final = _s(
+CLIPS: Final = schema(
     ("clip_id", STRING),
     ("video_id", STRING),
     ("long_video_id", STRING),
@@ -105,7 +124,7 @@ CLIPS: Final = _s(
 )
 
 #: Frames kept at full size while a window was scanned, so that its film is decoded once.
-STILLS: Final = _s(
+STILLS: Final = schema(
     ("video_id", STRING),
     ("clip_id", STRING),
     ("position", FLOAT),  # share of the clip that it stands for
@@ -118,7 +137,7 @@ STILLS: Final = _s(
 )
 
 #: Sampled frames (5, 50, 95 % of the clip), stored once as JPEG members of a tar.
-FRAMES: Final = _s(
+FRAMES: Final = schema(
     ("frame_id", STRING),
     ("clip_id", STRING),
     ("position", FLOAT),  # share of the clip
@@ -137,7 +156,7 @@ FRAMES: Final = _s(
 
 #: What lies over the picture, and the part of the frame that is used. All later stages see the
 #: stored frames cut to ``crop``, and boxes count from its corner; so does the clip that is written.
-OVERLAYS: Final = _s(
+OVERLAYS: Final = schema(
     ("clip_id", STRING),
     ("content", BOX),  # the picture inside black borders, displayed pixels; null: no borders
     ("text_boxes", pa.list_(BOX)),  # of all sampled frames, displayed pixels
@@ -149,7 +168,7 @@ OVERLAYS: Final = _s(
 )
 
 #: Per-clip quality beyond the scan.
-QUALITY: Final = _s(
+QUALITY: Final = schema(
     ("clip_id", STRING),
     ("text_share", FLOAT),  # share of the cropped frame inside text boxes, largest of the frames
     ("watermark_share", FLOAT),  # share of the cropped frame under a static overlay
@@ -165,7 +184,7 @@ QUALITY: Final = _s(
     ("gate", STRING),  # "not measured: gate X" where one stopped the clip; never stored as measured
 )
 
-CAPTIONS: Final = _s(
+CAPTIONS: Final = schema(
     ("clip_id", STRING),
     ("caption", STRING),
     ("captioner", STRING),  # model id
@@ -175,7 +194,7 @@ CAPTIONS: Final = _s(
 )
 
 #: One row per subject phrase of a caption.
-PHRASES: Final = _s(
+PHRASES: Final = schema(
     ("subject_id", STRING),
     ("clip_id", STRING),
     ("phrase", STRING),
@@ -187,7 +206,7 @@ PHRASES: Final = _s(
     ("reason", STRING),
 )
 
-DETECTIONS: Final = _s(
+DETECTIONS: Final = schema(
     ("detection_id", STRING),
     ("subject_id", STRING),
     ("clip_id", STRING),
@@ -200,7 +219,7 @@ DETECTIONS: Final = _s(
 )
 
 #: A second model's word on a box (Phantom-Data, section 3): null where it did not say.
-CHECKS: Final = _s(
+CHECKS: Final = schema(
     ("detection_id", STRING),
     ("clip_id", STRING),
     ("checker", STRING),  # model id
@@ -216,7 +235,7 @@ CHECKS: Final = _s(
 )
 
 #: What is written on a product (Phantom-Data, step 3), one row per box of a product.
-MARKS: Final = _s(
+MARKS: Final = schema(
     ("detection_id", STRING),
     ("clip_id", STRING),
     ("reader", STRING),  # model id
@@ -225,7 +244,7 @@ MARKS: Final = _s(
     ("text_score", FLOAT),  # mean probability of its letters, 0..1
 )
 
-MASKS: Final = _s(
+MASKS: Final = schema(
     ("detection_id", STRING),
     ("clip_id", STRING),
     ("rle", STRING),
@@ -238,7 +257,7 @@ MASKS: Final = _s(
     ("reason", STRING),
 )
 
-FACES: Final = _s(
+FACES: Final = schema(
     ("clip_id", STRING),
     ("frame_id", STRING),
     ("face", INT),  # n-th on the frame
@@ -257,7 +276,7 @@ FACES: Final = _s(
 )
 
 #: Who is there, per clip (Concat-ID): stable counts and one person staying the same.
-PEOPLE: Final = _s(
+PEOPLE: Final = schema(
     ("clip_id", STRING),
     ("frames", INT),  # sampled frames looked at
     ("persons", INT),  # most frequent count of people, by boxes and faces
@@ -265,7 +284,7 @@ PEOPLE: Final = _s(
     ("same_person", FLOAT),  # share of consecutive frame pairs whose main faces agree
 )
 
-EMBEDDINGS: Final = _s(
+EMBEDDINGS: Final = schema(
     ("detection_id", STRING),
     ("clip_id", STRING),
     ("embedder", STRING),
@@ -274,114 +293,8 @@ EMBEDDINGS: Final = _s(
     ("phash", STRING),  # of the crop
 )
 
-#: A view joined from the tables above: one row per subject, by its best detection. It names
-#: its vectors and does not hold them: a million subjects' would be 11 GB.
-SUBJECTS: Final = _s(
-    ("subject_id", STRING),
-    ("clip_id", STRING),
-    ("video_id", STRING),
-    ("long_video_id", STRING),
-    ("kind", STRING),
-    ("start_us", INT),  # of the clip
-    ("end_us", INT),
-    ("phrase", STRING),
-    ("phrase_start", INT),
-    ("phrase_end", INT),
-    ("noun", STRING),
-    ("bank", STRING),
-    ("class", STRING),  # as in table phrases, never null; told anew at every selection
-    ("class_source", STRING),  # who said so: origin | extractor | words | bank
-    ("detection_id", STRING),
-    ("frame_id", STRING),
-    ("pts_us", INT),
-    ("box", BOX),
-    ("area_share", FLOAT),
-    ("score", FLOAT),
-    ("blur", FLOAT),
-    ("frame_phash", STRING),
-    ("crop_phash", STRING),
-    ("detections", INT),  # on how many sampled frames the phrase was found
-    ("embedder", STRING),  # of its vectors, which are in EMBEDDINGS by ``detection_id``
-    ("face", INT),  # a person's usable face: its row in FACES by ``frame_id`` and this number
-    ("face_score", FLOAT),
-    ("face_embedder", STRING),
-    ("face_phash", STRING),  # of the face crop
-    ("face_yaw", FLOAT),  # degrees
-    ("identity_id", STRING),
-    ("reason", STRING),
-)
-
-#: One row per candidate pair, kept or not; ``rules`` names every rule that it fails.
-PAIRS: Final = _s(
-    ("target_subject_id", NAME),
-    ("reference_subject_id", NAME),
-    ("target_clip_id", NAME),
-    ("reference_clip_id", NAME),
-    ("bank", NAME),
-    ("search", NAME),  # all | copy | faces | joint | own; docs/pairs.md
-    ("similarity", FLOAT),
-    ("face_similarity", FLOAT),
-    ("joint_similarity", FLOAT),  # of body and face together; people with a face
-    ("background_similarity", FLOAT),
-    ("phash_distance", INT),  # bits between the crops
-    ("face_phash_distance", INT),  # bits between the face crops
-    ("frame_phash_distance", INT),  # smallest between any two sampled frames of the clips
-    ("gap_us", INT),  # between the clips on the source's time line, null across sources
-    ("rank", INT),  # among the target's candidates by similarity
-    ("same_identity", STRING),  # the verifier's yes | no | unsure; null: not asked
-    ("different_context", STRING),
-    ("rules", pa.list_(pa.dictionary(pa.int8(), STRING))),
-    ("accepted", BOOL),
-)
-
-#: What a second model said of a pair (Phantom-Data, step 3). A pair has no direction, so it is
-#: asked about once: its target is the one whose detection id comes first.
-VERDICTS: Final = _s(
-    ("verdict_id", STRING),  # 20 hex over the prompt and what was shown of both sides
-    ("target_detection_id", STRING),
-    ("reference_detection_id", STRING),
-    ("target_subject_id", STRING),
-    ("reference_subject_id", STRING),
-    ("class", STRING),  # whose prompt was used
-    ("verifier", STRING),  # model id
-    ("prompt", STRING),  # id and version
-    ("prompt_sha256", STRING),
-    ("same_identity", STRING),  # yes | no | unsure; null: quarantined
-    ("different_context", STRING),
-    ("note", STRING),  # the model's reason, in its words
-    ("attempts", INT),
-    ("reason", STRING),  # why there is no answer
-)
-
-REFERENCE: Final = pa.struct(
-    [
-        pa.field("subject_id", STRING),  # of the target: which phrase it stands for
-        pa.field("reference_subject_id", STRING),  # whose pixels they are
-        pa.field("detection_id", STRING),
-        pa.field("similarity", FLOAT),
-        pa.field("face_similarity", FLOAT),
-        pa.field("background_similarity", FLOAT),
-        pa.field("distance_us", INT),  # its frame from the trained span; null in another file
-    ]
-)
-
-#: The selection: what will be written.
-SAMPLES: Final = _s(
-    ("sample_id", STRING),
-    ("pair_type", STRING),  # in | cross | image | t2v
-    ("clip_id", STRING),
-    ("video_id", STRING),
-    ("long_video_id", STRING),
-    ("split", STRING),  # train | test
-    ("heldout", BOOL),
-    ("scenario", STRING),  # one of pair/scenario.py, by the classes of its references
-    ("caption", STRING),
-    ("shard", STRING),
-    ("references", pa.list_(REFERENCE)),
-)
-
 #: Rows that could not be measured, and how to try again.
-QUARANTINE: Final = _s(
+QUARANTINE: Final = schema(
     ("id", STRING),
     ("stage", STRING),
     ("unit", STRING),
@@ -423,11 +336,11 @@ def table(name: str, rows: list[dict[str, object]]) -> pa.Table:
         KeyError: for a table that is not of the contract.
         ValueError: for a column that the schema does not have.
     """
-    schema = TABLES[name]
-    known = set(schema.names)
+    wanted = TABLES[name]
+    known = set(wanted.names)
     for row in rows:
         if unknown := set(row) - known:
             raise ValueError(
-                f"table {name!r} has no column {sorted(unknown)}; it has {schema.names}"
+                f"table {name!r} has no column {sorted(unknown)}; it has {wanted.names}"
             )
-    return pa.Table.from_pylist(rows, schema=schema)
+    return pa.Table.from_pylist(rows, schema=wanted)

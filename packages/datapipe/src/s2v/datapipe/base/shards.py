@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ SCHEMA_VERSION: Final = "s2v-sample-1"
 MAX_REFERENCES: Final = 6
 INDEX_FILE: Final = "index/samples.parquet"
 PairType = Literal["in", "cross", "image", "t2v"]
+Part = Literal["train", "val", "test"]
 
 
 class _Strict(BaseModel):
@@ -184,6 +186,7 @@ INDEX: Final = pa.schema(
         pa.field("pair_type", pa.string()),
         pa.field("split", pa.string()),
         pa.field("heldout", pa.bool_()),
+        pa.field("part", pa.string()),  # train | val | test: what readers of other people choose
         pa.field("scenario", pa.string()),
         pa.field("video_id", pa.string()),
         pa.field("long_video_id", pa.string()),
@@ -201,6 +204,18 @@ INDEX: Final = pa.schema(
 
 
 _TAR_BLOCK: Final = 512
+_SHARD_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}\.tar")
+
+
+def part_of(split: str, heldout: bool) -> Part:
+    """The part of the dataset that a sample belongs to; a shard holds samples of one part.
+
+    ``test`` shares no source and no identity with the others; ``val`` are other scenes of
+    training sources, for validation losses.
+    """
+    if split == "test":
+        return "test"
+    return "val" if heldout else "train"
 
 
 def _header(block: bytes) -> tuple[str, int]:
@@ -209,6 +224,12 @@ def _header(block: bytes) -> tuple[str, int]:
         return block[:100].rstrip(b"\0").decode(), int(block[124:135], 8)
     except ValueError:
         return "", -1
+
+
+def kind_of(pair_type: str, split: str, heldout: bool) -> str:
+    """What the shards of such samples are named by: ``in``, ``in-val``, ``in-test``, ..."""
+    part = part_of(split, heldout)
+    return pair_type if part == "train" else f"{pair_type}-{part}"
 
 
 class ShardError(RuntimeError):
@@ -254,6 +275,11 @@ class Sample:
         size, at = int(member["size"]), int(member["offset"]) - _TAR_BLOCK
         try:
             with path.open("rb") as handle:
+                if min(size, at) < 0 or at + size > os.fstat(handle.fileno()).st_size:
+                    raise ShardError(
+                        f"{where}: {size} bytes at {member['offset']} are not in the shard; it is "
+                        "cut short, or the index is not of it"
+                    )
                 found = os.pread(handle.fileno(), _TAR_BLOCK + size, at)
         except FileNotFoundError:
             raise ShardError(
@@ -276,6 +302,16 @@ class Sample:
     def meta(self) -> SampleMeta:
         """Parse ``<id>.json``."""
         return SampleMeta.from_json(self.read("json"))
+
+
+def _with_nulls(table: pa.Table) -> list[str]:
+    """Columns that say nothing somewhere; only the identity of a reference may be unknown."""
+    empty = [name for name in INDEX.names if table[name].null_count]
+    if "members" not in empty:
+        members = pa.chunked_array([chunk.flatten() for chunk in table["members"].chunks], MEMBER)
+        inside = [] if not len(members) else [c.null_count for c in members.flatten()]
+        empty += ["members"] * bool(members.null_count or sum(inside))
+    return empty
 
 
 class ShardIndex:
@@ -302,11 +338,28 @@ class ShardIndex:
             raise ShardError(
                 f"{path}: the index is damaged ({error}); write it anew: `s2v-data run`"
             ) from None
+        if "part" not in table.schema.names and {"split", "heldout"} <= set(table.schema.names):
+            flags = zip(table["split"].to_pylist(), table["heldout"].to_pylist(), strict=True)
+            parts = [part_of(split, heldout) for split, heldout in flags]  # an older folder
+            table = table.append_column("part", pa.array(parts, pa.string()))
         if missing := set(INDEX.names) - set(table.schema.names):
             raise ShardError(
                 f"{path}: columns {sorted(missing)} are missing; written by another version?"
             )
-        return cls(folder, table.select(INDEX.names).cast(INDEX))
+        try:
+            table = table.select(INDEX.names).cast(INDEX)
+        except pa.ArrowInvalid as error:
+            raise ShardError(f"{path}: is not of this version ({error})") from None
+        for name in table["shard"].unique().to_pylist():
+            # Indexes are downloaded, and could name any file of this machine.
+            if name is not None and not _SHARD_NAME.fullmatch(name):
+                raise ShardError(f"{path}: {name!r} is no name of a shard; fetch the index again")
+        if empty := _with_nulls(table):
+            raise ShardError(
+                f"{path}: has rows without {', '.join(empty)}; fetch it again, or write it anew: "
+                "`s2v-data run`"
+            )
+        return cls(folder, table)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

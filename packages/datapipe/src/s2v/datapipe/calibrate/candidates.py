@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 Row = dict[str, Any]
 Key = tuple[str, str]
-Cell = tuple[bool, int]
+#: Guarded or not, the step of the score, the class.
+Cell = tuple[bool, int, str]
 
 FACE: Final = "face"
 #: Width of the score strata. They do not depend on the bounds in force, so labels outlive them.
@@ -21,7 +22,7 @@ class Bound:
     """A pair of bounds: on which column of table ``pairs``, and where they are configured.
 
     Attributes:
-        name: a bank's name, or ``face``.
+        name: a bank's name, ``face``, or a bank's class, such as ``thing.clothes``.
         section: of the configuration; its keys are ``lower`` and ``upper``.
         lower, upper: in force in the run.
         embedder: whose cosine it is.
@@ -41,7 +42,17 @@ class Bound:
     @property
     def bank(self) -> str:
         """Whose pairs it bounds."""
-        return "person" if self.name == FACE else self.name
+        return "person" if self.name == FACE else self.name.partition(".")[0]
+
+    @property
+    def kind(self) -> str:
+        """The class it is for; empty where it is for a whole bank."""
+        return self.name.partition(".")[2]
+
+    def of_class(self, kind: str) -> Bound:
+        """The same for one class of the bank."""
+        section = (*self.section, "classes", kind)
+        return replace(self, name=f"{self.name}.{kind}", section=section)
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Candidate:
         score: cosine.
         clips: of both.
         guards: rules against copying that it fails, the bound's own left out.
+        kind: class of both subjects; empty where they differ or nobody says.
     """
 
     target: str
@@ -60,6 +72,7 @@ class Candidate:
     score: float
     clips: tuple[str, str]
     guards: tuple[str, ...]
+    kind: str = ""
 
     @property
     def key(self) -> Key:
@@ -68,8 +81,8 @@ class Candidate:
 
     @property
     def cell(self) -> Cell:
-        """Its stratum: guarded or not, and the step of the score."""
-        return bool(self.guards), int(self.score // STRATUM)
+        """Its stratum: guarded or not, the step of the score, the class."""
+        return bool(self.guards), int(self.score // STRATUM), self.kind
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,20 @@ class Pool:
     @property
     def guarded(self) -> int:
         """Of pairs that another rule refuses as copies."""
-        return sum(n for (guarded, _), n in self.sizes.items() if guarded)
+        return sum(n for (guarded, *_), n in self.sizes.items() if guarded)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Classes of its pairs; the empty one of those whose subjects have no class in common."""
+        return sorted({kind for *_, kind in self.sizes})
+
+    def of_class(self, kind: str) -> Pool:
+        """The pairs of one class alone."""
+        return Pool(
+            self.bound if self.bound.kind == kind else self.bound.of_class(kind),
+            tuple(one for one in self.candidates if one.kind == kind),
+            {cell: size for cell, size in self.sizes.items() if cell[2] == kind},
+        )
 
 
 def ordered(a: str, b: str) -> Key:

@@ -17,6 +17,7 @@ examples:
   s2v-data calibrate page runs/demo --out label/ --bank creature --per 200
   s2v-data calibrate runs/demo --labels labels.csv --precision 0.9 --copy-rate 0.01
   s2v-data calibrate runs/demo --labels labels.csv --write my.toml
+  s2v-data calibrate runs/demo --labels ann.csv --labels bob.csv     where they differ, and bounds
 """
 
 
@@ -39,13 +40,20 @@ def add_arguments(commands: Subparsers) -> None:
     page.add_argument("--out", type=Path, help="folder of the page (default: RUN/calibrate)")
     page.add_argument(
         "--bank", action="append", metavar="NAME",
-        help="person, creature, thing or face; may be repeated (default: all)",
+        help="person, creature, thing, face, or a class with bounds of its own, such as "
+        "thing.clothes; may be repeated (default: all)",
     )  # fmt: skip
-    page.add_argument("--per", type=int, default=200, help="pairs of each bank (default: 200)")
+    page.add_argument(
+        "--per", type=int, default=200, help="pairs of each class of a bank (default: 200)"
+    )
     page.add_argument("--seed", type=int, default=0, help="another seed, other pairs")
     page.add_argument("--sheets", action="store_true", help="write contact sheets too, as JPEG")
     labels = command.add_argument_group("bounds from labels")
-    labels.add_argument("--labels", type=Path, help="CSV: target,reference,label")
+    labels.add_argument(
+        "--labels", type=Path, action="append", metavar="CSV",
+        help="target,reference,label; may be repeated, one for each person. With 'page': pairs "
+        "labelled in it are left out",
+    )  # fmt: skip
     labels.add_argument("--precision", type=_share, default=0.9, help="wanted (default: 0.9)")
     labels.add_argument("--copy-rate", type=_share, default=0.01, help="at most (default: 0.01)")
     labels.add_argument("--confidence", type=_share, default=0.95, help="of intervals")
@@ -83,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
     folder = Path(words[-1])
     if page:
         return _page(folder, args)
-    if args.labels is None:
+    if not args.labels:
         raise CalibrateError(
             f"{folder}: give --labels; to make them: s2v-data calibrate page {folder}"
         )
@@ -93,6 +101,7 @@ def main(args: argparse.Namespace) -> int:
 def _page(folder: Path, args: argparse.Namespace) -> int:
     from s2v.datapipe.calibrate.draw import draw
     from s2v.datapipe.calibrate.errors import CalibrateError
+    from s2v.datapipe.calibrate.labels import read_labels
     from s2v.datapipe.calibrate.page import write_page
     from s2v.datapipe.calibrate.pictures import views
     from s2v.datapipe.calibrate.pool import read_run
@@ -106,15 +115,22 @@ def _page(folder: Path, args: argparse.Namespace) -> int:
         raise CalibrateError(
             f"{folder}: no pairs of {', '.join(absent)}; it has {', '.join(sorted(run.pools))}"
         )
+    done = read_labels(*args.labels).of if args.labels else {}
     out = args.out or folder / "calibrate"
     result: dict[str, Any] = {}
     for name in names:
-        pairs = draw(run.pools[name], args.per, args.seed)
+        drawn = draw(run.pools[name], args.per, args.seed)
+        pairs = [one for one in drawn if one.key not in done]
+        if not pairs:
+            result[name] = {"pairs": 0, "labelled already": len(drawn)}
+            continue
         pictures = views(run, {s for one in pairs for s in (one.target, one.reference)})
         # A bank's pairs have a page of their own: one question at a time.
         place = out / name if len(names) > 1 else out
         page = write_page(place, f"Pairs of bank {name}", pairs, pictures)
         result[name] = {"page": str(page), "pairs": len(pairs)}
+        if done:
+            result[name]["labelled already"] = len(drawn) - len(pairs)
         if args.sheets:
             result[name]["sheets"] = len(write_sheets(place / "sheets", pairs, pictures))
     _print(result, args.json)

@@ -21,7 +21,7 @@ _FAR_COPY: Final = 0.25  # of pairs that another rule refuses as copies and that
 
 
 def draw(pool: Pool, count: int, seed: int = 0) -> list[Candidate]:
-    """``count`` pairs of a pool (all, if it has fewer), in an order that tells nothing.
+    """``count`` pairs of each class of a pool (all, if fewer), in an order that tells nothing.
 
     Each stratum gives its share or all it has; what it lacks goes to the others. Inside a
     stratum and in the final order pairs stand by a hash of the seed and their ids, so the same
@@ -32,8 +32,11 @@ def draw(pool: Pool, count: int, seed: int = 0) -> list[Candidate]:
         cells[one.cell].append(one)
     for members in cells.values():
         members.sort(key=lambda c: (_chance(seed, "draw", c), c.key))
-    wanted = shares({c: len(m) for c, m in cells.items()}, pool.bound, count)
-    chosen = [one for cell, n in wanted.items() for one in cells[cell][:n]]
+    chosen = []
+    for kind in pool.kinds:
+        there = {cell: len(members) for cell, members in cells.items() if cell[2] == kind}
+        for cell, n in shares(there, pool.bound, count).items():
+            chosen += cells[cell][:n]
     return sorted(chosen, key=lambda c: (_chance(seed, "show", c), c.key))
 
 
@@ -43,7 +46,7 @@ def shares(sizes: dict[Cell, int], bound: Bound, count: int) -> dict[Cell, int]:
     first, last = (int(v // STRATUM) for v in (bound.lower - half, bound.upper + half))
 
     def weight(cell: Cell) -> float:
-        guarded, step = cell
+        guarded, step, _ = cell
         near = first <= step <= last
         return (1 if near else _FAR_COPY) if guarded else (_ACCEPTED if near else 1)
 
@@ -51,20 +54,39 @@ def shares(sizes: dict[Cell, int], bound: Bound, count: int) -> dict[Cell, int]:
     given = dict.fromkeys(sorted(sizes), 0)
     for _ in range(min(count, sum(sizes.values()))):
         open_ = [cell for cell in given if given[cell] < sizes[cell]]
-        given[min(open_, key=lambda c: ((given[c] + 1) / due[c], -c[1], c[0]))] += 1
+        given[min(open_, key=lambda c: ((given[c] + 1) / due[c], -c[1], c[0], c[2]))] += 1
     return given
 
 
 def weights(labelled: Sequence[Candidate], sizes: Mapping[Cell, int]) -> Floats:
-    """``[n]``: how many pairs of its stratum each labelled pair stands for, itself included."""
+    """``[n]``: how many pairs each labelled pair stands for, itself included.
+
+    Those of its stratum. Where a step has no label in one class, that class's pairs are spread
+    over the labelled ones of the same step, as strata that are empty are joined with their like.
+    """
     seen = Counter(one.cell for one in labelled)
-    return np.array([sizes[one.cell] / seen[one.cell] for one in labelled], np.float64)
+    all_of, known = Counter[tuple[bool, int]](), Counter[tuple[bool, int]]()
+    for cell, size in sizes.items():
+        all_of[cell[:2]] += size
+        if seen[cell]:
+            known[cell[:2]] += size
+    return np.array(
+        [
+            sizes[one.cell] / seen[one.cell] * all_of[one.cell[:2]] / known[one.cell[:2]]
+            for one in labelled
+        ],
+        np.float64,
+    )
 
 
-def unseen(labelled: Sequence[Candidate], sizes: Mapping[Cell, int]) -> dict[Cell, int]:
-    """Strata with pairs of which none is labelled, and how many pairs they have."""
-    seen = {one.cell for one in labelled}
-    return {cell: n for cell, n in sorted(sizes.items()) if cell not in seen}
+def unseen(labelled: Sequence[Candidate], sizes: Mapping[Cell, int]) -> dict[tuple[bool, int], int]:
+    """Steps, guarded or not, of which no pair is labelled, and how many pairs they have."""
+    seen = {one.cell[:2] for one in labelled}
+    found = Counter[tuple[bool, int]]()
+    for cell, size in sizes.items():
+        if cell[:2] not in seen:
+            found[cell[:2]] += size
+    return dict(sorted(found.items()))
 
 
 def _chance(seed: int, what: str, one: Candidate) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from s2v.datapipe.calibrate.candidates import Pool
 from s2v.datapipe.calibrate.consistency import contradictions
 from s2v.datapipe.calibrate.errors import CalibrateError
-from s2v.datapipe.calibrate.labels import UNSURE, Labels, read_labels
+from s2v.datapipe.calibrate.labels import DIFFERENT, UNSURE, Labels, read_labels
 from s2v.datapipe.calibrate.pool import Run, read_run
 from s2v.datapipe.calibrate.propose import (
     Judged,
@@ -24,6 +25,7 @@ from s2v.datapipe.calibrate.propose import (
     region,
 )
 from s2v.datapipe.calibrate.statistics import Curve, Share, auc, curve
+from s2v.datapipe.intervals import fewest_without_error
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,21 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of a whole run; ``unused`` counts labels of pairs that other identity rules refuse."""
+    """Of a whole run.
+
+    Attributes:
+        run, labels, wanted: what it is of.
+        bounds: by name: of banks, of faces, and of classes with labels enough, such as
+            ``thing.clothes``.
+        fallen_back: classes that have to do with their bank's bounds, and why.
+        unused: labels of pairs that other identity rules refuse.
+    """
 
     run: Run
     labels: Labels
     wanted: Wanted
     bounds: dict[str, Calibrated]
+    fallen_back: dict[str, str]
     unused: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,39 +79,90 @@ class Calibration:
             "labels": {
                 **self.labels.counts(),
                 "labelled by several people": self.labels.repeated,
+                "disputed": len(self.labels.disputed),
                 "of pairs other rules refuse": self.unused,
             },
+            "agreement": [
+                {
+                    "people": list(one.people),
+                    "pairs": one.pairs,
+                    "alike": round(one.share, 6),
+                    "kappa": None if one.kappa is None else round(one.kappa, 6),
+                }
+                for one in self.labels.agreement
+            ],
+            "disputed": [
+                f"{', '.join(key)}: {said_by(by)}"
+                for key, by in sorted(self.labels.disputed.items())
+            ],
             "contradictions": [
                 f"{a} and {b} are labelled different, and the same by way of {' = '.join(chain)}"
                 for (a, b), chain in contradictions(self.labels.of)
             ],
             "wanted": vars(self.wanted),
             "bounds": {name: plain(one) for name, one in self.bounds.items()},
+            "classes with their bank's bounds": self.fallen_back,
         }
 
 
-def calibrate(folder: Path, labels: Path, wanted: Wanted) -> Calibration:
-    """Read a run and its labels and propose bounds for every bank with labels.
+def said_by(by: Mapping[str, str]) -> str:
+    """Who said what, in words."""
+    return ", ".join(f"{person or 'somebody'} says {label}" for person, label in sorted(by.items()))
+
+
+def calibrate(folder: Path, labels: Sequence[Path], wanted: Wanted) -> Calibration:
+    """Read a run and its labels and propose bounds for every bank and class with labels.
 
     Raises:
         CalibrateError: see :func:`.labels.read_labels` and :func:`.pool.read_run`; or no label
             is of a pair that a bound decides on.
     """
-    said = read_labels(labels)
+    said = read_labels(*labels)
     run = read_run(folder, said.of.keys())
     said.require(run.known)
     used = {one.key for pool in run.pools.values() for one in pool.candidates}
-    bounds = {
-        name: of_pool(pool, said, wanted)
-        for name, pool in run.pools.items()
-        if any(one.key in said.of for one in pool.candidates)
-    }
+    bounds: dict[str, Calibrated] = {}
+    fallen_back: dict[str, str] = {}
+    for name, pool in run.pools.items():
+        if any(one.key in said.of for one in pool.candidates):
+            bounds[name] = of_pool(pool, said, wanted)
+            classes, without = of_classes(pool, said, wanted)
+            bounds |= classes
+            fallen_back |= without
     if not bounds:
         raise CalibrateError(
-            f"{labels}: other rules refuse every labelled pair, so no bound decides on them; "
-            f"label those of: s2v-data calibrate page {folder}"
+            f"{', '.join(map(str, labels))}: other rules refuse every labelled pair, so no bound "
+            f"decides on them; label those of: s2v-data calibrate page {folder}"
         )
-    return Calibration(run, said, wanted, bounds, len(set(said.of) - used))
+    return Calibration(run, said, wanted, bounds, fallen_back, len(set(said.of) - used))
+
+
+def of_classes(
+    pool: Pool, labels: Labels, wanted: Wanted
+) -> tuple[dict[str, Calibrated], dict[str, str]]:
+    """The calibration of each class of a bank, and why others have none of their own."""
+    bank = pool.bound.name
+    classes = [kind for kind in pool.kinds if kind]
+    if pool.bound.kind or not classes:
+        return {}, {}
+    if len(pool.kinds) == 1:
+        only = f"all pairs of bank {bank} are of this class, so the bank's bounds are its own"
+        return {}, {f"{bank}.{classes[0]}": only}
+    found, without = {}, {}
+    needed = fewest_without_error(wanted.precision, wanted.confidence)
+    for kind in classes:
+        part = pool.of_class(kind)
+        judged = judge(part, labels.of)
+        passing = int((~judged.guarded).sum())
+        if passing >= needed:
+            found[part.bound.name] = of_pool(part, labels, wanted)
+        else:
+            without[part.bound.name] = (
+                f"{passing} of {part.count} pairs are labelled and pass the other rules, {needed} "
+                f"are the least that can show a precision of {wanted.precision:g}: the bounds of "
+                f"bank {bank} stand"
+            )
+    return found, without
 
 
 def of_pool(pool: Pool, labels: Labels, wanted: Wanted) -> Calibrated:
@@ -114,17 +176,40 @@ def of_pool(pool: Pool, labels: Labels, wanted: Wanted) -> Calibrated:
                  judged.weights[not_different])  # fmt: skip
     of_identity = (judged.scores, not_different, judged.weights)
     bound = pool.bound
+    unsure = sum(labels.of.get(one.key) == UNSURE for one in pool.candidates)
+    proposal = propose(judged, pool.sizes, wanted, bound.upper)
+    if unsure and proposal.region is not None:
+        note = _at_worst(pool, labels, proposal.region)
+        proposal = replace(proposal, notes=(*proposal.notes, *note))
     return Calibrated(
         pool,
         judged,
-        sum(labels.of.get(one.key) == UNSURE for one in pool.candidates),
+        unsure,
         curve(*of_identity),
         curve(*of_copies),
         auc(*of_identity, ends, wanted.confidence),
         auc(*of_copies, alike, wanted.confidence),
         region(judged, bound.lower, bound.upper, wanted.confidence),
-        propose(judged, pool.sizes, wanted, bound.upper),
+        proposal,
     )
+
+
+def _at_worst(pool: Pool, labels: Labels, found: Region) -> list[str]:
+    """What is left of the precision if every pair that nobody could decide were wrong."""
+    doubtful = {key: DIFFERENT for key, label in labels.of.items() if label == UNSURE}
+    inside = [
+        one
+        for one in pool.candidates
+        if one.key in doubtful and not one.guards and found.lower <= one.score < found.upper
+    ]
+    if not inside:
+        return []
+    worst = region(judge(pool, {**labels.of, **doubtful}), found.lower, found.upper).precision
+    disputed = sum(one.key in labels.disputed for one in inside)
+    return [
+        f"{len(inside)} labelled pairs inside the proposed bounds are unsure, {disputed} of them "
+        f"disputed; were all of them wrong, the precision would be {worst.estimate:.3f}"
+    ]
 
 
 def plain(one: Calibrated) -> dict[str, Any]:

@@ -71,6 +71,16 @@
     store();
     show();
   };
+  const forget = () => {
+    if (!confirm("Take back all labels of this page?")) return;
+    labels = {};
+    done = [];
+    at = 0;
+    unsaved = false;
+    by("who").value = "";
+    store();
+    show();
+  };
   const move = (step) => {
     at = (at + step + data.pairs.length) % data.pairs.length;
     show();
@@ -82,17 +92,15 @@
   };
 
   // A cell that a spreadsheet would take for a formula gets a quote before it; commas are quoted.
-  const cell = (text) => {
-    const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-    return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-  };
+  const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const cell = (text) => quoted(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
   const csv = () => {
     const who = by("who").value.trim();
     const lines = ["target,reference,label,who,when"];
     data.pairs.forEach(([a, b], n) => {
       if (!(n in labels)) return;
-      const row = [data.subjects[a][0], data.subjects[b][0], labels[n][0], cell(who), labels[n][1]];
-      lines.push(row.join(","));
+      const [one, other] = [data.subjects[a][0], data.subjects[b][0]].map(quoted);
+      lines.push([one, other, labels[n][0], cell(who), labels[n][1]].join(","));
     });
     return lines.join("\n") + "\n";
   };
@@ -111,6 +119,7 @@
   by("on").addEventListener("click", () => move(1));
   by("next").addEventListener("click", next);
   by("save").addEventListener("click", save);
+  by("forget").addEventListener("click", forget);
   by("who").addEventListener("input", store);
   addEventListener("beforeunload", (event) => {
     if (unsaved && by("warning").textContent) event.preventDefault();

@@ -90,6 +90,8 @@ def _document(title: str, data: Mapping[str, object]) -> str:
                 element("output", "", id="count"),
                 " ",
                 element("button", "Save labels as CSV", id="save", type="button"),
+                " ",
+                element("button", "Take all back", id="forget", type="button"),
             ),
             element("p", "", id="warning", role="status"),
         ),

@@ -4,6 +4,9 @@ A bound is judged on the pairs that reach it: those that pass every *other* rule
 rules against copying refuse (too near in time, alike by hash) are kept apart as *guarded*: they
 hold the run's near copies, and show what the upper bound would catch alone. Pairs that other
 identity rules refuse tell nothing about either bound and are left out.
+
+A pair is of a class when both its subjects are. A class with bounds of its own in force has a pool
+of its own; all other pairs of a bank, also those of two classes, are in the bank's.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -81,7 +84,9 @@ def read_run(folder: Path, labelled: Collection[Key] = ()) -> Run:
     settings = parse(SelectSettings, stated, f"{folder / 'run.json'}: settings.select")
     embedders = _embedders(folder)
     wanted = frozenset(labelled)
-    collectors = [Collector(_bound(name, settings, embedders), wanted) for name in (*BANKS, FACE)]
+    collectors = {
+        name: Collector(bound, wanted) for name, bound in _bounds(settings, embedders).items()
+    }
     known: set[Key] = set()
     rows = 0
     for row in _pairs(folder):
@@ -89,13 +94,16 @@ def read_run(folder: Path, labelled: Collection[Key] = ()) -> Run:
         key = ordered(row["target_subject_id"], row["reference_subject_id"])
         if key in wanted:
             known.add(key)
-        for one in collectors:
-            candidate = _candidate(row, one.bound)
-            if candidate is not None:
+        bank, kind = row["bank"], row["class"]
+        own = f"{bank}.{kind}"
+        for name in (own if own in collectors else bank, FACE):
+            one = collectors.get(name)
+            candidate = None if one is None else _candidate(row, one.bound)
+            if one is not None and candidate is not None:
                 one.add(candidate)
     if not rows:
         raise CalibrateError(f"{folder}: table pairs is empty, there is nothing to calibrate")
-    pools = {one.bound.name: made for one in collectors if (made := one.pool()) is not None}
+    pools = {name: made for name, one in collectors.items() if (made := one.pool()) is not None}
     return Run(folder, pools, frozenset(known))
 
 
@@ -124,10 +132,18 @@ def _read(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _pairs(folder: Path) -> Iterator[Row]:
-    """Rows of table ``pairs``, a batch at a time."""
+    """Rows of table ``pairs``, a batch at a time, with the class that both subjects have."""
+    known = table(folder, "subjects", ("subject_id", "class"))
     with _read(folder, "pairs") as path, pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_BATCH, columns=list(_COLUMNS)):
-            yield from batch.to_pylist()
+            kinds = [
+                known["class"]
+                .take(pc.index_in(batch[f"{end}_subject_id"], value_set=known["subject_id"]))
+                .to_pylist()
+                for end in ("target", "reference")
+            ]
+            for row, one, other in zip(batch.to_pylist(), *kinds, strict=True):
+                yield {**row, "class": one if one and one == other else ""}
 
 
 def _embedders(folder: Path) -> dict[str, list[str]]:
@@ -147,17 +163,26 @@ def _embedders(folder: Path) -> dict[str, list[str]]:
     return {name: sorted(known) for name, known in found.items()}
 
 
-def _bound(name: str, settings: SelectSettings, embedders: Mapping[str, list[str]]) -> Bound:
-    face = name == FACE
-    rules = settings.face if face else settings.pair.of(name)
-    section = ("select", "face") if face else ("select", "pair", name)
-    known = embedders[name]
-    if len(known) > 1:
-        raise CalibrateError(
-            f"bank {name}: boxes of {len(known)} embedders ({', '.join(known)}); a bound "
-            "holds for one: run again with one embedder, or calibrate runs of one each"
-        )
-    return Bound(name, section, rules.lower, rules.upper, known[0] if known else "unknown")
+def _bounds(settings: SelectSettings, embedders: Mapping[str, list[str]]) -> dict[str, Bound]:
+    """All bounds in force by name: of the banks, of classes that have their own, of faces."""
+    for name, known in embedders.items():
+        if len(known) > 1:
+            raise CalibrateError(
+                f"bank {name}: boxes of {len(known)} embedders ({', '.join(known)}); a bound "
+                "holds for one: run again with one embedder, or calibrate runs of one each"
+            )
+    of = {name: known[0] if known else "unknown" for name, known in embedders.items()}
+    face = settings.face
+    found = {FACE: Bound(FACE, ("select", "face"), face.lower, face.upper, of[FACE])}
+    for bank in BANKS:
+        rules = settings.pair.of(bank)
+        whole = Bound(bank, ("select", "pair", bank), *rules.bounds(), of[bank])
+        found[bank] = whole
+        for kind in sorted(rules.classes):
+            lower, upper = rules.bounds(kind)
+            own = replace(whole.of_class(kind), lower=lower, upper=upper)
+            found[own.name] = own
+    return found
 
 
 def _candidate(row: Row, bound: Bound) -> Candidate | None:
@@ -169,4 +194,5 @@ def _candidate(row: Row, bound: Bound) -> Candidate | None:
         return None
     target, reference = row["target_subject_id"], row["reference_subject_id"]
     clips = row["target_clip_id"], row["reference_clip_id"]
-    return Candidate(target, reference, row[bound.column], clips, tuple(sorted(others)))
+    kind = "" if bound.name == FACE else row["class"]  # a face has the same bounds in any class
+    return Candidate(target, reference, row[bound.column], clips, tuple(sorted(others)), kind)

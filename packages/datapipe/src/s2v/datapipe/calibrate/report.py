@@ -12,17 +12,18 @@ from typing import Final
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.media.images import encode_jpeg
-from s2v.datapipe.calibrate.candidates import Candidate
-from s2v.datapipe.calibrate.evaluate import Calibrated, Calibration
+from s2v.datapipe.calibrate.candidates import Candidate, Key
+from s2v.datapipe.calibrate.evaluate import Calibrated, Calibration, said_by
 from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME
 from s2v.datapipe.calibrate.pictures import Views, views
 from s2v.datapipe.calibrate.propose import Region
 from s2v.datapipe.calibrate.statistics import Share
 from s2v.datapipe.report import bars
 from s2v.datapipe.report.charts import Series, histogram, histogram_bins, legend, line_chart
-from s2v.datapipe.report.markup import Markup, data_uri, element, join, joined, table
+from s2v.datapipe.report.markup import Content, Markup, data_uri, element, join, joined, table
 
 _EXAMPLES: Final = 6  # pairs shown on either side of a bound
+_DISPUTED: Final = 60  # disputed pairs shown
 _STYLE: Final = """
 .card img { max-width: 48%; max-height: 170px; }
 .curves { display: grid; gap: 1rem;
@@ -37,8 +38,9 @@ def write_report(made: Calibration, out: Path) -> Path:
         CalibrateError: a frame of an example is missing or damaged.
     """
     near = {name: _around(one) for name, one in made.bounds.items()}
-    shown = {s for groups in near.values() for _, pairs in groups for c in pairs
-             for s in (c.target, c.reference)}  # fmt: skip
+    apart = sorted(made.labels.disputed)[:_DISPUTED]
+    shown = {s for groups in near.values() for _, pairs in groups for c in pairs for s in c.key}
+    shown |= {name for key in apart for name in key}
     pictures = views(made.run, shown)
     parts = [
         element(
@@ -50,8 +52,50 @@ def write_report(made: Calibration, out: Path) -> Path:
         )
         for name, one in made.bounds.items()
     ]
-    atomic.write_bytes(out, _document(made, parts).encode())
+    people = _people(made, apart, pictures)
+    atomic.write_bytes(out, _document(made, [people, *parts, _fallen_back(made)]).encode())
     return out
+
+
+def _people(made: Calibration, apart: Sequence[Key], pictures: Mapping[str, Views]) -> Markup:
+    """How far several people agree, and the pairs on which they do not."""
+    labels = made.labels
+    if not labels.agreement:
+        return Markup("")
+    rows: list[list[Content]] = [
+        [" and ".join(person or "somebody" for person in one.people), one.pairs,
+         f"{one.share:.3f}", "–" if one.kappa is None else f"{one.kappa:.3f}"]
+        for one in labels.agreement
+    ]  # fmt: skip
+    cards = [_card(key, said_by(labels.disputed[key]), pictures) for key in apart]
+    return element(
+        "section",
+        element("h2", "Who labelled, and where they differ"),
+        table(["people", "pairs in common", "alike", "Cohen's kappa"], rows),
+        element(
+            "p",
+            f"{len(labels.disputed)} pairs are disputed and count as unsure"
+            + (
+                f"; the first {len(apart)} are shown." if len(apart) < len(labels.disputed) else "."
+            ),
+        ),
+        element("div", *cards, class_="cards") if cards else None,
+    )
+
+
+def _fallen_back(made: Calibration) -> Markup:
+    """Classes that have no bounds of their own."""
+    if not made.fallen_back:
+        return Markup("")
+    lines = (element("li", f"{name}: {why}") for name, why in sorted(made.fallen_back.items()))
+    return element("section", element("h2", "Classes with their bank's bounds"),
+                   element("ul", *lines))  # fmt: skip
+
+
+def _card(key: Key, said: str, pictures: Mapping[str, Views]) -> Markup:
+    images = [element("img", src=data_uri(encode_jpeg(pictures[s].crop, 75)), alt=s) for s in key]
+    return element("article", element("div", *images, class_="media"), element("p", said),
+                   class_="card")  # fmt: skip
 
 
 def _tables(made: Calibration, one: Calibrated) -> Markup:
@@ -160,14 +204,8 @@ def _examples(
     }
     cards = []
     for c in pairs:
-        images = [
-            element("img", src=data_uri(encode_jpeg(pictures[s].crop, 75)), alt=s)
-            for s in (c.target, c.reference)
-        ]
         guards = f"; refused too by {', '.join(c.guards)}" if c.guards else ""
-        text = f"{said[c.key]}, {c.score:.3f}{guards}"
-        cards.append(element("article", element("div", *images, class_="media"),
-                             element("p", text), class_="card"))  # fmt: skip
+        cards.append(_card(c.key, f"{said[c.key]}, {c.score:.3f}{guards}", pictures))
     body = element("div", *cards, class_="cards") if cards else element("p", "No labelled pair.")
     return join(element("h3", title), body)
 

@@ -7,6 +7,9 @@ may err together; and the interval is Clopper-Pearson's exact one at the number 
 pairs which that variance stands for (Korn and Graubard 1998). With equal weights and no clip
 shared it *is* Clopper-Pearson's. A bootstrap over identities was left out: a film has a handful
 of characters, and a handful cannot be resampled.
+
+Of ``n`` clips there are ``n / 2`` independent pairs, however many are labelled: if each clip is
+spoilt with chance ``q``, a pair is right with ``(1 - q)**2`` and all are with ``(1 - q)**n``.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from s2v.datapipe.intervals import clopper_pearson, t_quantile
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -50,8 +55,9 @@ def share(
     """The weighted share of ``hits``.
 
     Where all pairs or none are hits there is no variance to see. What spoils a pair (a poor crop,
-    a wrong box) comes with a clip and spoils all its pairs, so then no more independent pairs
-    are counted than there are clips.
+    a wrong box) comes with a clip and spoils all its pairs, so then half as many independent pairs
+    are counted as there are clips. Else the variance is corrected for how few clips it is known
+    from, as Korn and Graubard do.
 
     Args:
         hits: ``[n]``.
@@ -65,15 +71,29 @@ def share(
     total = weights.sum()
     estimate = float(weights[hits].sum() / total)
     kish = float(total**2 / (weights**2).sum())
+    apart = len({name for pair in ends for name in pair}) / 2
+    faultless = max(1.0, min(kish, apart))
     if hits.all() or not hits.any():
-        effective = min(kish, float(len({name for pair in ends for name in pair})))
-        estimate = float(hits.all())
+        estimate, effective = float(hits.all()), faultless
     else:
-        apart = weights * (hits - estimate) / total
-        variance = max(dyadic_variance(apart, ends), float((apart**2).sum()))
-        effective = min(kish, estimate * (1 - estimate) / variance)
+        influence = weights * (hits - estimate) / total
+        variance = max(dyadic_variance(influence, ends), float((influence**2).sum()))
+        effective = estimate * (1 - estimate) / variance * _few(n, apart)
+        effective = max(1.0, min(kish, effective))
     low, high = clopper_pearson(estimate * effective, effective, confidence)
+    # One fault that stands alone looks independent of all else. It cannot show more than none.
+    low = min(low, clopper_pearson(faultless, faultless, confidence)[0])
+    high = max(high, clopper_pearson(0.0, faultless, confidence)[1])
     return Share(estimate, low, high, int(hits.sum()), n, effective)
+
+
+def _few(count: int, apart: float) -> float:
+    """What a variance known from so few independent pairs is worth; 1 where no clip is shared."""
+    if apart <= 1.5 or count < 3:
+        return 0.0
+    freedom, most = min(apart, count) - 1, count - 1
+    narrower = t_quantile(0.975, most) / t_quantile(0.975, freedom)
+    return narrower**2 * (freedom / (freedom + 1)) / (most / count)
 
 
 def dyadic_variance(influence: Floats, ends: Sequence[tuple[str, str]]) -> float:
@@ -97,72 +117,6 @@ def dyadic_variance(influence: Floats, ends: Sequence[tuple[str, str]]) -> float
             by_both[key] = by_both.get(key, 0.0) + value
     # Pairs between the same two ends meet at both of them and are counted twice.
     return sum(v * v for v in by_end.values()) - sum(v * v for v in by_both.values())
-
-
-def clopper_pearson(hits: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact two-sided interval of a binomial share; counts need not be whole numbers."""
-    tail = (1 - confidence) / 2
-    misses = count - hits
-    low = 0.0 if hits <= 1e-12 else beta_quantile(tail, hits, misses + 1)
-    high = 1.0 if misses <= 1e-12 else beta_quantile(1 - tail, hits + 1, misses)
-    return low, high
-
-
-def fewest_without_error(wanted: float, confidence: float = 0.95) -> int:
-    """How many right pairs, none wrong, put the lower end of the interval at ``wanted``.
-
-    Fewer than these cannot support a bound whatever they say.
-    """
-    if not 0 < wanted < 1:
-        raise ValueError(f"a wanted share of {wanted}: it lies between 0 and 1")
-    return math.ceil(math.log((1 - confidence) / 2) / math.log(wanted) - 1e-9)
-
-
-def beta_quantile(p: float, a: float, b: float) -> float:
-    """The value below which a beta variable lies with probability ``p``; by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if beta_cdf(middle, a, b) < p else (low, middle)
-    return (low + high) / 2
-
-
-def beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function, by Lentz's continued fraction."""
-    if x <= 0:
-        return 0.0
-    if x >= 1:
-        return 1.0
-    if x > (a + 1) / (a + b + 2):  # the fraction converges fast on the other side
-        return max(0.0, 1.0 - _lower(1 - x, b, a))
-    return min(1.0, _lower(x, a, b))
-
-
-def _lower(x: float, a: float, b: float) -> float:
-    front = math.exp(
-        a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    )
-    tiny = 1e-300
-    c, d = 1.0, 1.0 / _away(1.0 - (a + b) * x / (a + 1), tiny)
-    fraction = d
-    for m in range(1, 10_000):
-        before = fraction
-        for term in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1.0 / _away(1.0 + term * d, tiny)
-            c = _away(1.0 + term / c, tiny)
-            fraction *= c * d
-        if abs(fraction - before) <= 1e-15 * abs(fraction):
-            break
-    return front * fraction / a
-
-
-def _away(value: float, tiny: float) -> float:
-    return tiny if abs(value) < tiny else value
 
 
 @dataclass(frozen=True)
@@ -223,7 +177,8 @@ def auc(
     influence = np.where(positive, up * (beaten - area), down * (beating - area))
     variance = max(dyadic_variance(influence, ends), float((influence**2).sum()), 0.0)
     if variance <= 1e-12:  # parted without an overlap, or tied as a whole
-        effective = float(min(positive.sum(), (~positive).sum()))
+        clips = len({name for pair in ends for name in pair})
+        effective = max(1.0, min(float(positive.sum()), float((~positive).sum()), clips / 2))
     else:
         effective = area * (1 - area) / variance
     low, high = clopper_pearson(area * effective, effective, confidence)

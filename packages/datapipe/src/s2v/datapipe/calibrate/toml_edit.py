@@ -1,13 +1,15 @@
 """Put bounds into a user's TOML file: two values and the comments above them, nothing else.
 
 The file is edited as lines, so that order and comments stay, and read again afterwards: when it
-does not say exactly what it said before plus the bounds, it is left as it was.
+does not say exactly what it said before plus the bounds, it is left as it was. Ends of lines (also
+``CR LF``), the file's mode and a link that points to it stay too.
 """
 
 from __future__ import annotations
 
 import copy
 import re
+import stat
 import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -48,7 +50,8 @@ def write_bounds(
             file is written in a way that cannot be edited safely. It is then unchanged.
     """
     try:
-        before = path.read_text(encoding="utf-8")
+        raw = path.read_bytes().decode("utf-8")
+        before = raw.replace("\r\n", "\n")
         data = tomllib.loads(before)
     except FileNotFoundError:
         raise CalibrateError(f"{path}: no such file; name the configuration to write to") from None
@@ -64,7 +67,11 @@ def write_bounds(
         )
     text = _edited(before, section, values, evidence)
     _check(path, data, text, section, values, evidence)
-    atomic.write_bytes(path, text.encode())
+    if "\r\n" in raw:
+        text = text.replace("\n", "\r\n")
+    with atomic.replacing(path.resolve()) as temporary:
+        temporary.write_bytes(text.encode())
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
     return {key: (there.get(key), value) for key, value in values.items()}
 
 
@@ -78,7 +85,9 @@ def _at(data: Mapping[str, Any], section: Sequence[str]) -> Mapping[str, Any]:
 def _edited(
     text: str, section: Sequence[str], values: Mapping[str, float], evidence: Sequence[str]
 ) -> str:
-    lines = text.splitlines()
+    lines = text.split("\n")  # not splitlines: TOML ends a line nowhere else
+    if lines[-1] == "":
+        lines.pop()
     comments = [
         MARK + part for line in evidence for part in textwrap.wrap(line, _WIDTH - len(MARK))
     ]

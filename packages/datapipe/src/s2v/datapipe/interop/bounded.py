@@ -56,11 +56,16 @@ def entries(path: Path, max_entry: int = MAX_ENTRY) -> Iterator[tuple[str, Any]]
                 raise InteropError(f"{path}: entry {key[:200]!r} is there twice; remove one")
             seen.add(digest)
             text.expect(":", f"has a value behind {key[:200]!r}")
-            yield key, text.value(f"entry {key[:200]!r}")
+            yield writable(key), text.value(f"entry {key[:200]!r}")
             if text.peek() == "}":
                 text.expect("}", "")
                 return text.expect_end()
             text.expect(",", f"goes on behind entry {key[:200]!r}")
+
+
+def writable(text: str) -> str:
+    """A text of JSON without half characters (surrogates), which no file and no hash can hold."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def load(path: Path, max_bytes: int = MAX_FILE) -> Any:
@@ -204,6 +209,10 @@ class Fields:
         value = self.raw(key)
         if not isinstance(value, str) or not value.strip() or len(value) > limit:
             raise self._wrong(key, value, f"a text of at most {limit} characters")
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # JSON may name half a character, which no file can hold
+            raise self._wrong(key, value, "a text that can be written down") from None
         return value
 
     def number(self, key: str) -> float:
@@ -211,9 +220,13 @@ class Fields:
         value = self.raw(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(key, value, "a number")
-        if not math.isfinite(value):
+        try:
+            found = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            found = math.inf
+        if not math.isfinite(found):
             raise self._wrong(key, value, "a finite number")
-        return float(value)
+        return found
 
     def integer(self, key: str) -> int:
         """A whole number of at most 15 digits."""
@@ -248,7 +261,7 @@ class Fields:
         return Fields(self.raw(key), f"{self._what}.{key}", self._reason)
 
     def _wrong(self, key: str, value: Any, wanted: str) -> RowError:
-        shown = repr(value)[:120]
+        shown = ascii(value)[:120]
         return RowError(self._reason, f"{self._what}.{key} is {shown}, not {wanted}")
 
 

@@ -15,6 +15,7 @@ from s2v.datapipe.backends.nouns import BANK_OF_CLASS, category_of
 from s2v.datapipe.base import ids, shards
 from s2v.datapipe.base.atomic import sha256_file
 from s2v.datapipe.base.media import boxes
+from s2v.datapipe.base.media.encode import Shape
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.images import encode_jpeg, encode_png_mask
 from s2v.datapipe.base.media.probe import probe
@@ -184,11 +185,12 @@ class Builder:
             return out
         out.parent.mkdir(parents=True, exist_ok=True)
         seconds = (target.end_us - target.start_us) / 1e6
+        shape = {"shape": Shape.of(encoding["shape"])} if "shape" in encoding else {}
         try:
             run_isolated(
                 _CUT,
                 [str(path), target.start_us, target.end_us, str(out)],
-                {"crop": crop, **encoding},
+                {"crop": crop, **encoding, **shape},
                 timeout_s=120 + 20 * seconds,
             )
         except MediaError as error:

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from s2v.datapipe.base import ids
 from s2v.datapipe.interop import tables
-from s2v.datapipe.interop.bounded import Fields
+from s2v.datapipe.interop.bounded import Fields, writable
 from s2v.datapipe.interop.errors import InteropError, RowError
 from s2v.datapipe.interop.imported import (
     PHANTOM_VERIFIER,
@@ -250,7 +250,7 @@ def _parsed(value: Any) -> dict[str, Any]:
         raise RowError("unreadable row", f"cross_pair is {repr(value)[:80]}, not an object")
     if len(value) > _MAX_PHRASES:
         raise RowError("unreadable row", f"cross_pair has {len(value)} phrases")
-    return {str(k): v for k, v in value.items() if v is not None and str(k).strip()}
+    return {writable(str(k)): v for k, v in value.items() if v is not None and str(k).strip()}
 
 
 def _flat(value: Any) -> list[Any]:

@@ -109,13 +109,14 @@ class ShardWriter:
         }
         everyone = {name for edge in shared for name in edge} | set(long.values())
         split = split_of_sources(everyone, sorted(shared), self.settings.split)
-        kinds: Counter[str] = Counter(sample.pair_type for sample in chosen.values())
+        kind = {k: shards.kind_of(s.pair_type, split[long[k]], False) for k, s in chosen.items()}
+        kinds = Counter(kind.values())
         shards_of = {k: -(-n // self.settings.samples_per_shard) for k, n in kinds.items()}
         return sorted(
             (
                 Planned(
                     sample_id=key,
-                    shard=_shard_name(sample.pair_type, long[key], shards_of),
+                    shard=_shard_name(kind[key], long[key], shards_of),
                     split=split[long[key]],
                     sample=sample,
                 )
@@ -247,9 +248,9 @@ def _sample_id(sample: Imported) -> str:
     return ids.sample_id(sample.pair_type, sample.clip.name, offered)
 
 
-def _shard_name(pair_type: str, long_video: str, shards_of: Mapping[str, int]) -> str:
+def _shard_name(kind: str, long_video: str, shards_of: Mapping[str, int]) -> str:
     """All clips of a long video lie in one shard: a takedown touches no other."""
-    return f"{pair_type}-{ids.bucket(long_video, shards_of[pair_type]):06d}.tar"
+    return f"{kind}-{ids.bucket(long_video, shards_of[kind]):06d}.tar"
 
 
 def _by_shard(planned: list[Planned]) -> Iterator[tuple[str, list[Planned]]]:

@@ -39,6 +39,13 @@ _BANKS: Final = {
     "ip_character": ("person", "creature"),
 }
 _MOST_WORDS: Final = 4
+#: Nouns that only count another one: a pair of shoes is shoes.
+_MEASURES: Final = frozenset(
+    (
+        *("bunch", "couple", "dozen", "group", "kind", "lot", "number", "pack"),
+        *("pair", "piece", "pile", "row", "set", "sort", "stack", "type"),
+    )
+)
 
 
 def class_of(
@@ -77,16 +84,37 @@ def of_words(noun: str, phrase: str = "") -> str | None:
 
     Args:
         noun: head noun, perhaps of several words.
-        phrase: the words it stands in: "hot dog" is known only where both are there.
+        phrase: the words it stands in: "hot dog" is known only where both are there, and "a pair
+            of red shoes" is shoes.
     """
     table, noun = word_table(), noun.lower().strip()
     last = noun.split()[-1:] or [""]
     words = [word.strip(".,;:!?\"'()") for word in phrase.lower().split()]
+    if last[0] in _MEASURES and table.get(noun) is None:
+        return _counted(words, last[0])
     for end in (n for n, word in enumerate(words, 1) if word == last[0]):
         for start in range(max(0, end - _MOST_WORDS), end - 1):
             if (found := table.get(" ".join(words[start:end]))) is not None:
                 return found
     return table.get(noun) or table.get(last[0])
+
+
+def _counted(words: list[str], measure: str) -> str | None:
+    """What the table says of the first word it knows behind "<measure> of"; plurals are met."""
+    table = word_table()
+    begin = next(
+        (n for n in range(len(words) - 1) if words[n] == measure and words[n + 1] == "of"), None
+    )
+    if begin is None:
+        return None
+    behind = words[begin + 2 :]
+    for n in range(len(behind)):
+        for length in range(_MOST_WORDS, 0, -1):
+            whole = " ".join(behind[n : n + length])
+            for one in (whole, whole.removesuffix("s"), whole.removesuffix("es")):
+                if (found := table.get(one)) is not None:
+                    return found
+    return None
 
 
 @cache

@@ -5,13 +5,34 @@ docs/quality.md says what these rules find and miss at their values.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from types import NoneType
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+OFF: Final = "off"
 
 
 class Strict(BaseModel):
-    """Settings that refuse keys they do not know, and never change."""
+    """Settings that refuse keys they do not know, and never change.
+
+    TOML has no null: ``"off"`` stands for it where ``None`` switches a rule off.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switched_off(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or OFF not in data.values():
+            return data
+        optional = {
+            name for name, one in cls.model_fields.items() if NoneType in get_args(one.annotation)
+        }
+        return {
+            name: None if value == OFF and name in optional else value
+            for name, value in data.items()
+        }
 
 
 class SourceRules(Strict):

@@ -70,7 +70,10 @@ class ExclusionIndex:
     def __init__(self, exclusions: Iterable[Exclusion]) -> None:
         self._reasons: dict[tuple[str, str], str] = {}
         for one in sorted(exclusions, key=lambda e: (e.key_type, e.key, e.reason, e.by, e.when)):
-            self._reasons.setdefault((one.key_type, one.key), one.reason)
+            # Also without a reason a line counts: callers ask whether there is one.
+            self._reasons.setdefault(
+                (one.key_type, one.key), one.reason.strip() or "no reason given"
+            )
 
     def reason(self, row: dict[str, Any], *key_types: KeyType) -> str | None:
         """Why ``row`` is excluded by one of its ids, or ``None``."""

@@ -159,13 +159,13 @@ def identity_ids(pool: Pool, cluster_of: Ints) -> pa.Array:
 
 
 def _strong(candidates: Candidates, bound: float) -> Flags:
-    """Very similar subjects of one long video whose faces do not contradict it.
+    """Very similar subjects of one long video; neither faces, nouns nor a verdict contradict it.
 
     People in the same clothes are not one person: people are linked by verified faces only.
     """
     e = candidates.evidence
     fits = (e.similarity >= bound) & e.same_long_video & ~candidates.fails("face_mismatch")
-    fits &= ~candidates.fails("noun_mismatch")
+    fits &= ~(candidates.fails("noun_mismatch") | candidates.fails("verifier_same_identity"))
     fits &= ~e.in_banks(["person"]) | ~np.isnan(e.face_similarity)
     return fits
 

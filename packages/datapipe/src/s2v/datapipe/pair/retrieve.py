@@ -81,7 +81,7 @@ def lowest(settings: SelectSettings) -> Floats:
     found = np.full((len(SEARCHES), len(BANKS)), -np.inf)
     face, weight = settings.face.lower, settings.face.face_weight
     for n, bank in enumerate(BANKS):
-        lower = min(settings.pair.of(bank).lower, settings.pair.strong)
+        lower = min(settings.pair.of(bank).least, settings.pair.strong)
         bounds = {
             "all": lower,
             "faces": face,

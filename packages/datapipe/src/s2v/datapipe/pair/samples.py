@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2v.datapipe.base import ids, records
+from s2v.datapipe.base.shards import kind_of
 from s2v.datapipe.pair import quotas
 from s2v.datapipe.pair.columns import Floats, Ints
 from s2v.datapipe.pair.drafts import (
@@ -243,9 +244,14 @@ def _samples(pool: Pool, one: _Some, shards: ShardCounts) -> pa.Table:
     drafts = one.drafts.take(kept)
     clips, at = pool.clips, pa.array(drafts.clip)
     count = shards.of(one.pair_type)
-    shard = cache(lambda video: shard_name(one.pair_type, video, count))
+    shard = cache(lambda video, kind: shard_name(kind, video, 1 if "-" in kind else count))
     videos = clips.video_id.take(at)
     test = clips.test[drafts.clip]
+    held = clips.held[drafts.clip] & ~test
+    kinds = [
+        kind_of(one.pair_type, "test" if other else "train", later)
+        for other, later in zip(test.tolist(), held.tolist(), strict=True)
+    ]
     columns = {
         "sample_id": pa.array([one.ids[n] for n in kept.tolist()], pa.string()),
         "pair_type": pa.repeat(one.pair_type, len(kept)),
@@ -253,10 +259,10 @@ def _samples(pool: Pool, one: _Some, shards: ShardCounts) -> pa.Table:
         "video_id": videos,
         "long_video_id": clips.long_video_id.take(at),
         "split": pa.array(np.where(test, "test", "train"), pa.string()),
-        "heldout": pa.array(clips.held[drafts.clip] & ~test),
+        "heldout": pa.array(held),
         "scenario": _by_kind(one.kinds[kept])[0],
         "caption": clips.caption.take(at),
-        "shard": pa.array([shard(video) for video in videos.to_pylist()], pa.string()),
+        "shard": pa.array(map(shard, videos.to_pylist(), kinds), pa.string()),
         "references": _reference_lists(pool, drafts),
     }
     return pa.table(columns, schema=records.SAMPLES)
@@ -323,6 +329,6 @@ def _by_kind(found: Ints) -> tuple[pa.Array, pa.Array]:
     return scenarios.take(pa.array(at)), classes.take(pa.array(at))
 
 
-def shard_name(pair_type: str, video_id: str, shards: int) -> str:
-    """``<pair_type>-<n>.tar``: a stable hash of the source video modulo the shard count."""
-    return f"{pair_type}-{ids.bucket(video_id, shards):06d}.tar"
+def shard_name(kind: str, video_id: str, shards: int) -> str:
+    """``<kind>-<n>.tar``: a stable hash of the source video modulo the shard count."""
+    return f"{kind}-{ids.bucket(video_id, shards):06d}.tar"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2v.datapipe.pair.classes import name_classes
-from s2v.datapipe.pair.columns import codes
+from s2v.datapipe.pair.columns import codes, positions, whole
 from s2v.datapipe.pair.evidence import Candidates
 from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, identity_ids
@@ -29,8 +30,9 @@ from s2v.datapipe.pair.settings import SelectSettings, ShardCounts
 from s2v.datapipe.pair.split import heldout_clips, split_of_sources
 from s2v.datapipe.pair.steps import CLIP_REASONS, Clips, Found, Steps
 from s2v.datapipe.pair.subjects import BOX_REASONS, FACE_REASONS, SubjectView
-from s2v.datapipe.pair.unseen import TestFaces, seen_identities
+from s2v.datapipe.pair.unseen import IN_TEST, TestFaces, seen_clips, seen_identities
 from s2v.datapipe.pair.verdicts import Verdicts
+from s2v.datapipe.roles import CLASSES
 
 __all__ = ["BOX_REASONS", "CLIP_REASONS", "FACE_REASONS", "Selection", "select"]
 
@@ -101,14 +103,19 @@ def select(
     view = view.with_table(name_classes(view.table, tables, settings.classes))
     pool = Pool(view.table, clips.ids, clips.duplicate_of)
     found = steps.found(tables, settings, digest, pool, clips)
-    candidates = judge(found.evidence, settings, unmarked(view.table, tables, settings.pair))
-    if verdicts is not None:
-        ends = (candidates.target, candidates.reference)
-        said = Verdicts(verdicts, view.table["detection_id"], *ends)
-        candidates.hear(said.failed(candidates.accepted()), said.columns())
+    hear = None if verdicts is None else partial(Verdicts, verdicts, view.table["detection_id"])
+    candidates = judge(
+        found.evidence,
+        settings,
+        unmarked(view.table, tables, settings.pair),
+        positions(view.table["class"], pa.array(CLASSES)),
+        hear=hear,
+    )
     names = _cluster(pool, candidates, found, settings)
     seen = seen_identities(pool, Bank(pool, tables), names, test_faces) if test_faces else {}
     view = _identify(view, pool, candidates, names, excluded, seen)
+    if test_faces:
+        view = _keep_out(view, candidates, seen_clips(tables, test_faces))
     splits = _splits(tables, clips, view, candidates, settings)
     made = make_samples(
         make_pool(
@@ -172,6 +179,15 @@ def _identify(
     return view.with_table(_replaced(table, "reason", reasons))
 
 
+def _keep_out(view: SubjectView, candidates: Candidates, clips: pa.Array) -> SubjectView:
+    """Drop what is left of clips in which somebody of the evaluation set is seen."""
+    there = pc.is_in(whole(view.table["clip_id"]), value_set=clips)
+    gone = np.asarray(there.to_numpy(zero_copy_only=False) & view.kept_flags, np.bool_)
+    candidates.refuse("excluded", candidates.involve(gone))
+    reasons = pc.if_else(pa.array(gone), f"clip: excluded: {IN_TEST}", whole(view.table["reason"]))
+    return view.with_table(_replaced(view.table, "reason", reasons))
+
+
 def _replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
     at = table.schema.get_field_index(column)
     return table.set_column(at, table.schema.field(at), values)
@@ -186,6 +202,7 @@ def _splits(
 ) -> Splits:
     """Where every long video goes, and which clips are held out."""
     names = ["clip_id", "video_id", "long_video_id", "kind", "start_us", "end_us"]
+    names += ["starts_with", "ends_with"]
     rows: list[Row] = tables["clips"].select(names).to_pylist()
     long_video = {row["clip_id"]: row["long_video_id"] for row in rows}
     near = clips.near

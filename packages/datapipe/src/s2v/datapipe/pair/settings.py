@@ -12,7 +12,7 @@ never passed.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -25,6 +25,7 @@ from s2v.datapipe.pair.sample_rules import (
 )
 
 Bank = Literal["person", "creature", "thing"]
+ClassName = Literal["human", "animal", "clothes", "product", "landmark", "ip_character", "other"]
 BANKS: tuple[Bank, ...] = ("person", "creature", "thing")
 LIVING: frozenset[str] = frozenset({"person", "creature"})
 
@@ -161,11 +162,23 @@ class PeopleRules(Strict):
     )
 
 
+class ClassBounds(Strict):
+    """Bounds of one class of subjects, where they differ from those of its bank."""
+
+    lower: float | None = Field(default=None, description="left out, the bank's")
+    upper: float | None = Field(default=None, description="left out, the bank's")
+
+
 class BankRules(Strict):
     """Bounds of one bank, for the subject embedder in use."""
 
     lower: float = Field(description="subject cosine below it: another subject; P, PD unpublished")
     upper: float = Field(description="from here on a near copy; P, PD unpublished")
+    classes: dict[ClassName, ClassBounds] = Field(
+        default_factory=dict,
+        description="bounds of single classes, such as [select.pair.thing.classes.clothes]; of two "
+        "subjects of different classes the stricter ones hold",
+    )
     joint_lower: float | None = Field(
         default=None,
         description="the same for people's joint vectors, beside the bounds of body and face; off: "
@@ -194,13 +207,42 @@ class BankRules(Strict):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.lower >= self.upper:
-            raise ValueError(f"lower {self.lower} must be below upper {self.upper}")
+        for name in (None, *self.classes):
+            lower, upper = self.bounds(name)
+            if lower >= upper:
+                of = f"classes.{name}: " if name else ""
+                raise ValueError(f"{of}lower {lower} must be below upper {upper}")
         return self
+
+    def bounds(self, name: str | None = None) -> tuple[float, float]:
+        """Lower and upper bound of a class, the bank's where it has none of its own."""
+        own = self.classes.get(cast("ClassName", name))
+        lower = self.lower if own is None or own.lower is None else own.lower
+        upper = self.upper if own is None or own.upper is None else own.upper
+        return lower, upper
+
+    @property
+    def least(self) -> float:
+        """The lowest lower bound of its classes."""
+        return min(self.bounds(name)[0] for name in (None, *self.classes))
 
 
 class PairRules(Strict):
-    """Rules on candidate pairs."""
+    """Rules on candidate pairs.
+
+    A bank's section that names some keys keeps the bank's other defaults.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_banks(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        default = {bank: cls.model_fields[bank].default.model_dump() for bank in BANKS}
+        return {
+            name: default[name] | given if name in default and isinstance(given, dict) else given
+            for name, given in data.items()
+        }
 
     person: BankRules = BankRules(
         # The face decides who it is; the body's cosine only guards against copies.
@@ -279,6 +321,13 @@ class RetrievalSettings(Strict):
 
     candidates: int = Field(
         default=8, ge=1, description="passing candidates per subject and search"
+    )
+    verifier_rounds: int = Field(
+        default=3,
+        ge=1,
+        description="how often a list is asked about, with the next that pass in place of those "
+        "the verifier refused; so at most `candidates` times as many questions per subject and "
+        "search; ours",
     )
     overfetch: int = Field(default=64, ge=1, description="candidates looked at before giving up")
     floor_margin: float | None = Field(

@@ -301,9 +301,10 @@ def _splits(tables: All) -> Iterator[str]:
     for name in ("subject_id", "reference_subject_id"):
         subject = pc.struct_field(flat, name)
         at = positions(subject, subjects["subject_id"])
-        identity = whole(subjects["identity_id"]).take(pa.array(at, mask=at < 0))
-        keys.append(pc.coalesce(identity, subject))
-        sides.append(split[owner])
+        there_at = pa.array(at, mask=at < 0)
+        for shared in ("identity_id", "long_video_id"):  # a reference's source leaks too
+            keys.append(pc.coalesce(whole(subjects[shared]).take(there_at), subject))
+            sides.append(split[owner])
     code, names = codes(pa.chunked_array(keys))
     both = np.unique(np.stack([code, np.concatenate(sides)]), axis=1)
     for key in names.take(pa.array(both[0][1:][both[0][1:] == both[0][:-1]])).to_pylist():

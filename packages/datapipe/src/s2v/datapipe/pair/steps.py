@@ -54,7 +54,10 @@ _COPIES: Final = (
     "min_frame_detail",
 )
 #: Settings on faces that are asked of pairs only.
-_ASKED_LATER: Final = {"candidates": 1, "floor_margin": None, "hub_above": None, "hub_floor": 1}
+_ASKED_LATER: Final = {
+    **{"candidates": 1, "verifier_rounds": 1},
+    **{"floor_margin": None, "hub_above": None, "hub_floor": 1},
+}
 _OF_PAIRS: Final = ("face_weight", "lower", "upper", "different")
 
 

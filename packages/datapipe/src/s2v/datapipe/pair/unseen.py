@@ -2,24 +2,27 @@
 
 Concat-ID drops a test identity when any training face lies above a cosine of 0.45 to it. A test
 set is given here and training data made, so it goes the other way: an identity of the corpus with
-a face above the bound to a test face is dropped whole, its subjects and its pairs. People whose
-face is not seen cannot be told apart this way; nor can subjects without faces.
+a face above the bound to a test face is dropped whole, its subjects and its pairs. So is every
+clip in which such a face is seen at all, for a passer-by whom no phrase names is in the pictures
+too. People whose face is not seen cannot be told apart this way; nor can subjects without faces.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from s2v.datapipe.pair.columns import VectorColumn, Vectors, codes, whole
+from s2v.datapipe.pair.columns import Flags, Ints, VectorColumn, Vectors, codes, whole
 from s2v.datapipe.pair.pool import Bank, Pool
+from s2v.datapipe.pair.rows import Tables, measured
 
 IN_TEST: Final = "in the evaluation set"
 _BLOCK: Final = 8192
@@ -136,13 +139,42 @@ def seen_identities(
             "evaluation set with the run's face model, or nothing would be compared"
         )
     mine = np.flatnonzero(faced & (code == known.index(test.embedder)))
-    near = np.zeros(len(mine), np.bool_)
+    near = _near(bank.face, mine, test)
+    return dict.fromkeys(sorted(set(identity_ids.take(pa.array(mine[near])).to_pylist())), IN_TEST)
+
+
+def seen_clips(tables: Tables, test: TestFaces) -> pa.Array:
+    """Clips and photographs with any face above the bound to a test face, whoever it belongs to.
+
+    Args:
+        tables: the measure tables, of which ``faces`` is read.
+        test: the evaluation set.
+
+    Returns:
+        Their ids, sorted.
+
+    Raises:
+        TestFacesError: vectors of another length.
+    """
+    faces = measured(tables, "faces").select(["clip_id", "embedder", "embedding"])
+    same = pc.fill_null(pc.equal(faces["embedder"], test.embedder), False)
+    comparable = whole(pc.and_(same, pc.is_valid(faces["embedding"])))
+    rows = np.flatnonzero(comparable.to_numpy(zero_copy_only=False))
+    near = _near(VectorColumn(faces["embedding"]).take, rows, test)
+    seen = set(faces["clip_id"].take(pa.array(rows[near])).to_pylist())
+    return pa.array(sorted(seen), pa.string())
+
+
+def _near(vectors: Callable[[Ints], Vectors], at: Ints, test: TestFaces) -> Flags:
+    """Of the faces at places ``at``, which lie above the bound to a test face."""
+    near = np.zeros(len(at), np.bool_)
     against = test.vectors.astype(np.float64).T
-    for at in range(0, len(mine), _BLOCK):
-        part = bank.face(mine[at : at + _BLOCK]).astype(np.float64)
+    for begin in range(0, len(at), _BLOCK):
+        part = vectors(at[begin : begin + _BLOCK]).astype(np.float64)
         if part.shape[1] != len(against):
             raise TestFacesError(
                 f"test faces have {len(against)} numbers, the corpus's {part.shape[1]}"
             )
-        near[at : at + _BLOCK] = np.round(part @ against, _DECIMALS).max(axis=1) > test.bound
-    return dict.fromkeys(sorted(set(identity_ids.take(pa.array(mine[near])).to_pylist())), IN_TEST)
+        cosines = np.round(part @ against, _DECIMALS)
+        near[begin : begin + _BLOCK] = cosines.max(axis=1) > test.bound
+    return near

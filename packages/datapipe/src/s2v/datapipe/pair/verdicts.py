@@ -72,6 +72,14 @@ class Verdicts:
         rules[_NOT_VERIFIED] = passing & ~self._asked
         return rules
 
+    def refused(self) -> Flags:
+        """``[n]`` flags: asked about, and not told "yes" twice; no answer in the end is none."""
+        yes = np.ones(len(self._asked), np.bool_)
+        for column in ANSWERS:
+            said = pc.equal(self._said[column], "yes").fill_null(False)
+            yes &= said.to_numpy(zero_copy_only=False)
+        return np.asarray(self._asked & ~yes, np.bool_)
+
     def columns(self) -> dict[str, pa.Array]:
         """The answers as columns ``[n]`` of table PAIRS; null where there is none."""
         return dict(self._said)

@@ -12,24 +12,32 @@ from typing import Final
 
 import numpy as np
 
-from s2v.datapipe.pair.columns import Flags, Floats
+from s2v.datapipe.pair.columns import Flags, Floats, Ints
 from s2v.datapipe.pair.evidence import Evidence
 from s2v.datapipe.pair.settings import BANKS, LIVING, BankRules, SelectSettings
+from s2v.datapipe.roles import CLASSES
 
 #: Who has said yes to what passed all rules, where no model is asked: the rules are all that the
 #: embedded profile knows.
 RULES_VERIFIER: Final = "rules-1"
 
 
-def failed_rules(evidence: Evidence, settings: SelectSettings) -> dict[str, Flags]:
+def failed_rules(
+    evidence: Evidence, settings: SelectSettings, class_at: Ints | None = None
+) -> dict[str, Flags]:
     """Which candidates fail which rule: ``[n]`` flags per name of ``RULES``.
 
     ``no_mark``, ``hub``, ``identity_conflict``, ``excluded`` and the verifier's rules are not asked
     here.
+
+    Args:
+        evidence: ``[n]`` candidates.
+        settings: thresholds.
+        class_at: place in ``CLASSES`` by position in table SUBJECTS, -1 for none; left out, the
+            bounds of single classes are not looked at.
     """
     e, pair, face = evidence, settings.pair, settings.face
-    lower = _bound(e, settings, lambda bank: bank.lower)
-    upper = _bound(e, settings, lambda bank: bank.upper)
+    lower, upper = _bounds(e, settings, class_at)
     joint_lower = _bound(e, settings, lambda bank: bank.joint_lower, off=-np.inf)
     joint_upper = _bound(e, settings, lambda bank: bank.joint_upper)
     background = _bound(e, settings, lambda bank: bank.max_background)
@@ -62,6 +70,22 @@ def failed_rules(evidence: Evidence, settings: SelectSettings) -> dict[str, Flag
         & (barred | (by_face & ~verified)),
         "noun_mismatch": wants_noun & ~e.same_noun,
     }
+
+
+def _bounds(
+    evidence: Evidence, settings: SelectSettings, class_at: Ints | None
+) -> tuple[Floats, Floats]:
+    """Lower and upper bound of each candidate: the stricter of both subjects' classes."""
+    # [banks, classes and none, lower and upper]; -1 finds none
+    known = np.array(
+        [[settings.pair.of(bank).bounds(name) for name in (*CLASSES, None)] for bank in BANKS]
+    )
+    ends = (evidence.target_at, evidence.reference_at)
+    sides = [known[evidence.bank_at, -1 if class_at is None else class_at[end]] for end in ends]
+    return (
+        np.asarray(np.maximum(sides[0][:, 0], sides[1][:, 0]), np.float64),
+        np.asarray(np.minimum(sides[0][:, 1], sides[1][:, 1]), np.float64),
+    )
 
 
 def _bound(

@@ -12,6 +12,7 @@ import numpy as np
 
 from s2v.datapipe.pair.settings import BANKS
 from s2v.datapipe.report.run import RunFolder
+from s2v.datapipe.report.selected import kinds_of_samples, pair_steps, verdict_counts
 
 Figures = dict[str, Any]
 SCORES = ("motion", "luma", "luma_std", "freeze", "black")
@@ -154,6 +155,8 @@ def _pairs(run: RunFolder) -> Figures:
         "accepted_by_bank": _count(row["bank"] for row in accepted),
         "across_sources": sum(row["gap_us"] is None for row in accepted),
         "refused_by_rule": _by_count(rule for row in rows for rule in row["rules"]),
+        "steps": pair_steps(rows),
+        "verdicts": verdict_counts(run),
     }
 
 
@@ -168,6 +171,7 @@ def _samples(run: RunFolder) -> Figures:
         "by_type": types,
         "in_to_cross": _ratio(types.get("in", 0), types.get("cross", 0)),
         "by_scenario": _by_count(row["scenario"] for row in rows),
+        "by_kind": kinds_of_samples(run),
         "by_type_and_scenario": _nested((row["pair_type"], row["scenario"]) for row in rows),
         "by_type_and_class": _nested(
             (row["pair_type"], name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -17,8 +18,12 @@ from s2v.datapipe.report.figures import Figures, figures
 from s2v.datapipe.report.funnel import render_funnel, render_rules
 from s2v.datapipe.report.gallery import Gallery, make_gallery, render_filters
 from s2v.datapipe.report.histograms import render_histograms
+from s2v.datapipe.report.kinds import render_kinds
 from s2v.datapipe.report.markup import Content, Markup, element, join, joined
+from s2v.datapipe.report.pair_cards import PairCards
+from s2v.datapipe.report.pairs import Accepted, make_accepted, render_pairs
 from s2v.datapipe.report.refusals import (
+    BY_VERIFIER,
     NEAR_COPY,
     OTHER_SUBJECT,
     Refusals,
@@ -32,8 +37,8 @@ from s2v.datapipe.report.wording import number, seconds
 __all__ = ["PageTooLargeError", "Section", "build_report"]
 
 _SECTIONS_SHARE: Final = 0.6  # of the page that callers' media may take
-_REFUSALS_SHARE: Final = 0.3  # of what is left
-_NEAR_COPIES, _OTHERS = 18, 6
+_PAIRS_SHARE: Final = 0.4  # of what is left
+_ACCEPTED, _NEAR_COPIES, _OTHERS, _VERIFIED = 18, 18, 6, 6
 
 
 class PageTooLargeError(ValueError):
@@ -76,7 +81,7 @@ def build_report(
     extra = [(one.title, _Room(round(max_bytes * _SECTIONS_SHARE))) for one in sections]
     rendered = _sections(sections, extra)
     blank = Gallery(Markup(), [], 0)
-    nothing = (Refusals([], 0), Refusals([], 0))
+    nothing = _Pairs(Accepted([], 0), *[Refusals([], 0)] * 3)
     bare = _page(run, found, blank, nothing, rendered)
     # Filters and counts come with the cards.
     room = max_bytes - len(bare.encode()) - 16_000
@@ -85,15 +90,46 @@ def build_report(
             f"{out}: {len(bare.encode())} bytes without any triplet, over max_bytes = "
             f"{max_bytes}; raise it, or give smaller sections"
         )
-    refused = _Room(round(room * _REFUSALS_SHARE))
-    copies = make_refusals(run, NEAR_COPY, _NEAR_COPIES, refused)
-    others = make_refusals(run, OTHER_SUBJECT, _OTHERS, refused)
+    beside = _Room(round(room * _PAIRS_SHARE))
+    pairs = _pairs(run, beside)
     most = min(previews, len(run.shards) if run.shards else 0)
     with track("report", most, quiet=quiet) as step:
-        gallery = make_gallery(run, run.folder / "previews", most, _Room(room - refused.used), step)
-    page = _page(run, found, gallery, (copies, others), rendered)
+        gallery = make_gallery(run, run.folder / "previews", most, _Room(room - beside.used), step)
+    page = _page(run, found, gallery, pairs, rendered)
     atomic.write_bytes(out, page.encode())
     return out
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs side by side."""
+
+    accepted: Accepted
+    copies: Refusals
+    others: Refusals
+    verified: Refusals
+
+
+def _pairs(run: RunFolder, room: _Room) -> _Pairs:
+    """Cards of pairs; each kind has a part of the room of its own."""
+    maker = PairCards(run)
+
+    def part(share: float) -> _Room:
+        return _Room(min(round(room.limit * share), room.limit - room.used))
+
+    made: list[Refusals] = []
+    first = part(0.4)
+    accepted = make_accepted(run, maker, _ACCEPTED, first)
+    room.used += first.used
+    for rules, most, share in (
+        (NEAR_COPY, _NEAR_COPIES, 0.4),
+        (OTHER_SUBJECT, _OTHERS, 0.1),
+        (BY_VERIFIER, _VERIFIED, 0.1),
+    ):
+        mine = part(share)
+        made.append(make_refusals(run, maker, rules, most, mine))
+        room.used += mine.used
+    return _Pairs(accepted, *made)
 
 
 class _Room:
@@ -129,12 +165,13 @@ def _page(
     run: RunFolder,
     found: Figures,
     gallery: Gallery,
-    refusals: tuple[Refusals, Refusals],
+    pairs: _Pairs,
     extra: Sequence[tuple[str, Markup]],
 ) -> str:
-    copies, others = refusals
     parts: list[tuple[str, Markup]] = [
         ("Triplets", _triplets(run, gallery)),
+        ("Kinds of samples", render_kinds(found)),
+        ("Pairs", render_pairs(found, pairs.accepted)),
         (
             "Refused pairs",
             join(
@@ -144,10 +181,13 @@ def _page(
                     "A reference that shows the same picture teaches a model to paste pixels. "
                     "These candidates were refused for it; the target is on the left.",
                 ),
-                render_refusals(copies, "No candidate was a near copy."),
+                render_refusals(pairs.copies, "No candidate was a near copy."),
                 element("h3", "Other subjects"),
                 element("p", "Candidates that are alike and still not the same subject."),
-                render_refusals(others, "No candidate was another subject."),
+                render_refusals(pairs.others, "No candidate was another subject."),
+                element("h3", "By the verifier"),
+                element("p", "Candidates that passed every rule, and that the verifier refused."),
+                render_refusals(pairs.verified, "The verifier refused none."),
                 element("h3", "All rules"),
                 render_rules(run, found),
             ),

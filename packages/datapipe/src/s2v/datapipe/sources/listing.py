@@ -200,18 +200,24 @@ def _twice(video: str, one: Entry, other: Entry) -> str:
     )
 
 
+def bytes_key(row: Row) -> str | None:
+    """A hash of a source's bytes and the part of them; ``None`` where the bytes are not known."""
+    if row["sha256"]:
+        content = [row["sha256"]]
+    elif row["etag"] and "#" not in row["path"] and _MD5.fullmatch(row["etag"]):
+        content = [row["etag"], row["bytes"]]
+    else:
+        return None
+    box = parse_address(row["path"]).box if "#xywh=" in row["path"] else None
+    return stable_hash(map(str, (*content, box, row["from_us"], row["to_us"])), 32)
+
+
 def _mark_duplicates(rows: list[Row]) -> None:
     """Name the first source with the same bytes and the same part of them."""
-    first: dict[tuple[object, ...], str] = {}
+    first: dict[str, str] = {}
     for row in rows:
-        content: tuple[object, ...]
-        if row["sha256"]:
-            content = (row["sha256"],)
-        elif row["etag"] and "#" not in row["path"] and _MD5.fullmatch(row["etag"]):
-            content = (row["etag"], row["bytes"])
-        else:
+        key = bytes_key(row)
+        if key is None:
             continue
-        box = parse_address(row["path"]).box if "#xywh=" in row["path"] else None
-        key = (*content, box, row["from_us"], row["to_us"])
         original = first.setdefault(key, row["video_id"])
         row["duplicate_of"] = original if original != row["video_id"] else None

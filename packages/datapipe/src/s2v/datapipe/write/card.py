@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from s2v.datapipe.base.shards import MAX_REFERENCES, SampleMeta
+from s2v.datapipe.base.shards import MAX_REFERENCES, PairType, Part, SampleMeta
 from s2v.datapipe.pair.rows import Row
 from s2v.datapipe.write import figures
 from s2v.datapipe.write.croissant import STATED
@@ -67,8 +67,9 @@ def _feature(kind: Any) -> dict[str, Any]:
 
 def card(dataset: Dataset) -> str:
     """README.md of a shard folder."""
-    present = sorted({row["pair_type"] for row in dataset.rows}, key=("in", "cross", "image").index)
-    configs = [("default", "*.tar"), *((name, f"{name}-*.tar") for name in present)]
+    there = {(row["pair_type"], row["part"]) for row in dataset.rows}
+    present = [kind for kind in get_args(PairType) if any(kind == one for one, _ in there)]
+    configs = [("default", present), *((name, [name]) for name in present)]
     head = {
         "pretty_name": dataset.title,
         **_licence(dataset),
@@ -76,12 +77,22 @@ def card(dataset: Dataset) -> str:
         "size_categories": [_size(len(dataset.rows))],
         "tags": ["webdataset", "subject-to-video", "video"],
         "configs": [
-            {"config_name": name, "data_files": [{"split": "train", "path": path}]}
-            for name, path in configs
+            {"config_name": name, "data_files": _splits(kinds, there)} for name, kinds in configs
         ],
         "dataset_info": [{"config_name": name, "features": features()} for name, _ in configs],
     }
     return f"---\n{_yaml(head)}---\n\n{_body(dataset)}"
+
+
+def _splits(kinds: list[str], there: set[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Which shards are which split of the loader: a shard holds samples of one part."""
+    found = []
+    for part in get_args(Part):
+        named = "" if part == "train" else f"{part}-"
+        paths = [f"{kind}-{named}[0-9]*.tar" for kind in kinds if (kind, part) in there]
+        if paths:
+            found.append({"split": part, "path": paths})
+    return found or [{"split": "train", "path": ["*.tar"]}]
 
 
 def _licence(dataset: Dataset) -> dict[str, str]:
@@ -111,9 +122,9 @@ def _body(dataset: Dataset) -> str:
         "each reference n: `<id>.ref<n>.jpg` (crop with margin) and `<id>.ref<n>.mask.png` (its "
         "subject). `index/samples.parquet` has a row per sample with the offset, size and sha256 "
         "of each member.\n",
-        "`split` in the JSON and the index is leak-safe by source and identity; the loader's split "
-        "`train` holds all samples, since shards follow the source. `heldout` marks other scenes "
-        "of training sources, for validation losses.\n",
+        "Splits: `test` shares no source and no identity with the others; `val` are other scenes "
+        "of training sources (`heldout` in the JSON), for validation losses; the rest is `train`. "
+        "Every shard holds samples of one split, named in the shard but for `train`.\n",
         "## Read it\n",
         _READING.replace("{patterns}", _patterns(dataset)),
         "## Figures\n",
@@ -149,10 +160,10 @@ import webdataset as wds
 samples = wds.WebDataset(shards, shardshuffle=False)   # a list of the tar files
 
 import wids
-samples = wids.ShardListDataset("wids.json", keep=True, transformations=[])
+samples = wids.ShardListDataset("wids-train.json", keep=True, transformations=[])  # or wids.json
 
 from datasets import load_dataset
-samples = load_dataset(".", split="train")             # or name="in", "cross"
+samples = load_dataset(".", split="train")             # or "val", "test"; name="in", "cross"
 
 from megatron.energon import get_train_dataset         # .nv-meta/ is written; cook the samples
 samples = get_train_dataset(".", ...)                  # in a task encoder

@@ -52,7 +52,8 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
 def _takedown(args: argparse.Namespace) -> dict[str, Any]:
     """Record the list in the run, select and write anew, and say which shards that touched."""
     from s2v.datapipe.curate import curate
-    from s2v.datapipe.write.takedown import forget_clips, take_down, unmatched
+    from s2v.datapipe.write.takedown import forget_clips, made_from, take_down, unmatched
+    from s2v.datapipe.write.tombstones import read_tombstones
 
     settings = _settings(args.folder)
     new = take_down(args.folder, args.lists)
@@ -69,7 +70,10 @@ def _takedown(args: argparse.Namespace) -> dict[str, Any]:
         "shards removed": list(done.written.removed),
         "shards untouched": len(done.written.shards) - len(done.written.changed),
         "samples": done.written.samples,
+        "sources erased": sorted(read_tombstones(args.folder).sources),
+        "copies left out too": list(done.copies),
         "clips removed": forget_clips(args.folder, kept),
+        "made before, may show it": made_from(args.folder),
     }
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
 from s2v.datapipe.base import atomic
+from s2v.datapipe.base.shards import Part
 from s2v.datapipe.write import figures
 from s2v.datapipe.write.card import card
 from s2v.datapipe.write.croissant import croissant
@@ -47,6 +48,12 @@ class Dataset:
         return list(self.index.drop_columns(["members"]).to_pylist())
 
     @cached_property
+    def parts(self) -> list[str]:
+        """Those of train, val and test that have samples."""
+        there = {row["part"] for row in self.rows}
+        return [part for part in get_args(Part) if part in there]
+
+    @cached_property
     def used_sources(self) -> list[dict[str, Any]]:
         """Sources that clips or references of the samples come from, by id."""
         used = {row["video_id"] for row in self.rows} | self.reference_sources
@@ -59,19 +66,25 @@ def write_descriptions(dataset: Dataset) -> None:
     for figure in figures.figures(dataset):
         path = dataset.folder / figures.FOLDER / f"{figure.name}.svg"
         atomic.write_bytes(path, figure.svg().encode())
-    atomic.write_json(dataset.folder / "wids.json", wids(dataset))
+    atomic.write_json(dataset.folder / "wids.json", wids(dataset.title, dataset.files))
+    part_of = {row["shard"]: row["part"] for row in dataset.rows}
+    for part in dataset.parts:
+        files = [file for file in dataset.files if part_of[file.shard] == part]
+        atomic.write_json(
+            dataset.folder / f"wids-{part}.json", wids(f"{dataset.title} ({part})", files)
+        )
     atomic.write_bytes(dataset.folder / "README.md", card(dataset).encode())
     atomic.write_json(dataset.folder / "croissant.json", croissant(dataset))
 
 
-def wids(dataset: Dataset) -> dict[str, Any]:
+def wids(name: str, files: Sequence[ShardRecord]) -> dict[str, Any]:
     """Index of the ``wids`` library (``wids-shard-index-v1``); urls are beside the file."""
     return {
         "__kind__": "wids-shard-index-v1",
         "wids_version": 1,
-        "name": dataset.title,
+        "name": name,
         "shardlist": [
             {"url": f.shard, "md5sum": f.md5, "nsamples": f.samples, "filesize": f.bytes}
-            for f in dataset.files
+            for f in files
         ],
     }

@@ -13,8 +13,9 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
+from s2v.datapipe.base.shards import Part
 from s2v.datapipe.write import nvmeta
 from s2v.datapipe.write.errors import WriteError
 
@@ -22,6 +23,8 @@ _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 #: A file system or kernel that cannot exchange two names at once.
 _CANNOT: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+#: Not every part has samples in every write.
+_WIDS: Final = frozenset({"wids.json", *(f"wids-{part}.json" for part in get_args(Part))})
 #: Below these names everything is ours, and goes when a write does not make it again.
 _OURS: Final = frozenset({"index", "figures", ".staging"})
 
@@ -66,6 +69,11 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def abandon(coming: Path) -> None:
+    """Remove what was built, so that a write that failed for want of space takes none."""
+    shutil.rmtree(coming, ignore_errors=True)
+
+
 def commit(coming: Path, folder: Path) -> None:
     """Put ``coming`` where ``folder`` is and remove what was there.
 
@@ -91,6 +99,7 @@ def _take_along(folder: Path, coming: Path) -> None:
         ours = (
             name.parts[0] in _OURS
             or (len(name.parts) == 1 and path.name.endswith((".tar", ".tar.idx")))
+            or path.name in _WIDS
             or (name.parts[0] == nvmeta.FOLDER and path.name in nvmeta.FILES)
             or (path.name.startswith(".") and path.name.endswith(".tmp"))
         )

@@ -28,10 +28,13 @@ _EVEN_ENOUGH: Final = 0.75
 
 @dataclass(frozen=True)
 class Item:
-    """What a sample's place depends on, and the bytes that it takes in a tar."""
+    """What a sample's place depends on, and the bytes that it takes in a tar.
+
+    ``kind`` is what shards are named by: the pair type, with the part where that is not "train".
+    """
 
     sample_id: str
-    pair_type: str
+    kind: str
     video_id: str
     clip_id: str
     bytes: int
@@ -68,7 +71,10 @@ def _name(video_id: str) -> str:
 
 
 class Layout(BaseModel):
-    """Numbers of shards by pair type, and every division since."""
+    """Numbers of shards by pair type, and every division since.
+
+    Shards of the parts ``val`` and ``test`` begin as one of each kind: they are few.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,28 +83,30 @@ class Layout(BaseModel):
 
     @model_validator(mode="after")
     def _in_order(self) -> Layout:
-        for pair_type, divisions in self.divisions.items():
-            first = self.counts.of(pair_type)
+        for kind, divisions in self.divisions.items():
+            first = self._first(kind)
             if [d.into for d in divisions] != list(range(first, first + len(divisions))) or any(
                 d.shard >= d.into for d in divisions
             ):
-                raise ValueError(f"divisions of {pair_type!r} are not in the order they were made")
+                raise ValueError(f"divisions of {kind!r} are not in the order they were made")
         return self
 
+    def _first(self, kind: str) -> int:
+        """Shards of a kind before any division."""
+        return 1 if "-" in kind else self.counts.of(kind)
+
     def place(self, items: Iterable[Item]) -> dict[tuple[str, int], list[Item]]:
-        """Deal samples to ``(pair type, number)``, each sorted by id."""
+        """Deal samples to ``(kind, number)``, each sorted by id."""
         of_shard: dict[tuple[str, int], list[Division]] = defaultdict(list)
-        for pair_type, divisions in self.divisions.items():
+        for kind, divisions in self.divisions.items():
             for division in divisions:
-                of_shard[pair_type, division.shard].append(division)
+                of_shard[kind, division.shard].append(division)
         placed: dict[tuple[str, int], list[Item]] = defaultdict(list)
         for item in sorted(items, key=lambda one: one.sample_id):
-            number = ids.bucket(item.video_id, self.counts.of(item.pair_type))
-            while moved := next(
-                (d for d in of_shard[item.pair_type, number] if d.moves(item)), None
-            ):
+            number = ids.bucket(item.video_id, self._first(item.kind))
+            while moved := next((d for d in of_shard[item.kind, number] if d.moves(item)), None):
                 number = moved.into
-            placed[item.pair_type, number].append(item)
+            placed[item.kind, number].append(item)
         return dict(placed)
 
     def grown(self, items: Iterable[Item], max_bytes: int) -> Layout:
@@ -115,7 +123,7 @@ class Layout(BaseModel):
         while full:
             kind, number = heapq.heappop(full)
             made = divisions.setdefault(kind, [])
-            division = _divide(shards[kind, number], number, self.counts.of(kind) + len(made))
+            division = _divide(shards[kind, number], number, self._first(kind) + len(made))
             if division is None:
                 continue
             made.append(division)

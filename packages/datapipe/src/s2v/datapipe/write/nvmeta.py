@@ -14,21 +14,19 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from s2v.datapipe.base import atomic
+from s2v.datapipe.base.shards import Part
 from s2v.datapipe.write.previous import ShardRecord
 
 FOLDER: Final = ".nv-meta"
 _BLOCK: Final = 512
-_SPLITS: Final = (
-    ("split.yaml", "train"),
-    ("split-heldout.yaml", "val"),
-    ("split-test.yaml", "test"),
-)
-#: Every file of ours in the folder; some are not written each time.
+SPLIT: Final = "split.yaml"
+#: Every file of ours in the folder, those of older versions among them.
 FILES: Final = frozenset(
-    {"dataset.yaml", ".info.json", "index.uuid", "index.sqlite", *(name for name, _ in _SPLITS)}
+    {"dataset.yaml", ".info.json", "index.uuid", "index.sqlite", SPLIT}
+    | {"split-heldout.yaml", "split-test.yaml"}
 )
 #: One opens the samples as they are (Energon's "crude" data); a task encoder cooks them.
 _DATASET: Final = "__module__: megatron.energon\n__class__: CrudeWebdataset\nsubflavors: {}\n"
@@ -64,9 +62,7 @@ def write_nv_meta(
     counts = {one.shard: one.samples for one in records}
     info = {"energon_version": None, "shard_counts": counts}
     atomic.write_bytes(meta / ".info.json", (json.dumps(info, indent=2) + "\n").encode())
-    for name, part in _SPLITS:
-        if part == "train" or any(_part(row) == part for row in rows):
-            atomic.write_bytes(meta / name, _split(part, rows).encode())
+    atomic.write_bytes(meta / SPLIT, _split(rows).encode())
     atomic.write_bytes(meta / "index.uuid", str(_uuid(records)).encode())
     _write_sqlite(meta / "index.sqlite", rows, list(counts))
     spans_of: dict[str, list[tuple[int, int]]] = {}
@@ -79,25 +75,13 @@ def write_nv_meta(
         )
 
 
-def _part(row: dict[str, Any]) -> str:
-    if row["split"] == "test":
-        return "test"
-    return "val" if row["heldout"] else "train"
-
-
-def _split(part: str, rows: Sequence[dict[str, Any]]) -> str:
-    """Shards with a sample of the part; the others' samples in them are excluded by name.
-
-    JSON is YAML, and a list of many names is read faster so.
-    """
-    shards = list(dict.fromkeys(row["shard"] for row in rows if _part(row) == part))
-    inside = frozenset(shards)
-    others = [
-        f"{row['shard']}/{row['sample_id']}"
-        for row in rows
-        if row["shard"] in inside and _part(row) != part
-    ]
-    return json.dumps({"split_parts": {part: shards}, "exclude": others}, indent=1) + "\n"
+def _split(rows: Sequence[dict[str, Any]]) -> str:
+    """The shards of each part; a shard holds samples of one. JSON is YAML, and read faster."""
+    parts = {
+        part: list(dict.fromkeys(row["shard"] for row in rows if row["part"] == part))
+        for part in get_args(Part)
+    }
+    return json.dumps({"split_parts": parts, "exclude": []}, indent=1) + "\n"
 
 
 def _uuid(records: Sequence[ShardRecord]) -> uuid.UUID:

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from s2v.datapipe.base.shards import PairType
+from s2v.datapipe.base.shards import PairType, Part, kind_of
 from s2v.datapipe.pair.rows import Row
 from s2v.datapipe.write.errors import WriteError
 from s2v.datapipe.write.layout import Item, Layout
 
 LAYOUT_FILE: Final = "index/layout.json"
-SCHEMA: Final = "s2v-shards-2"
-_FIRST_SCHEMA: Final = "s2v-shards-1"  # knew no divisions
+SCHEMA: Final = "s2v-shards-3"
+#: Knew no divisions; had samples of all parts in one shard, which the next write parts.
+_OLDER_SCHEMAS: Final = ("s2v-shards-1", "s2v-shards-2")
 PAIR_TYPES: Final = get_args(PairType)
+PARTS: Final = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,21 @@ def plan_shards(
         sizes: bytes by sample, where they are known; they do not change the plan.
 
     Returns:
-        Plans by pair type (``in``, ``cross``, ``image``), then number.
+        Plans by pair type (``in``, ``cross``, ``image``), part, then number.
     """
     rows = {str(row["sample_id"]): row for row in samples}
     placed = layout.place(items(rows.values(), sizes or {}))
     return [
         ShardPlan(f"{kind}-{number:06d}.tar", tuple(rows[one.sample_id] for one in inside))
         for (kind, number), inside in sorted(
-            placed.items(), key=lambda entry: (PAIR_TYPES.index(entry[0][0]), entry[0][1])
+            placed.items(), key=lambda entry: (*_rank(entry[0][0]), entry[0][1])
         )
     ]
+
+
+def _rank(kind: str) -> tuple[int, int]:
+    pair_type, _, part = kind.partition("-")
+    return PAIR_TYPES.index(pair_type), PARTS.index(part or "train")
 
 
 def items(samples: Iterable[Row], sizes: Mapping[str, int]) -> list[Item]:
@@ -55,7 +62,7 @@ def items(samples: Iterable[Row], sizes: Mapping[str, int]) -> list[Item]:
     return [
         Item(
             sample_id=str(row["sample_id"]),
-            pair_type=row["pair_type"],
+            kind=kind_of(row["pair_type"], row["split"], row["heldout"]),
             video_id=row["video_id"],
             clip_id=row["clip_id"],
             bytes=sizes.get(str(row["sample_id"]), 0),
@@ -75,8 +82,8 @@ def recorded_layout(folder: Path) -> Layout | None:
         return None
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema"] not in (SCHEMA, _FIRST_SCHEMA):
-            raise ValueError(f"schema {data['schema']!r} is neither {SCHEMA!r} nor its forerunner")
+        if data["schema"] not in (SCHEMA, *_OLDER_SCHEMAS):
+            raise ValueError(f"schema {data['schema']!r} is neither {SCHEMA!r} nor an older one")
         return Layout(counts=data["shards"], divisions=data.get("divisions", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise WriteError(

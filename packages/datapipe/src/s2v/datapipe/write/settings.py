@@ -21,7 +21,7 @@ class WriteSettings(BaseModel):
     buckets: tuple[tuple[int, int], ...] = Field(
         default=(),
         description="heights and widths; a clip is scaled to cover the nearest in aspect ratio "
-        "and cut to it from the middle; none keeps short_side",
+        "and cut to it so that its subjects stay inside; none keeps short_side",
     )
     max_enlarge: float = Field(
         default=1.0, ge=1, le=4, description="most that a clip may grow to fill a bucket"

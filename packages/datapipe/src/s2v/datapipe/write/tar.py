@@ -76,6 +76,7 @@ def index_row(shard: str, written: dict[str, Any], meta: shards.SampleMeta) -> d
         "pair_type": meta.pair_type,
         "split": meta.split,
         "heldout": meta.heldout,
+        "part": shards.part_of(meta.split, meta.heldout),
         "scenario": meta.scenario,
         "video_id": meta.source.video_id,
         "long_video_id": meta.source.long_video_id,

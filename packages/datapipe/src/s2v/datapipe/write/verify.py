@@ -10,20 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from s2v.datapipe.base.shards import (
+    INDEX_FILE,
     MAX_REFERENCES,
     SCHEMA_VERSION,
     Sample,
     SampleMeta,
     ShardError,
     ShardIndex,
+    part_of,
 )
-from s2v.datapipe.write import verify_sample
+from s2v.datapipe.write import verify_leaks, verify_sample
 from s2v.datapipe.write.verify_beside import beside
 
 _REWRITE: Final = "write the folder again (`s2v-data select --config FILE`; runs no model)"
+_RESELECT: Final = "select anew (`s2v-data select --config FILE`), which parts whole sources"
 _SHOWN: Final = 20
 
 
@@ -32,7 +36,8 @@ def verify_shards(folder: str | Path, *, deep: bool = False) -> dict[str, Any]:
 
     Every member is hashed and held against the index; tar headers, names, order and duplicates
     are checked; captions, metadata and index must agree; crops, masks, boxes and phrases too;
-    what stands beside the shards must be of these shards.
+    nothing may be in the test split and in training; what stands beside the shards must be of
+    these shards.
 
     Args:
         folder: the shard folder.
@@ -48,16 +53,20 @@ def verify_shards(folder: str | Path, *, deep: bool = False) -> dict[str, Any]:
     folder = Path(folder)
     index = ShardIndex.open(folder)
     samples = list(index)
-    problems = [*_names(samples), *_tars(folder, samples)]
+    parted = "part" in pq.read_schema(folder / INDEX_FILE).names  # older shards hold all parts
+    problems = [*_names(samples), *_tars(folder, samples), *(_parts(samples) if parted else ())]
     problems += (
-        f"{what}; {_REWRITE}" for what in beside(folder, [sample.row for sample in samples])
+        f"{what}; {_REWRITE}"
+        for what in beside(folder, [sample.row for sample in samples], parted=parted)
     )
+    leaks = verify_leaks.Leaks(folder)
     members = size = 0
     with tempfile.TemporaryDirectory() as scratch:
         for sample in samples:
-            problems += _sample(sample, Path(scratch) if deep else None)
+            problems += _sample(sample, leaks, Path(scratch) if deep else None)
             members += len(sample.row["members"])
             size += sum(int(m["size"]) for m in sample.row["members"])
+    problems += (f"{what}; {_RESELECT}" for what in leaks.found())
     if problems:
         more = len(problems) - _SHOWN
         lines = problems[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
@@ -115,7 +124,18 @@ def _tars(folder: Path, samples: list[Sample]) -> Iterator[str]:
             yield f"{path}: headers carry times or owners, so its bytes depend on them; {_REWRITE}"
 
 
-def _sample(sample: Sample, scratch: Path | None) -> Iterator[str]:
+def _parts(samples: list[Sample]) -> Iterator[str]:
+    """Readers that choose shards choose a split: no shard may hold samples of two."""
+    parts: dict[str, set[str]] = {}
+    for sample in samples:
+        parts.setdefault(sample.row["shard"], set()).add(sample.row["part"])
+    for shard, found in sorted(parts.items()):
+        if len(found) > 1:
+            where = samples[0].folder / shard
+            yield f"{where}: holds samples of {' and '.join(sorted(found))}; {_REWRITE}"
+
+
+def _sample(sample: Sample, leaks: verify_leaks.Leaks, scratch: Path | None) -> Iterator[str]:
     where = f"{sample.folder / sample.row['shard']}: sample {sample.id}"
     data: dict[str, bytes] = {}
     for member in sample.row["members"]:
@@ -138,6 +158,7 @@ def _sample(sample: Sample, scratch: Path | None) -> Iterator[str]:
             yield f"{where}: its JSON is not of {SCHEMA_VERSION}: {first['loc']}: {first['msg']}"
             return
         yield from _agrees(sample, meta, data, where)
+        leaks.see(meta)
         pictures = list(verify_sample.references(meta, data))
         if scratch is not None and "mp4" in data:
             pictures += verify_sample.clip(meta, data["mp4"], scratch)
@@ -150,6 +171,7 @@ def _agrees(sample: Sample, meta: SampleMeta, data: dict[str, bytes], where: str
         "pair_type": meta.pair_type,
         "split": meta.split,
         "heldout": meta.heldout,
+        "part": part_of(meta.split, meta.heldout),
         "scenario": meta.scenario,
         "video_id": meta.source.video_id,
         "long_video_id": meta.source.long_video_id,

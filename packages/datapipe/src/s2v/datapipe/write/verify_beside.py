@@ -19,23 +19,29 @@ from s2v.datapipe.write import nvmeta
 from s2v.datapipe.write.previous import RECORDS_FILE, ShardRecord, read_records, record
 
 
-def beside(folder: Path, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def beside(folder: Path, rows: Sequence[dict[str, Any]], *, parted: bool = True) -> Iterator[str]:
     """What is wrong with the files that describe the shards.
 
     Args:
         folder: a shard folder .
         rows: of its index. Files that older versions did not write may be absent.
+        parted: its shards hold samples of one part each; those of older versions did not, and
+            Energon's splits were then told otherwise.
     """
     counts = Counter(str(row["shard"]) for row in rows)  # in index order
     tars = [record(folder / name, n, "") for name, n in counts.items() if (folder / name).is_file()]
-    yield from _wids(folder, counts)
+    part_of = {str(row["shard"]): str(row["part"]) for row in rows}
+    yield from _wids(folder / "wids.json", counts)
+    for path in sorted(folder.glob("wids-*.json")):
+        part = path.stem.removeprefix("wids-")
+        yield from _wids(path, Counter({s: n for s, n in counts.items() if part_of[s] == part}))
     if len(tars) < len(counts):
         return  # a missing tar is said once, elsewhere
     if (folder / RECORDS_FILE).exists():
         yield from _records(folder, tars)
     yield from _croissant(folder, tars)
     if (folder / nvmeta.FOLDER).exists():
-        yield from _energon(folder, rows, tars)
+        yield from _energon(folder, rows, tars, parted=parted)
 
 
 def _records(folder: Path, tars: list[ShardRecord]) -> Iterator[str]:
@@ -55,8 +61,7 @@ def _records(folder: Path, tars: list[ShardRecord]) -> Iterator[str]:
             yield f"{folder / tar.shard}: is not the file that {RECORDS_FILE} describes"
 
 
-def _wids(folder: Path, counts: Counter[str]) -> Iterator[str]:
-    path = folder / "wids.json"
+def _wids(path: Path, counts: Counter[str]) -> Iterator[str]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["shardlist"]
         found = {(entry["url"], entry["nsamples"]) for entry in listed}
@@ -83,7 +88,7 @@ def _croissant(folder: Path, tars: list[ShardRecord]) -> Iterator[str]:
 
 
 def _energon(
-    folder: Path, rows: Sequence[dict[str, Any]], tars: list[ShardRecord]
+    folder: Path, rows: Sequence[dict[str, Any]], tars: list[ShardRecord], *, parted: bool
 ) -> Iterator[str]:
     """Made anew from the index and held against what is there.
 
@@ -100,6 +105,8 @@ def _energon(
         due = Path(scratch)
         for path in sorted(path for path in due.rglob("*") if path.is_file()):
             there = folder / path.relative_to(due)
+            if path.name == nvmeta.SPLIT and not parted:
+                continue
             if not there.is_file():
                 yield f"{there}: is missing"
             elif path.name == "index.sqlite":

@@ -77,8 +77,26 @@ def write_shards(
 
     Raises:
         WriteError: a clip is neither cut nor quarantined, or frames are missing.
+        OSError: the disk is full; what was built is removed again, and ``out`` is as it was.
     """
     coming = folder.begin(out)
+    try:
+        return _write(run, tables, selection, settings, clip_files, coming, out)
+    except BaseException:
+        folder.abandon(coming)
+        raise
+
+
+def _write(
+    run: Path,
+    tables: Mapping[str, pa.Table],
+    selection: Selection,
+    settings: WriteSettings,
+    clip_files: Mapping[str, Path],
+    coming: Path,
+    out: Path,
+) -> Written:
+    """Build the folder ``coming`` and put it in the place of ``out``."""
     before = Previous(out)
     layout = plan.recorded_layout(out) or Layout(counts=selection.shards)
     samples, skipped = _writable(selection, tables, clip_files)

@@ -37,6 +37,7 @@ SALIENT = 0.5
 @lru_cache(maxsize=1)
 def revisions() -> dict[str, int]:
     """Asset -> revision of its net's pre- and post-processing: weights do not say it all."""
+    from s2v.datapipe.base.embedded.dlib_faces import DlibFaces
     from s2v.datapipe.base.embedded.efficientnet import EfficientNetLite
     from s2v.datapipe.base.embedded.minilm import MiniLM
     from s2v.datapipe.base.embedded.mobilenet import MobileNetV2
@@ -45,7 +46,7 @@ def revisions() -> dict[str, int]:
     from s2v.datapipe.base.embedded.u2netp import U2NetP
     from s2v.datapipe.base.embedded.yunet import YuNet
 
-    nets = (EfficientNetLite, MiniLM, MobileNetV2, SFace, SsdMobileNet, U2NetP, YuNet)
+    nets = (DlibFaces, EfficientNetLite, MiniLM, MobileNetV2, SFace, SsdMobileNet, U2NetP, YuNet)
     return {net.asset_name: net.revision for net in nets}
 
 
@@ -152,9 +153,9 @@ class LightEncoders:
     @cached_property
     def dlib_face(self) -> FaceEmbedder:
         """dlib's ResNet-29, which selection does not use; the audit judges with it too."""
-        from s2v.datapipe.base.assets import asset
+        from s2v.datapipe.base.embedded.dlib_faces import DlibFaces
 
-        return DlibFace.from_folder(asset("dlib-face"))
+        return DlibFace(DlibFaces.from_assets())
 
     @cached_property
     def image(self) -> ImageEmbedder:

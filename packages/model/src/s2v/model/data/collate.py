@@ -1,17 +1,22 @@
-"""Samples to a batch: the reference forms are chosen, references and text padded and masked."""
+"""Samples to a batch: references and their forms are chosen; what is shorter is padded, masked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from s2v.model.binding import numbered
 from s2v.model.conditioning import Condition
 from s2v.model.data.features import Features
 from s2v.model.data.references import FORMS
 from s2v.model.rng import Key, generator
+
+MAX_SHOWN: Final = 4
+"""References of a sample that a step sees at most (Phantom: six candidates, up to four used)."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Item:
         references: ``[K, C, H, W]``.
         image: ``[K, N, Di]``.
         text: ``[L, Dt]``.
+        text_subject: ``[L]``, see :class:`s2v.model.data.features.Features`.
+        reference_subject: ``[K]``.
     """
 
     sample_id: str
@@ -31,6 +38,8 @@ class Item:
     references: Tensor
     image: Tensor
     text: Tensor
+    text_subject: Tensor
+    reference_subject: Tensor
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,49 @@ class Batch:
     condition: Condition
 
 
-def choose(key: Key, features: Features, odds: Mapping[str, float], seed: int) -> Item:
-    """Choose variant, reference order and reference forms, a function of seed and key.
+def shown(sample_id: str, epoch: int, candidates: int, most: int, seed: int) -> list[int]:
+    """Which of a sample's candidate references an epoch shows: at most ``most`` of them.
+
+    The candidates stand in a circle, in an order of the sample's own, and every epoch takes up
+    where the one before stopped. So ``ceil(candidates / most)`` epochs in a row show each of them,
+    all are shown equally often in the long run, and which is a function of the arguments alone.
+
+    Returns:
+        Positions, in the order of the circle; all of them where there are no more than ``most``.
+    """
+    circle = generator(seed, sample_id, "candidates").permutation(candidates).tolist()
+    count = min(candidates, most)
+    return [circle[(epoch * count + n) % candidates] for n in range(count)]
+
+
+def choose(
+    key: Key,
+    features: Features,
+    odds: Mapping[str, float],
+    seed: int,
+    *,
+    epoch: int = 0,
+    most: int = MAX_SHOWN,
+) -> Item:
+    """Choose variant, references, their order and forms, a function of the arguments alone.
 
     The order is shuffled: otherwise the first phrase would own the first slot.
+
+    Args:
+        key: sample id and number in the stream.
+        features: of the sample, with all its candidates.
+        odds: of each form.
+        seed: of the run.
+        epoch: of the sample's source; says which candidates are shown (:func:`shown`).
+        most: references shown at most; Phantom trains with up to four.
     """
     random = generator(seed, *key, "form")
     variant = int(random.integers(features.video.shape[0]))
-    K = features.references.shape[1]
-    order = torch.from_numpy(random.permutation(K))
+    candidates = shown(key[0], epoch, features.references.shape[1], most, seed)
+    K = len(candidates)
+    order = torch.tensor(sorted(candidates), dtype=torch.int64)[
+        torch.from_numpy(random.permutation(K))
+    ]
     weights = torch.tensor([odds.get(form, 0.0) for form in FORMS], dtype=torch.float64)
     edges = (weights.cumsum(0) / weights.sum()).numpy()
     form = torch.from_numpy(edges.searchsorted(random.random(K), side="right")).clamp(
@@ -62,18 +105,33 @@ def choose(key: Key, features: Features, odds: Mapping[str, float], seed: int) -
         features.references[variant][order, form],
         features.image[variant][order, form],
         features.text,
+        *_renumbered(features, order),
     )
 
 
-def fixed(sample_id: str, features: Features, form: str) -> Item:
-    """The sample itself (variant 0), references in order and in one form; to measure by."""
+def _renumbered(features: Features, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Subjects numbered anew in the shuffled order: number 1 is not always the first phrase.
+
+    Words of a subject none of whose references is shown name none.
+    """
+    old = features.reference_subject[order].tolist()
+    known = [*features.reference_subject.tolist(), *features.text_subject.tolist(), 0]
+    table = torch.zeros(max(known) + 1, dtype=torch.long)
+    table[old] = torch.tensor(numbered(old), dtype=torch.long)
+    return table[features.text_subject], table[features.reference_subject[order]]
+
+
+def fixed(sample_id: str, features: Features, form: str, most: int = MAX_SHOWN) -> Item:
+    """The sample itself (variant 0), its first references, in order and in one form."""
     f = [*FORMS].index(form)  # type: ignore[arg-type]  # ValueError names an unknown form
+    first = torch.arange(min(most, features.references.shape[1]))
     return Item(
         sample_id,
         features.video[0],
-        features.references[0, :, f],
-        features.image[0, :, f],
+        features.references[0, first, f],
+        features.image[0, first, f],
         features.text,
+        *_renumbered(features, first),
     )
 
 
@@ -88,13 +146,25 @@ def collate(items: Sequence[Item]) -> Batch:
     text_mask = torch.zeros(B, L, dtype=torch.bool)
     references, image = torch.zeros(B, C, K, H, W), torch.zeros(B, K, N, Di)
     reference_mask = torch.zeros(B, K, dtype=torch.bool)
+    text_subject = torch.zeros(B, L, dtype=torch.long)
+    reference_subject = torch.zeros(B, K, dtype=torch.long)
     for b, item in enumerate(items):
         n, k = item.text.shape[0], item.references.shape[0]
         text[b, :n], text_mask[b, :n] = item.text, True
         references[b, :, :k] = item.references.transpose(0, 1)
         image[b, :k], reference_mask[b, :k] = item.image, True
+        text_subject[b, :n], reference_subject[b, :k] = item.text_subject, item.reference_subject
     return Batch(
         tuple(item.sample_id for item in items),
         torch.stack([item.video for item in items]),
-        Condition(text, text_mask, references, reference_mask, image, reference_mask.clone()),
+        Condition(
+            text,
+            text_mask,
+            references,
+            reference_mask,
+            image,
+            reference_mask.clone(),
+            text_subject,
+            reference_subject,
+        ),
     )

@@ -17,7 +17,9 @@ from torch import Tensor
 from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.base.shards import Sample
-from s2v.model.config import DataConfig
+from s2v.model import binding
+from s2v.model.config import DataConfig, ReferenceAugmentConfig
+from s2v.model.data import augment_references
 from s2v.model.data.augment import Change, change
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.reader import Clip, Pixels, Reader
@@ -27,7 +29,7 @@ from s2v.model.errors import ModelError
 from s2v.model.progress import Track, quiet
 
 MEMORY_BYTES: Final = 1 << 30
-_VERSION: Final = 1
+_VERSION: Final = 2  # 2: all references that a sample has; whose phrase a word belongs to
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,20 @@ class Features:
 
     Attributes:
         video: ``[V, C, T, H, W]`` latents, per variant.
-        references: ``[V, K, forms, C, H, W]`` latents; a form that could not be made repeats
-            the crop.
+        references: ``[V, K, forms, C, H, W]`` latents of all K candidates; a form that could not
+            be made repeats the crop.
         image: ``[V, K, forms, N, Di]`` image tokens.
         text: ``[L, Dt]`` text tokens.
+        text_subject: ``[L]`` the subject each token's phrase names, 0 for none.
+        reference_subject: ``[K]`` the subject each reference shows, from 1.
     """
 
     video: Tensor
     references: Tensor
     image: Tensor
     text: Tensor
+    text_subject: Tensor
+    reference_subject: Tensor
 
     @property
     def bytes(self) -> int:
@@ -65,8 +71,8 @@ class Encoders:
         """16 hex over the encoders and all that happens to pixels before them."""
         c = config
         made_by = [_VERSION, self.text.id, self.image.id, self.video.fingerprint]
-        window = [c.height, c.width, c.frames, c.fps, c.variants, c.max_references, c.pad]
-        moved = sorted(c.augment.model_dump().items())
+        window = [c.height, c.width, c.frames, c.fps, c.variants, c.max_references > 0, c.pad]
+        moved = [sorted(a.model_dump().items()) for a in (c.augment, c.augment_references)]
         return stable_hash([json.dumps([*made_by, *window, *moved])], 16)
 
     def reference(self, image: Pixels, config: DataConfig) -> tuple[Tensor, Tensor]:
@@ -77,11 +83,26 @@ class Encoders:
     def sample(self, clip: Clip, config: DataConfig) -> Features:
         """Encode one decoded sample in all its variants."""
         variants = [
-            self._variant(video, clip.references, change(config.augment, clip.sample.id, v), config)
+            self._variant(
+                video,
+                _changed(clip.references, config.augment_references, clip.sample.id, v),
+                change(config.augment, clip.sample.id, v),
+                config,
+            )
             for v, video in enumerate(clip.videos)
         ]
         video, references, image = (torch.stack(parts) for parts in zip(*variants, strict=True))
-        return Features(video, references, image, self.text.encode(clip.meta.caption))
+        caption, refs = clip.meta.caption, clip.meta.refs[: len(clip.references)]
+        text = self.text.encode(caption)
+        subjects = binding.numbered([r.identity_id or r.subject_id for r in refs])
+        return Features(
+            video,
+            references,
+            image,
+            text,
+            binding.text_subject(self.text, caption, [r.span for r in refs], subjects, len(text)),
+            torch.tensor(subjects, dtype=torch.long),
+        )
 
     def _variant(
         self,
@@ -104,6 +125,19 @@ class Encoders:
             return z, torch.zeros(*none, C, H, W), image
         latents = torch.stack([torch.stack([z for z, _ in row]) for row in coded])
         return z, latents, torch.stack([torch.stack([i for _, i in row]) for row in coded])
+
+
+def _changed(
+    references: Sequence[Reference], config: ReferenceAugmentConfig, sample_id: str, variant: int
+) -> list[Reference]:
+    """The references changed on their own, before clip and references change alike."""
+    return [
+        augment_references.apply(
+            reference,
+            augment_references.draw(config, sample_id, variant, k, flips=reference.flips),
+        )
+        for k, reference in enumerate(references)
+    ]
 
 
 def _moved(reference: Reference, move: Change) -> Reference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from s2v.datapipe.base import shards
 from s2v.datapipe.base.atomic import replacing
-from s2v.datapipe.base.shards import Sample, SampleMeta, ShardError
+from s2v.datapipe.base.shards import MAX_REFERENCES, Sample, SampleMeta, ShardError
 from s2v.model.config import DataConfig
 from s2v.model.data.decode import read_windows
 from s2v.model.data.index import windows
@@ -33,7 +34,7 @@ class Clip:
         sample: its row.
         meta: its JSON.
         videos: per variant its window, ``[F, H, W, 3]``; not yet augmented.
-        references: the crops with their masks.
+        references: the crops with their masks, all candidates of the sample, at most six.
     """
 
     sample: Sample
@@ -63,8 +64,12 @@ class Reader:
         where = f"{sample.folder / str(sample.row['shard'])}: sample {sample.id}"
         try:
             meta = sample.meta()
-            count = min(len(meta.refs), self.config.max_references)
-            images = [self._reference(sample, k, where) for k in range(count)]
+            # All candidates: which of them a step sees is drawn anew every epoch (collate.shown).
+            count = min(len(meta.refs), MAX_REFERENCES) if self.config.max_references else 0
+            images = [
+                replace(self._reference(sample, k, where), flips=_flips(meta.refs[k]))
+                for k in range(count)
+            ]
             return Clip(sample, meta, self._videos(sample, where), images)
         except (ShardError, ModelError) as error:
             raise ModelError(str(error)) from None
@@ -117,3 +122,9 @@ class Reader:
         c = self.config
         made_by = json.dumps([1, c.height, c.width, c.frames, c.fps, c.variants])
         return hashlib.sha256(made_by.encode() + hashlib.sha256(data).digest()).hexdigest()[:16]
+
+
+def _flips(said: shards.Reference) -> bool:
+    """Whether a mirrored image still shows the same subject; a person's face does not."""
+    human = said.class_ == "person" or said.category == "human"
+    return not human and said.scores.face_similarity is None

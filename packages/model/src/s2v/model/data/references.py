@@ -26,11 +26,19 @@ PAD: Final = {"white": 255, "grey": 128, "black": 0}
 
 @dataclass(frozen=True)
 class Reference:
-    """A decoded reference: ``crop [h, w, 3]``, ``mask [h, w]`` or None, its name in errors."""
+    """A decoded reference.
+
+    Attributes:
+        crop: ``[h, w, 3]``.
+        mask: ``[h, w]`` or None.
+        where: its name in errors.
+        flips: False for persons and faces, which are never mirrored on their own.
+    """
 
     crop: Pixels
     mask: Mask | None
     where: str
+    flips: bool = True
 
 
 def decode_image(data: bytes, where: str) -> Pixels:
@@ -84,6 +92,9 @@ def forms(reference: Reference) -> dict[Form, Pixels]:
 def fit_and_pad(image: Pixels, size: tuple[int, int], pad: str) -> Pixels:
     """Scale to fit inside ``(H, W)`` keeping the aspect (Lanczos), centre, pad.
 
+    The release's arithmetic to the pixel: the free side is cut down, not rounded, and an odd
+    margin has its larger half below or on the right.
+
     Args:
         image: ``[h, w, 3]``.
         size: ``(H, W)``.
@@ -91,8 +102,9 @@ def fit_and_pad(image: Pixels, size: tuple[int, int], pad: str) -> Pixels:
     """
     H, W = size
     h, w = image.shape[:2]
-    scale = min(H / h, W / w)
-    to = (min(W, max(1, round(w * scale))), min(H, max(1, round(h * scale))))
+    ratio = w / h
+    to = (W, int(W / ratio)) if ratio > W / H else (int(H * ratio), H)
+    to = (max(1, to[0]), max(1, to[1]))  # a sliver is kept; the release fails on it
     scaled = np.asarray(Image.fromarray(image).resize(to, Image.Resampling.LANCZOS))
     out = np.full((H, W, 3), PAD[pad], np.uint8)
     top, left = (H - to[1]) // 2, (W - to[0]) // 2

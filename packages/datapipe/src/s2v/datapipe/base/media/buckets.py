@@ -2,7 +2,7 @@
 
 A video VAE folds time by 4 or 8 and keeps the first frame apart, so it wants 4k+1 or 8k+1
 frames; a batch wants one size. A clip is scaled to cover its bucket and what sticks out is cut
-away on both sides alike.
+away: on both sides alike, unless that would cut into what is to be kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Fit:
 
     Attributes:
         cover: width and height it is scaled to, even, nowhere smaller than ``size``.
-        size: width and height of the bucket, cut from its middle.
+        size: width and height of the bucket, cut from it.
     """
 
     cover: tuple[int, int]
@@ -53,6 +53,38 @@ def fit(width: int, height: int, buckets: Sequence[Bucket], max_enlarge: float) 
     (_, _, (high, wide)), scale = best
     cover = (_even(width * scale, wide), _even(height * scale, high))
     return Fit(cover, (wide, high))
+
+
+def corner(
+    cover: tuple[int, int], size: tuple[int, int], keep: Sequence[float] | None = None
+) -> tuple[int, int]:
+    """Where ``size`` is cut from ``cover``: the middle, moved no further than ``keep`` asks.
+
+    Args:
+        cover, size: width and height.
+        keep: ``x0, y0, x1, y1`` of what should stay inside, as shares of the picture. Of what is
+            too wide to stay whole the middle is kept.
+
+    Returns:
+        Left and top in even pixels.
+    """
+    spans = (None, None) if keep is None else ((keep[0], keep[2]), (keep[1], keep[3]))
+    x, y = (_begin(*sides) for sides in zip(cover, size, spans, strict=True))
+    return x, y
+
+
+def _begin(whole: int, part: int, keep: tuple[float, float] | None) -> int:
+    begin = (whole - part) // 4 * 2
+    if keep is None or whole == part:
+        return begin
+    low, high = (min(max(edge, 0.0), 1.0) * whole for edge in keep)
+    fits = high - low <= part
+    wanted = min(max(begin, high - part), low) if fits else (low + high - part) / 2
+    if wanted > begin:
+        begin = 2 * math.ceil(wanted / 2)
+    elif wanted < begin:
+        begin = 2 * math.floor(wanted / 2)
+    return min(max(begin, 0), (whole - part) // 2 * 2)
 
 
 def _even(value: float, least: int) -> int:

@@ -19,10 +19,10 @@ from s2v.datapipe.base.media.encode import (
     SCALE_FLAGS,
     CutResult,
     Shape,
+    cut_out,
     encoding,
     frame_rate,
     local,
-    middle,
     verify,
     written,
 )
@@ -42,6 +42,7 @@ def cut_clip(
     dst: str | PathLike[str],
     *,
     crop: Sequence[float] | None = None,
+    keep: Sequence[float] | None = None,
     short_side: int = 480,
     fps: Fraction | float | None = None,
     crf: int = 23,
@@ -60,6 +61,7 @@ def cut_clip(
         dst: file to write; it appears whole or not at all.
         crop: the part of the picture to keep, ``x0, y0, x1, y1`` in even pixels of the displayed
             frame (after rotation and sample aspect ratio), as :func:`frames_at` gives it.
+        keep: what a bucket should not cut into, ``x0, y0, x1, y1`` as shares of that part.
         short_side: pixels of the shorter side of that part; smaller films are not enlarged.
         fps: output rate; None keeps the source's average rate.
         crf, preset: of x264.
@@ -76,7 +78,15 @@ def cut_clip(
     """
     facts = source or probe(src)
     order = ordered(
-        src, start_us, end_us, facts, crop=crop, short_side=short_side, fps=fps, shape=shape
+        src,
+        start_us,
+        end_us,
+        facts,
+        crop=crop,
+        keep=keep,
+        short_side=short_side,
+        fps=fps,
+        shape=shape,
     )
     options = order.options(crf, preset)
     limit_s = timeout_s or order.limit_s
@@ -98,6 +108,7 @@ def ordered(
     facts: VideoProbe,
     *,
     crop: Sequence[float] | None,
+    keep: Sequence[float] | None,
     short_side: int,
     fps: Fraction | float | None,
     shape: Shape,
@@ -115,7 +126,7 @@ def ordered(
     across, down = (part[2] - part[0], part[3] - part[1]) if part else (facts.width, facts.height)
     cover, size = shape.sizes(src, across, down, short_side)
     frames = trimmed(expected, shape.frame_step)
-    return Order(Path(src), facts, start_us, end_us, rate, frames, size, part, cover)
+    return Order(Path(src), facts, start_us, end_us, rate, frames, size, part, cover, keep)
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,7 @@ class Order:
     size: tuple[int, int]
     crop: tuple[int, int, int, int] | None
     cover: tuple[int, int]  # what the picture is scaled to, before ``size`` is cut from it
+    keep: Sequence[float] | None = None
 
     @property
     def limit_s(self) -> float:
@@ -160,7 +172,7 @@ class Order:
         video = _cropped(video, self).filter(
             "scale", *self.cover, flags=SCALE_FLAGS, out_range="tv"
         )
-        return middle(video, self.cover, self.size).filter("setsar", 1)
+        return cut_out(video, self.cover, self.size, self.keep).filter("setsar", 1)
 
     def verified(self, temporary: Path, dst: str | PathLike[str]) -> CutResult:
         """Decode what was written and hold it to this order."""

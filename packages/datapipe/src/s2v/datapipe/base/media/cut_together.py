@@ -36,13 +36,14 @@ class Span:
     Attributes:
         start_us, end_us: microseconds from the first frame of the film.
         dst: file to write.
-        crop: the part of the picture to keep, as for ``cut_clip``.
+        crop, keep: as for ``cut_clip``.
     """
 
     start_us: int
     end_us: int
     dst: Path
     crop: Sequence[float] | None = None
+    keep: Sequence[float] | None = None
 
 
 def together(src: str | PathLike[str], spans: Sequence[Span]) -> list[list[Span]]:
@@ -103,7 +104,8 @@ def cut_together(
     facts = source or probe(src)
     asked: dict[str, Any] = {"short_side": short_side, "fps": fps, "shape": shape}
     orders = [
-        ordered(src, one.start_us, one.end_us, facts, crop=one.crop, **asked) for one in spans
+        ordered(src, one.start_us, one.end_us, facts, crop=one.crop, keep=one.keep, **asked)
+        for one in spans
     ]
     with ExitStack() as stack:
         targets = [stack.enter_context(written(one.dst, src)) for one in spans]

@@ -7,7 +7,7 @@ bytes. Every file written is decoded again and its frames counted before it gets
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from s2v.datapipe.base.atomic import replacing, sha256_file
-from s2v.datapipe.base.media.buckets import Bucket, fit
+from s2v.datapipe.base.media.buckets import Bucket, corner, fit
 from s2v.datapipe.base.media.container import decoded, open_video
 from s2v.datapipe.base.media.errors import MediaError, MediaErrorKind, from_os_error
 
@@ -106,10 +106,16 @@ class Shape:
     max_enlarge: float = 1.0
     frame_step: int = 1
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Shape:
+        """From plain data, as it travels between processes."""
+        buckets = tuple((int(height), int(width)) for height, width in plain["buckets"])
+        return cls(**{**plain, "buckets": buckets})
+
     def sizes(
         self, src: str | PathLike[str], width: int, height: int, short_side: int
     ) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Width and height to scale to, and those to cut from its middle.
+        """Width and height to scale to, and those to cut from it.
 
         Raises:
             MediaError: ``unsupported`` where the picture is too small for every bucket.
@@ -131,11 +137,13 @@ class Shape:
 AS_IT_IS: Final = Shape()
 
 
-def middle(stream: Any, cover: tuple[int, int], size: tuple[int, int]) -> Any:
-    """Cut ``size`` from the middle of a stream of ``cover``, at even pixels."""
+def cut_out(
+    stream: Any, cover: tuple[int, int], size: tuple[int, int], keep: Sequence[float] | None
+) -> Any:
+    """Cut ``size`` from a stream of ``cover``; :func:`.buckets.corner` says where."""
     if cover == size:
         return stream
-    x, y = ((a - b) // 4 * 2 for a, b in zip(cover, size, strict=True))
+    x, y = corner(cover, size, keep)
     return stream.filter("crop", *size, x, y, exact=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from os import PathLike
 from typing import Final, Literal
@@ -15,10 +16,10 @@ from s2v.datapipe.base.media.encode import (
     SCALE_FLAGS,
     CutResult,
     Shape,
+    cut_out,
     encoding,
     even_size,
     frame_rate,
-    middle,
     verify,
     written,
 )
@@ -100,6 +101,7 @@ def still_clip(
     crf: int = 23,
     preset: str = "medium",
     shape: Shape = AS_IT_IS,
+    keep: Sequence[float] | None = None,
     timeout_s: float = 120.0,
 ) -> CutResult:
     """A photograph as a video of one frame: the target of an image sample (Phantom, section 3.1).
@@ -111,6 +113,7 @@ def still_clip(
         fps: rate of the track, which one frame does not have; None writes 24.
         crf, preset: of x264.
         shape: buckets of size; one frame is of every length's form.
+        keep: as for :func:`s2v.datapipe.base.media.cut.cut_clip`.
         timeout_s: wall clock.
 
     Raises:
@@ -125,7 +128,7 @@ def still_clip(
         "pipe:0", f="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=str(rate)
     )
     video = source.filter("scale", *cover, flags=SCALE_FLAGS, out_range="tv")
-    video = middle(video, cover, size).filter("setsar", 1)
+    video = cut_out(video, cover, size, keep).filter("setsar", 1)
     with written(dst, name) as temporary:
         options = encoding(crf, preset, **{"frames:v": 1, "r": str(rate)})
         ffmpeg.run(

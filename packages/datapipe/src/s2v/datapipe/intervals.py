@@ -1,6 +1,7 @@
 """Exact limits of a share: Clopper and Pearson 1934, for any (also broken) number of trials.
 
-Written out because the pipeline does not depend on SciPy; a test compares with it.
+Written out because the pipeline does not depend on SciPy; a test compares with it. Calibration and
+audit stand on it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 _TINY: Final = 1e-300
+_NONE: Final = 1e-12  # hits or misses, when sums of weights are rounded
 _STEPS: Final = 500  # of the continued fraction; it needs far fewer for shares of real samples
 
 
@@ -30,9 +32,23 @@ def clopper_pearson(hits: float, trials: float, confidence: float = 0.95) -> tup
     if trials <= 0 or not -1e-9 <= hits <= trials + 1e-9:
         raise ValueError(f"{hits} hits of {trials} trials")
     tail = (1 - confidence) / 2
-    low = 0.0 if hits <= 0 else beta_quantile(tail, hits, trials - hits + 1)
-    high = 1.0 if hits >= trials else beta_quantile(1 - tail, hits + 1, trials - hits)
+    misses = trials - hits
+    low = 0.0 if hits <= _NONE else beta_quantile(tail, hits, misses + 1)
+    high = 1.0 if misses <= _NONE else beta_quantile(1 - tail, hits + 1, misses)
     return low, high
+
+
+def fewest_without_error(wanted: float, confidence: float = 0.95) -> int:
+    """How many right pairs, none wrong, put the lower end of the interval at ``wanted``.
+
+    Fewer than these cannot support a bound whatever they say.
+
+    Raises:
+        ValueError: ``wanted`` does not lie between 0 and 1.
+    """
+    if not 0 < wanted < 1:
+        raise ValueError(f"a wanted share of {wanted}: it lies between 0 and 1")
+    return math.ceil(math.log((1 - confidence) / 2) / math.log(wanted) - 1e-9)
 
 
 def rule_of_three(trials: float) -> float:

@@ -1,0 +1,285 @@
+"""Tensors of a file into a network, one by one.
+
+The network is built with parameters that have shapes and no memory; each is replaced by the
+tensor mapped from the file. Without a change of type nothing is copied: a 14B network in float32
+takes the pages of its file and no more. What does not fit is an error that lists it; the
+release's own loader passes over it in silence.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from s2v.model.checkpoints import identify as ident
+from s2v.model.checkpoints.identify import Identity
+from s2v.model.checkpoints.keymaps import WAN_DIFFUSERS, Piece
+from s2v.model.checkpoints.weights import Weights, groups, of_group, open_weights
+from s2v.model.errors import ModelError
+from s2v.model.wan import WanModel
+from s2v.model.wan_config import WanConfig
+
+_SHOWN: Final = 4  # names per kind of fault; the rest is counted
+_FLOATS: Final = {"float32", "float16", "bfloat16", "float64"}
+_BUILDING: Final = threading.Lock()
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Parameters made inside have shapes and no memory; buffers are made as ever.
+
+    ``torch.device("meta")`` would empty buffers too, which no checkpoint fills again. One thread
+    at a time: the hook is torch's own registration of parameters.
+    """
+    register = nn.Module.register_parameter
+
+    def emptied(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:  # one that is shared stays the same one
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        register(self, name, param)
+
+    with _BUILDING:
+        nn.Module.register_parameter = emptied  # type: ignore[method-assign]  # put back below
+        try:
+            yield
+        finally:
+            nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def find(path: Path, kind: str) -> tuple[Weights, Identity]:
+    """The weights of one kind at ``path``: a file, an index of shards, or a folder.
+
+    Args:
+        path: a folder may be a diffusers one (its ``transformer``, ``vae``, ``text_encoder`` or
+            ``image_encoder`` is taken), or hold several models (those of this kind are meant).
+        kind: of :class:`Identity`.
+
+    Raises:
+        ModelError: nothing there, something else, or several of the kind.
+    """
+    if not path.exists():
+        raise ModelError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        weights = open_weights(path)
+        identity = ident.identify(weights)
+        if identity.kind != kind:
+            raise ModelError(f"{path}: {identity.model}, not {_WANTED[kind]}")
+        return weights, identity
+    inner = path / _COMPONENT.get(kind, "")
+    if _COMPONENT.get(kind) and inner.is_dir() and groups(inner):
+        path = inner
+    found, faults = [], []
+    for group in groups(path):
+        try:
+            weights = of_group(group)
+        except ModelError as error:  # of no interest where what is meant lies beside it
+            faults.append(error)
+        else:
+            found.append((weights, ident.identify(weights)))
+    good = [(w, i) for w, i in found if i.kind == kind]
+    if len(good) == 1:
+        return good[0]
+    if good:
+        names = ", ".join(w.path.name for w, _ in good)
+        raise ModelError(
+            f"{path}: holds {len(good)} of {_WANTED[kind]} ({names}); name one of them"
+        )
+    if faults:
+        raise faults[0]
+    there = ", ".join(f"{w.path.name}: {i.model}" for w, i in found) or "no weights"
+    raise ModelError(f"{path}: holds {there}, but not {_WANTED[kind]}")
+
+
+_WANTED: Final = {
+    ident.WAN: "a Wan2.1 or Phantom-Wan network", ident.UMT5: "an umT5 encoder",
+    ident.VAE: "Wan's VAE", ident.CLIP: "a CLIP vision tower", ident.LORA: "a LoRA",
+    ident.MMDIT: "an MMDiT of this trainer",
+}  # fmt: skip
+_COMPONENT: Final = {
+    ident.WAN: "transformer", ident.UMT5: "text_encoder", ident.VAE: "vae",
+    ident.CLIP: "image_encoder",
+}  # fmt: skip
+
+
+def load_wan(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    heads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    missing: Sequence[str] = (),
+    unexpected: Sequence[str] = (),
+) -> WanModel:
+    """A Wan2.1 or Phantom-Wan network from any of its layouts.
+
+    Args:
+        path: ``.pth``, ``.safetensors``, an index of shards, or a folder of them.
+        dtype: floating type of the parameters; as stored without it, and then nothing is copied.
+        heads: needed only where the width is no multiple of 128 and nothing else tells.
+        options: what a file cannot say: ``rope_precision``, ``reference_position`` and the like.
+            ``image_width`` adds the branch for image tokens to weights that lack it; it starts
+            with no effect.
+        missing: patterns of parameters that the file may lack, as ``blocks.*.norm3.*``. They
+            start as in a fresh network.
+        unexpected: patterns of tensors in the file to pass over.
+
+    Raises:
+        ModelError: the file is broken or another model's, or does not fit.
+    """
+    weights, identity = find(Path(path), ident.WAN)
+    told = dict(options or {})
+    config = ident.wan_config(weights, identity, heads)
+    adds_image = config.image_width is None and told.get("image_width") is not None
+    config = WanConfig(**{**config.model_dump(), **told})
+    with without_memory():
+        model = WanModel(config)
+    allowed = (*missing, *(_IMAGE_BRANCH if adds_image else ()))
+    left = assign(
+        model, weights, wan_pieces(weights, identity), dtype=dtype, missing=allowed,
+        unexpected=unexpected,
+    )  # fmt: skip
+    _fill(model, left, config, dtype)
+    return model
+
+
+_IMAGE_BRANCH: Final = ("img_emb.*", "blocks.*.cross_attn.*_img.*")
+
+
+def wan_pieces(weights: Weights, identity: Identity) -> dict[str, Piece]:
+    """Original name -> where it comes from; names that no layout knows keep their own."""
+    pieces = {}
+    for name in weights.entries:
+        bare = name.removeprefix(identity.prefix)
+        if identity.layout == "diffusers":
+            if ".norm_added_q." in bare:  # older folders store it; nothing uses it
+                continue
+            bare = WAN_DIFFUSERS.back(bare) or bare
+        pieces[bare] = Piece(name)
+    return pieces
+
+
+def assign(
+    model: nn.Module,
+    weights: Weights,
+    pieces: Mapping[str, Piece],
+    *,
+    dtype: torch.dtype | None = None,
+    missing: Sequence[str] = (),
+    unexpected: Sequence[str] = (),
+    optional: Callable[[str], bool] = lambda name: False,
+) -> list[str]:
+    """Replace the parameters (and stored buffers) of ``model`` by tensors of the file.
+
+    Args:
+        model: built inside :func:`without_memory`.
+        weights: the file.
+        pieces: the model's names -> where each comes from.
+        dtype: floating type to convert to.
+        missing: patterns of the model's names that may stay as they are.
+        unexpected: patterns of names in ``pieces`` that may be left over.
+        optional: names of the model that are never missed.
+
+    Returns:
+        Names that stayed as they were.
+
+    Raises:
+        ModelError: anything else is missing, left over or of another shape; all are counted.
+    """
+    targets = {name: tuple(t.shape) for name, t in model.state_dict(keep_vars=True).items()}
+    shapes = {name: _shape(weights, piece) for name, piece in pieces.items()}
+    left = [n for n in targets if n not in pieces]
+    faults = {
+        "missing": [n for n in left if not _matches(n, missing) and not optional(n)],
+        "unexpected": [n for n in pieces if n not in targets and not _matches(n, unexpected)],
+        "of another shape": [
+            f"{n} {_by(shapes[n])} for {_by(targets[n])}"
+            for n in pieces
+            if n in targets and shapes[n] != targets[n]
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{len(v)} {k}: {_listed(v)}" for k, v in faults.items() if v)
+        raise ModelError(
+            f"{weights.path}: does not fit {type(model).__name__}: {told}; "
+            "give the checkpoint of this network, or list the names if this is meant"
+        )
+    made: dict[int, nn.Parameter] = {}
+    for name in targets:
+        if name in pieces:
+            _set(model, name, _converted(weights, pieces[name], dtype), made)
+    return left
+
+
+def _shape(weights: Weights, piece: Piece) -> tuple[int, ...]:
+    shape = weights.entries[piece.source].shape
+    return tuple(piece.take(torch.empty(shape, device="meta")).shape)
+
+
+def _converted(weights: Weights, piece: Piece, dtype: torch.dtype | None) -> Tensor:
+    stored = weights.entries[piece.source].dtype
+    if stored.startswith("float8") or (stored not in _FLOATS and dtype is not None):
+        raise ModelError(
+            f"{weights.path}: {piece.source} is stored as {stored}; "
+            "give bf16, fp16 or fp32 weights of the same model"
+        )
+    tensor = piece.take(weights.read(piece.source))
+    return tensor.contiguous() if dtype is None else tensor.to(dtype).contiguous()
+
+
+def _set(model: nn.Module, name: str, tensor: Tensor, made: dict[int, nn.Parameter]) -> None:
+    place, _, leaf = name.rpartition(".")
+    module = model.get_submodule(place)
+    old = getattr(module, leaf)
+    if isinstance(old, nn.Parameter):  # tied parameters stay tied
+        known = made.get(id(old))
+        new = known if known is not None else nn.Parameter(tensor, old.requires_grad)
+        made[id(old)] = new
+        module._parameters[leaf] = new
+    else:
+        module._buffers[leaf] = tensor
+
+
+@torch.no_grad()
+def _fill(
+    model: WanModel, names: Sequence[str], config: WanConfig, dtype: torch.dtype | None
+) -> None:
+    """Give parameters that the file lacks the values of a fresh network.
+
+    The image branch of a network that never had one adds nothing at first: its values are zero.
+    """
+    if not names:
+        return
+    random = torch.Generator().manual_seed(0)
+    kept = set(names)
+    like = dtype or next(p.dtype for n, p in model.named_parameters() if n not in kept)
+    made: dict[int, nn.Parameter] = {}
+    for name in names:
+        tensor = torch.zeros(model.get_parameter(name).shape)
+        if name.endswith("modulation"):
+            tensor = tensor.normal_(std=config.width**-0.5, generator=random)
+        elif name.endswith("weight") and ".v_img." not in name and not name.startswith("head."):
+            if tensor.dim() == 1:
+                tensor = torch.ones_like(tensor)
+            else:
+                nn.init.xavier_uniform_(tensor.flatten(1), generator=random)
+        _set(model, name, tensor.to(like), made)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(sorted(names)[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
