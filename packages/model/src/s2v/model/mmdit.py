@@ -93,7 +93,9 @@ class MMDiT(nn.Module):
         nn.init.normal_(self.kind, std=0.02)
         nn.init.zeros_(self.head.weight)
         if self.config.subject_ids:
-            nn.init.normal_(self.subject.weight, std=0.02)
+            # As large as the tokens they join: fifty times smaller, words and references were
+            # not matched in 1400 steps of a task that takes 800 so.
+            nn.init.normal_(self.subject.weight, std=1.0)
             nn.init.zeros_(self.subject.weight[0])
 
     def forward(self, latents: Tensor, t: Tensor, condition: Condition) -> Tensor:
