@@ -79,8 +79,8 @@ demo-long: assets ## the same with a longer training, for samples worth looking 
 	@$(BIN)/python jobs/demo.py --long $(ARGS)
 
 .PHONY: test
-test: lint assets ## lint, then all tests but the long proofs
-	@$(BIN)/python -m pytest $(ARGS)
+test: lint assets ## lint, then all tests but the long proofs, in two processes side by side
+	@$(BIN)/python tests/lanes.py $(ARGS)
 
 .PHONY: prove
 prove: assets ## the long proofs; their results go to docs/
@@ -97,15 +97,19 @@ bench-shards: install ## write and read shards beside webdataset and Ray: docs/s
 .PHONY: bench-characters
 bench-characters: install ## bounds of the film's characters, from labels: docs/calibration.md
 	@$(BIN)/python tests/benchmarks/bench_characters.py --check $(ARGS)
+
 .PHONY: bench-select
 bench-select: install ## selecting again after a changed threshold, up to a million subjects: docs/pairs.md
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_select.py --write $(ARGS)
+
 .PHONY: bench-model
 bench-model: install ## a training step of both networks beside diffusers': docs/benchmarks.md
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_model.py --write $(ARGS)
+
 .PHONY: bench-face-pairs
 bench-face-pairs: assets ## every pair of people among the sample media: docs/audit.md
 	@$(BIN)/python tests/benchmarks/bench_face_pairs.py
+
 .PHONY: bench-retrieval
 bench-retrieval: install ## exact, inverted lists and HNSW side by side: docs/scale.md
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_retrieval.py $(ARGS)
@@ -123,7 +127,7 @@ lint: install ## ruff, mypy and the lock's check; changes nothing
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/mypy tools jobs tests/conftest.py tests/house tests/infra tests/vllm
+	@$(BIN)/mypy tools jobs tests/conftest.py tests/lanes.py tests/house tests/infra tests/vllm
 	@.tools/bin/python tools/lock.py check
 
 .PHONY: format

@@ -11,9 +11,8 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
     from tiny_server import TinyServer
 
 HIDDEN = ("ffmpeg", "ffprobe")
-# Minutes that `make test` may take on two quiet cores, by folder under tests/; the rest shares
-# "jobs". A fixture of the session is booked on the test that first asks for it.
+# Minutes that the tests of a folder under tests/ may take on two quiet cores, where lanes.py runs
+# two tests at a time; the rest shares "jobs". A fixture of the session is booked on the test that
+# first asks for it.
 SHARES = {
     "datapipe": 5,
     "model": 1,
@@ -35,8 +35,12 @@ SHARES = {
     "production": 3,
     "jobs": 7,
 }
-# Jobs whose time is that of the production models and of their own vLLM.
-PRODUCTION = {"test_production_profile.py", "test_served_run.py"}
+# Files whose time is that of the production models, or of a vLLM, and not of their folder.
+ELSEWHERE = {
+    "jobs/test_production_profile.py": "production",
+    "jobs/test_served_run.py": "production",
+    "datapipe/test_vlm_real.py": "vllm",
+}
 
 
 def path_without(programs: tuple[str, ...], path: str, scratch: Path) -> str:
@@ -96,21 +100,15 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyServer
         yield server
 
 
-def _area(item: pytest.Item) -> str:
-    if item.path.name in PRODUCTION:
-        return "production"
-    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+def _area(node: str) -> str:
+    file = node.partition("::")[0].removeprefix("tests/")
+    folder = ELSEWHERE.get(file, file.partition("/")[0])
     return folder if folder in SHARES else "jobs"
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Book each test's wall time, fixtures included, on its folder's share."""
-    start = time.monotonic()
-    try:
-        return (yield)
-    finally:
-        _spent[_area(item)] += time.monotonic() - start
+    _spent[_area(report.nodeid)] += report.duration
 
 
 def _skipped(reporter: TerminalReporter) -> list[object]:
@@ -121,6 +119,8 @@ def _skipped(reporter: TerminalReporter) -> list[object]:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail where skips are refused and a test was skipped: what did not run has not passed."""
+    if hasattr(session.config, "workerinput"):
+        return  # lanes.py: the first process is told of the skips
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     refuse = os.environ.get("S2V_NO_SKIPS") == "1"
     if reporter and refuse and _skipped(reporter) and exitstatus == pytest.ExitCode.OK:

@@ -108,10 +108,12 @@ def all_pairs(gallery: Gallery) -> int:
     }
     wrong = sum(row["accepted"] for row in different)
     if not wrong:
+        named = len({name for pair in people for name in pair})
         print(
             f"\nNo false accept in {len(different)} pairs of different people: 3/N = "
-            f"{rule_of_three(len(different)):.3f}. They are {len(people)} pairs of persons, which "
-            f"are what is independent: 3/N = {rule_of_three(len(people)):.3f}."
+            f"{rule_of_three(len(different)):.3f}. They are {len(people)} pairs of persons: 3/N = "
+            f"{rule_of_three(len(people)):.3f}. And these are of {named} persons, of which "
+            f"{named // 2} pairs share nobody: 3/N = {rule_of_three(named // 2):.2f}."
         )
     return wrong
 

@@ -177,6 +177,19 @@ def test_enough_labels_support_a_bound_and_copies_push_the_upper_one_down() -> N
     assert made.region.copies_refused.estimate == 1
 
 
+def test_the_upper_bound_is_not_raised_by_labels_without_a_near_copy() -> None:
+    whole = pool([0.5] * 40 + [0.85] * 60 + [0.95] * 30)
+    of = {c.key: "same" if c.score > 0.8 else "different" for c in whole.candidates}
+    made = propose(judge(whole, of), whole.sizes, Wanted(), 0.93)
+    assert made.region is not None
+    assert (made.region.upper, made.upper_free) == (0.93, True)
+    copy = candidate(999, 0.97, ("min_gap",))
+    more = Pool(BOUND, (*whole.candidates, copy))
+    made = propose(judge(more, {**of, copy.key: "near copy"}), more.sizes, Wanted(), 0.93)
+    assert made.region is not None
+    assert 0.95 < made.region.upper <= 0.97
+
+
 def test_near_copies_that_another_rule_refuses_do_not_count_against_the_bounds() -> None:
     population = (*(candidate(n, 0.85) for n in range(50)), candidate(99, 0.86, ("min_gap",)))
     of = {c.key: "near copy" if c.guards else "same" for c in population}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import canary
 import engine_stages
 import pytest
 from engine_stages import (
@@ -17,6 +18,7 @@ from engine_stages import (
     clip,
     item,
 )
+from vlm_double import double, reads_the_code
 
 from s2v.datapipe.engine.execute import UnitFailedError, execute, start_ray
 from s2v.datapipe.engine.pools import Need
@@ -120,3 +122,16 @@ def test_a_fault_in_the_first_pool_stops_the_run_with_its_reason(tmp_path: Path)
     after = StageRun(AfterStage(), "f", Need(cpus=0.5, served=True))
     with pytest.raises(UnitFailedError, match="no such library"):
         list(execute(tmp_path, [faulty, after], units(1), mode="stream"))
+
+
+@pytest.mark.timeout(240)
+def test_every_caption_is_its_own_clips_through_actors_of_ray(tmp_path: Path) -> None:
+    film = canary.make_film(tmp_path / "codes.mp4")
+    run = tmp_path / "run"
+    run.mkdir()
+    with double(reads_the_code(6, trouble=0.3)) as server:
+        stages = canary.stages(canary.served(server.url))
+        reports = list(execute(run, stages, canary.units(film)))
+    assert len({report["unit"] for report in reports}) == canary.UNITS
+    assert canary.strayed(canary.captions(run)) == []
+    assert len(server.requests) > len(canary.CODES)

@@ -1,8 +1,7 @@
-"""Phantom-Data's files: what becomes of every row, from which frame references are cut."""
+"""Phantom-Data's rows: what becomes of every one, from which frame references are cut."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -18,68 +17,20 @@ from foreign_files import (
     phantom_pairs,
     quarantined,
     reference,
-    target,
 )
-from PIL import Image
+from phantom_import import BIG, BOX, CAPTION, GONE, A, B, by_type, films, good, picture, row, run
 from written_run import hashes
 
-from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.datapipe.cli import main
-from s2v.datapipe.interop.errors import InteropError
 from s2v.datapipe.interop.ledger import Ledger
 from s2v.datapipe.interop.phantom_data import PhantomData
 from s2v.datapipe.interop.settings import ImportSettings
-from s2v.datapipe.interop.videos import Videos
-from s2v.datapipe.interop.writing import ShardWriter
 from s2v.datapipe.write.verify import verify_shards
-
-A, B, BIG, GONE = "a1b2_0.0_2.0", "a1b2_10.5_12.5", "c3d4_1.0_3.0", "e5f6_0.0_2.0"
-CAPTION = "A woman in a red coat walks past a shop, and a dog follows her."
-BOX = (40, 20, 100, 80)
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("koala")
-    film(folder / f"{A}.mp4", box=BOX)
-    film(folder / "deep" / f"{B}.mp4", box=BOX)
-    # Larger than the 768 pixels that boxes were measured on.
-    film(folder / f"{BIG}.mp4", frames=8, size=(1152, 648), box=(300, 150, 600, 450), fps=4)
-    return folder
-
-
-def run(pairs: Path, videos: Path, out: Path, **settings: Any) -> dict[str, Any]:
-    chosen = ImportSettings(**settings)
-    ledger = Ledger()
-    dataset = PhantomData(pairs, None, chosen)
-    writer = ShardWriter(out, Videos(videos), chosen, ledger, quiet=True)
-    written = writer.write(dataset.samples(ledger))
-    return {**ledger.write(out, {}), "written": written}
-
-
-def by_type(out: Path, pair_type: str) -> Sample:
-    (found,) = [s for s in ShardIndex.open(out / "shards") if s.row["pair_type"] == pair_type]
-    return found
-
-
-def picture(sample: Sample, member: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(sample.read(member, verify=True))))
-
-
-def row(vid: str, pairs: Any, caption: str = CAPTION) -> dict[str, Any]:
-    return {"vid": vid, "caption": caption, "pairs": pairs}
-
-
-def good(vid: str = A, other: str = B) -> dict[str, Any]:
-    return row(
-        vid,
-        {
-            "A woman in a red coat": {
-                "obj_from_tgt_video": [target(vid, "0.05", BOX)],
-                "refer_result": [[reference(other, "0.5", BOX)]],
-            }
-        },
-    )
+    return films(tmp_path_factory.mktemp("koala"))
 
 
 def test_a_reference_is_cut_from_the_frame_and_box_that_the_row_names(
@@ -290,135 +241,3 @@ def test_parts_hold_every_row_once_and_no_long_video_twice(tmp_path: Path) -> No
     films = [{vid.split("_")[0] for vid in part} for part in seen]
     assert sum(map(len, films)) == 20
     assert min(map(len, films)) > 0
-
-
-def drop_column(path: Path) -> None:
-    pq.write_table(pa.table({"video_id": [A], "video_caption": ["x"]}), path)
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def other_bytes(path: Path) -> None:
-    path.write_bytes(b"vid,video_caption\n")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (drop_column, "p.parquet: has no column 'cross_pair'; it has video_id, video_caption"),
-        (cut_short, "p.parquet: cannot be read as Parquet"),
-        (other_bytes, "p.parquet: cannot be read as Parquet"),
-        (Path.unlink, "p.parquet: no such file"),
-    ],
-)
-def test_a_file_of_another_kind_is_one_line_that_names_it(
-    tmp_path: Path, videos: Path, damage: Any, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = phantom_pairs(tmp_path / "p.parquet", [good()])
-    damage(file)
-    code = main(
-        ["import", "phantom-data", "--pairs", str(file), "--videos", str(videos), "--out",
-         str(tmp_path / "out"), "--quiet"]
-    )  # fmt: skip
-    error = capsys.readouterr().err
-    assert code == 1
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_an_import_of_nothing_fails_and_leaves_an_earlier_one_alone(
-    tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    run(phantom_pairs(tmp_path / "p.parquet", [good()]), videos, out)
-    before = hashes(out / "shards")
-    bad = phantom_pairs(tmp_path / "bad.parquet", [good(GONE)])
-    arguments = ["--pairs", str(bad), "--videos", str(videos), "--out", str(out), "--quiet"]
-    assert main(["import", "phantom-data", *arguments]) == 1
-    assert "no sample could be made: {'video not found': 1}" in capsys.readouterr().err
-    assert hashes(out / "shards") == before
-
-
-def test_videos_may_be_named_by_a_table(tmp_path: Path, videos: Path) -> None:
-    table = tmp_path / "files.csv"
-    found = {vid: next(videos.rglob(f"{vid}.mp4")) for vid in (A, B)}
-    table.write_text("name,file\n" + "".join(f"{vid},{path}\n" for vid, path in found.items()))
-    file = phantom_pairs(tmp_path / "p.parquet", [good()])
-    assert run(file, table, tmp_path / "out")["written"]["samples"] == 2
-    with pytest.raises(InteropError, match=r"needs a name and a file"):
-        Videos(_written(tmp_path / "bad.csv", "vid,path\na,b\n"))
-    with pytest.raises(InteropError, match="no folder of videos, and no table"):
-        Videos(tmp_path / "nothing")
-
-
-def _written(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
-
-
-def test_a_takedown_holds_for_targets_and_references_of_an_import(
-    tmp_path: Path, videos: Path
-) -> None:
-    file = phantom_pairs(tmp_path / "p.parquet", [good(), good(BIG)])
-    run(file, videos, tmp_path / "first")
-    taken = {s.row["video_id"]: s for s in ShardIndex.open(tmp_path / "first" / "shards")}
-    reference_video = next(iter(taken.values())).meta().refs[0].from_.source
-    sample = by_type_of(tmp_path / "first", "in", BIG)
-    lines = [("video_id", reference_video), ("sample_id", sample.id)]
-    entries = [
-        json.dumps({"key_type": k, "key": v, "reason": "asked", "by": "x", "when": "2026-01-01"})
-        for k, v in lines
-    ]
-    (tmp_path / "gone.jsonl").write_text("\n".join(entries))
-    chosen = [str(tmp_path / "gone.jsonl")]
-    done = run(file, videos, tmp_path / "second", exclusions=chosen)
-    index = ShardIndex.open(tmp_path / "second" / "shards")
-    left = {s.id for s in index}
-    assert sample.id not in left
-    assert all(r.from_.source != reference_video for s in index for r in s.meta().refs)
-    assert done["counts"]["reference"]["left_out"]["excluded"] >= 2
-
-
-def by_type_of(out: Path, pair_type: str, name: str) -> Sample:
-    (found,) = [
-        s
-        for s in ShardIndex.open(out / "shards")
-        if s.row["pair_type"] == pair_type and s.row["long_video_id"] == name.partition("_")[0]
-    ]
-    return found
-
-
-def test_shards_are_as_many_as_their_samples_need(tmp_path: Path, videos: Path) -> None:
-    rows = [good(), good(BIG, A)]
-    file = phantom_pairs(tmp_path / "p.parquet", rows)
-    done = run(file, videos, tmp_path / "out", samples_per_shard=1, pair_types=["cross"])
-    shards = {
-        s.row["long_video_id"]: s.row["shard"] for s in ShardIndex.open(tmp_path / "out/shards")
-    }
-    assert done["written"]["samples"] == 2
-    assert set(shards.values()) <= {"cross-000000.tar", "cross-000001.tar"}
-    verify_shards(tmp_path / "out" / "shards")
-
-
-def test_clips_of_an_import_are_brought_to_buckets(tmp_path: Path, videos: Path) -> None:
-    file = phantom_pairs(tmp_path / "p.parquet", [good()])
-    run(file, videos, tmp_path / "out", write={"buckets": [[64, 64]], "frame_step": 4})
-    for sample in ShardIndex.open(tmp_path / "out" / "shards"):
-        assert (sample.row["height"], sample.row["width"]) == (64, 64)
-        assert sample.row["frames"] % 4 == 1
-    verify_shards(tmp_path / "out" / "shards", deep=True)
-
-
-def test_half_a_character_costs_its_row_and_no_other(tmp_path: Path, videos: Path) -> None:
-    """JSON may write down surrogates that no file name, hash or shard can hold."""
-    bad = good()
-    key = "A woman in a red coat"
-    bad["pairs"]["\ud83d woman"] = bad["pairs"].pop(key)
-    worse = good(BIG, A)
-    worse["pairs"][key]["refer_result"][0][0]["vid"] = "\ud83d_0.0_2.0"
-    file = phantom_pairs(tmp_path / "p.parquet", [bad, worse])
-    done = run(file, videos, tmp_path / "out")
-    assert done["written"]["samples"] == 1
-    assert (tmp_path / "out" / "quarantine.jsonl").read_bytes().isascii()

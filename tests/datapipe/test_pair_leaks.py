@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,32 @@ def test_near_copied_frames_and_one_scene_are_never_on_both_sides_of_the_hold(
             held[clip["clip_id"]]
         )
     assert all(len(sides) == 1 for sides in scenes.values())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(cuts=st.lists(st.sampled_from(["cut", "length", "window"]), min_size=2, max_size=12),
+       share=st.floats(0.1, 0.9), salt=st.text(max_size=2))  # fmt: skip
+def test_a_shot_that_was_cut_into_clips_is_not_half_held_out(
+    cuts: list[str], share: float, salt: str
+) -> None:
+    """The last frame of one and the first of the next are neighbours: one teaches the other."""
+    clips = [
+        {
+            "clip_id": f"clip-{n:02d}",
+            "video_id": "film",
+            "kind": "video",
+            "start_us": 9_000_000 * n,
+            "end_us": 9_000_000 * (n + 1),
+            "starts_with": before,
+            "ends_with": after,
+        }
+        for n, (before, after) in enumerate(pairwise(["source", *cuts]))
+    ]
+    rules = SplitSettings(heldout_share=share, salt=salt, scene_seconds=10)
+    held = heldout_clips(reversed(clips), [], rules)
+    for one, other in pairwise(clips):
+        if other["starts_with"] != "cut":
+            assert held[one["clip_id"]] == held[other["clip_id"]]
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)

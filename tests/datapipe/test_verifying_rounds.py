@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_selection import changed, rows
 from synthetic_tables import World
 from verify_world import (
+    answer,
     asked,
     code_of,
+    codes,
     ends,
     in_this_process,
     judges,
@@ -27,11 +30,13 @@ from verify_world import (
     truth,
     verdicts,
 )
-from vlm_double import MODEL, double
+from vlm_double import MODEL, Handler, double
 
 from s2v.datapipe.backends.vlm import fleet
+from s2v.datapipe.base import records
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.pools import Node
+from s2v.datapipe.measuring import QuarantineBudgetError
 from s2v.datapipe.pair.conservation import check
 from s2v.datapipe.pair.judge import _reaches
 from s2v.datapipe.pair.select import select
@@ -160,20 +165,85 @@ def test_the_way_there_leaves_no_trace(world: World, tmp_path: Path) -> None:
     assert again.selection.pairs.equals(direct.selection.pairs)
 
 
-lists = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=24)
+def test_no_answer_counts_as_a_refusal_and_asking_again_gives_the_same_as_an_answer_at_once(
+    world: World, tmp_path: Path
+) -> None:
+    """Quarantined pairs are replaced; reopened, their lists are walked anew from the start."""
+    fresh = tmp_path / "fresh"
+    world.store_frames(fresh)
+
+    def broken(request: dict[str, Any], handler: Handler) -> None:
+        if sum(codes(request)) % 3 and "response_format" in request:
+            handler.say('{"note": "no verdict"}')
+        else:
+            handler.say(answer(*codes(request)) if "response_format" in request else "grey")
+
+    with double(broken) as server:
+        chosen = few(tmp_path, server.url, 1, 4)
+        loose = chosen.model_copy(
+            update={"engine": chosen.engine.model_copy(update={"quarantine_budget": 1.0})}
+        )
+        first = verified(world, loose)
+        strict = few(tmp_path / "strict", server.url, 1, 4)
+        world.store_frames(tmp_path / "strict")
+        before = len(server.requests)
+        with pytest.raises(QuarantineBudgetError, match="pairs in quarantine"):
+            verified(world, strict)
+        once = sum("response_format" in r for r in server.requests[before:])
+    lost = [row for row in verdicts(first) if row["reason"] is not None]
+    assert lost
+    assert once < 3 * len(verdicts(first)), "a broken prompt was asked through all rounds"
+    told = Counter(row["target_subject_id"] for row in pairs(first) if not row["rules"])
+    quarantined = {ends(row) for row in lost}
+    replaced = [
+        row for row in pairs(first) if ends(row) in quarantined and told[row["target_subject_id"]]
+    ]
+    assert replaced, "no target whose first choice had no answer got another"
+    check(first.tables, first.selection, loose.select)
+
+    with double(judges(15)) as server:
+        again = verified(world, few(tmp_path, server.url, 1, 4), retry_quarantine=True)
+        asked_again = asked(server)
+        direct = verified(world, few(fresh, server.url, 1, 4))
+    assert asked_again.most_common(1)[0][1] == 1
+    assert again.selection.pairs.equals(direct.selection.pairs)
+    assert again.selection.samples.equals(direct.selection.samples)
+
+
+def test_a_verdict_of_another_subject_keeps_the_two_apart_however_alike_they_are() -> None:
+    """Above `pair.strong` a likeness alone links an identity; a "no" is the better witness."""
+    world = World()
+    world.source("film", seconds=100)
+    for start in (1, 41):
+        world.subject(world.clip("film", start, start + 6), "cup", "thing", noun="cup",
+                      closeness=0.94)  # fmt: skip
+    rules = changed(pair={"strong": 0.85})
+    plain = select(world.tables(), rules)
+    (pair, _) = rows(plain, "pairs")
+    assert pair["accepted"], pair["rules"]
+    best = {row["subject_id"]: row["detection_id"] for row in rows(plain, "subjects")}
+    first, second = sorted(best[pair[f"{side}_subject_id"]] for side in ("target", "reference"))
+    for same, count in (("yes", 1), ("no", 2)):
+        said = {"target_detection_id": first, "reference_detection_id": second}
+        said |= {"verdict_id": "v", "same_identity": same, "different_context": "yes"}
+        made = select(world.tables(), rules, verdicts=records.table("verdicts", [said]))
+        assert len({row["identity_id"] for row in rows(made, "subjects")}) == count
+
+
+LISTS = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=24)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(lists, min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 5))
+@given(st.lists(LISTS, min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 5))
 def test_a_list_reaches_as_far_as_asking_it_round_by_round_would(
-    rows: list[list[tuple[bool, bool]]], candidates: int, rounds: int
+    drawn: list[list[tuple[bool, bool]]], candidates: int, rounds: int
 ) -> None:
-    rows = [row for row in rows if row] or [[(True, False)]]
-    list_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    passing = np.array([p for row in rows for p, _ in row])
-    refused = passing & np.array([r for row in rows for _, r in row])
-    got = _reaches(list_of, len(rows), passing, refused, candidates, rounds)
-    for n, row in enumerate(rows):
+    lists = [row for row in drawn if row] or [[(True, False)]]
+    list_of = np.repeat(np.arange(len(lists)), [len(row) for row in lists])
+    passing = np.array([p for row in lists for p, _ in row])
+    refused = passing & np.array([r for row in lists for _, r in row])
+    got = _reaches(list_of, len(lists), passing, refused, candidates, rounds)
+    for n, row in enumerate(lists):
         answers = [r for p, r in row if p]  # of those who pass: was it refused
         at, lost = candidates, sum(answers[:candidates])
         for _ in range(rounds - 1):

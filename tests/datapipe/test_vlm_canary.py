@@ -3,111 +3,30 @@
 Every clip of a real film has a code of its own burnt in. Whatever happens between a clip and its
 caption (threads, batches, retries, answers out of order, lost connections, actors of Ray), the
 caption must speak of the clip's own code. Swapped captions have been shipped for months elsewhere.
+The actors are in test_engine_ray.py, which has them already.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
-import vlm_double
-from engine_stages import item
-from vlm_double import Handler, double, draw_code, pictures, read_code, reads_the_code
+from canary import CODES, UNITS, captioned, make_film, served, stages, strayed
+from vlm_double import Handler, double, pictures, read_code, reads_the_code
 
-from s2v.datapipe.backends.vlm.captioner import VlmCaptioner, captioner
-from s2v.datapipe.base.media import ffmpeg
-from s2v.datapipe.engine.runner import UnitRunner
-from s2v.datapipe.engine.stage import Row, StageRun, Unit
+from s2v.datapipe.engine.stage import Row, Unit
 from s2v.datapipe.engine.store import StageStore
 from s2v.datapipe.measure.caption import CaptionStage
-from s2v.datapipe.measure.frames import FrameStage
-from s2v.datapipe.measure.gates import GateSettings
-from s2v.datapipe.measure.sampling import FrameSettings
 from s2v.datapipe.roles import Caption, ClipView
-
-UNITS, CLIPS, FRAMES, FPS = 4, 12, 4, 8
-WIDTH, HEIGHT = 128, 96
-#: Spread over all 16 bits, and none the neighbour of another.
-CODES = {f"clip{n:02d}": (n * 40503 + 12345) % 65536 for n in range(UNITS * CLIPS)}
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One H.264 film; every half second shows another code over another grey."""
-    path = tmp_path_factory.mktemp("canary") / "codes.mp4"
-    frames = b"".join(
-        draw_code(np.full((HEIGHT, WIDTH, 3), 128, np.uint8), code).tobytes() * FRAMES
-        for _, code in sorted(CODES.items())
-    )
-    shape = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS)]
-    coded = ["-c:v", "libx264", "-threads", "1", "-pix_fmt", "yuv420p", "-crf", "23"]
-    command = [ffmpeg.executable(), "-loglevel", "error", *shape, "-i", "-", *coded, str(path)]
-    done = subprocess.run(command, input=frames, capture_output=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr.decode()
-    return path
-
-
-def units(film: Path) -> list[dict[str, Any]]:
-    length = FRAMES * 1_000_000 // FPS
-    rows: list[Row] = [
-        {
-            "clip_id": clip,
-            "video_id": "v",
-            "kind": "video",
-            "motion": 0.1,
-            "start_us": n * length,
-            "end_us": (n + 1) * length,
-        }
-        for n, clip in enumerate(sorted(CODES))
-    ]
-    made = []
-    for n in range(UNITS):
-        one = item(f"u{n}", rows[n::UNITS])  # neighbours in the film lie in different units
-        one["tables"]["sources"] = [{"video_id": "v", "path": str(film)}]
-        made.append(one)
-    return made
-
-
-def stages(model: Any, kind: type[CaptionStage] = CaptionStage) -> list[StageRun]:
-    gates = GateSettings()
-    return [StageRun(FrameStage(FrameSettings()), "f"), StageRun(kind(model, gates), "f")]
-
-
-def captioned(run: Path, film: Path, runs: list[StageRun]) -> dict[str, str]:
-    """All units through the real runner; captions by clip."""
-    runner = UnitRunner(str(run), runs)
-    for unit in units(film):
-        runner.measure(unit)
-    return captions(run)
-
-
-def captions(run: Path) -> dict[str, str]:
-    store = StageStore(run, "caption", "f")
-    found = [row for n in range(UNITS) for row in store.rows(f"u{n}")["captions"]]
-    assert len({row["clip_id"] for row in found}) == len(found)
-    return {row["clip_id"]: row["caption"] for row in found}
-
-
-def strayed(found: dict[str, str]) -> list[str]:
-    """Clips whose caption speaks of another code than their own, or that have none."""
-    return [
-        clip
-        for clip, code in CODES.items()
-        if re.findall(r"\d+", found.get(clip, "")) != [str(code)]
-    ]
-
-
-def served(url: str, **other: Any) -> VlmCaptioner:
-    given = {"concurrency": 16, "first_wait_s": 0.01, "timeout_s": 10, "tries": 12}
-    named = {"urls": [url], "model": vlm_double.MODEL}
-    return captioner({**given, **named, **other}, "roles.captioner", {})
+    return make_film(tmp_path_factory.mktemp("canary") / "codes.mp4")
 
 
 def test_the_code_survives_film_and_jpeg(film: Path, tmp_path: Path) -> None:
@@ -277,28 +196,3 @@ def test_the_canary_dies_when_a_server_swaps_answers_under_the_right_ids(
         found = captioned(tmp_path, film, stages(served(server.url)))
     assert len(found) == len(CODES)
     assert len(strayed(found)) > len(CODES) / 2
-
-
-class TestThroughRay:
-    @pytest.fixture(autouse=True)
-    def two_cpus(self) -> Iterator[None]:
-        import ray
-
-        from s2v.datapipe.engine.execute import start_ray
-
-        start_ray(2)
-        yield
-        ray.shutdown()
-
-    @pytest.mark.ray
-    @pytest.mark.timeout(240)
-    def test_every_caption_is_its_own_clips_through_actors_of_ray(
-        self, film: Path, tmp_path: Path
-    ) -> None:
-        from s2v.datapipe.engine.execute import execute
-
-        with double(reads_the_code(6, trouble=0.3)) as server:
-            reports = list(execute(tmp_path, stages(served(server.url)), units(film)))
-        assert len({report["unit"] for report in reports}) == UNITS
-        assert strayed(captions(tmp_path)) == []
-        assert len(server.requests) > len(CODES)

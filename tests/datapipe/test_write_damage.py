@@ -111,6 +111,17 @@ def mask_elsewhere(folder: Path) -> str:
     return r"reference 0: its mask spans \[0, 0, 4, 4\], not its box"
 
 
+def mask_of_a_few_pixels(folder: Path) -> str:
+    def change(members: dict[str, bytes]) -> None:
+        x0, y0, x1, y1 = SampleMeta.from_json(members["json"]).refs[0].box
+        mask = np.zeros_like(decode_png_mask(members["ref0.mask.png"]))
+        mask[int(y0 + y1) // 2, int(x0 + x1) // 2] = True
+        members["ref0.mask.png"] = encode_png_mask(mask)
+
+    rewritten(folder, change)
+    return r"reference 0: its mask covers 0.\d+% of its box"
+
+
 def empty_mask(folder: Path) -> str:
     def change(members: dict[str, bytes]) -> None:
         mask = np.zeros_like(decode_png_mask(members["ref0.mask.png"]))
@@ -268,7 +279,15 @@ def a_crop_of_another_reference(folder: Path) -> str:
     "damage",
     [
         *(flip, cut, lose, stray, restamp, smuggle),
-        *(swap_mask, mask_elsewhere, empty_mask, mask_of_ones, broken_crop, wrong_phrase),
+        *(
+            swap_mask,
+            mask_elsewhere,
+            mask_of_a_few_pixels,
+            empty_mask,
+            mask_of_ones,
+            broken_crop,
+            wrong_phrase,
+        ),
         *(energon_of_another_write, energon_index_lost, croissant_of_another_write),
         *(records_of_another_write, wids_of_another_write, wids_of_a_split_of_another_write),
         *(offset_before_the_file, size_of_the_moon, path_out_of_the_folder, a_row_without_members),

@@ -6,12 +6,15 @@ import io
 import json
 import multiprocessing
 import resource
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -21,12 +24,22 @@ from written_run import SETTINGS, WRITE, WritableRun, hashes
 
 from s2v.datapipe.base import records
 from s2v.datapipe.base.media.images import decode_png_mask
-from s2v.datapipe.base.shards import SampleMeta, ShardError, ShardIndex
+from s2v.datapipe.base.shards import (
+    INDEX,
+    INDEX_FILE,
+    Sample,
+    SampleMeta,
+    ShardError,
+    ShardIndex,
+)
 from s2v.datapipe.explaining import explanation
 from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.settings import ShardCounts
+from s2v.datapipe.write import describe
 from s2v.datapipe.write.errors import WriteError
+from s2v.datapipe.write.previous import record, write_records
+from s2v.datapipe.write.tar import index_row, write_tar
 from s2v.datapipe.write.verify import verify_shards
 from s2v.datapipe.write.write import Written, write_shards
 
@@ -335,3 +348,52 @@ def test_a_disk_that_takes_no_more_leaves_the_old_folder_and_no_rest(
     assert [path.name for path in film_copy.parent.iterdir()] == ["copy"]
     film_run.write(film_copy, exclusions=[HOME])
     verify_shards(film_copy)
+
+
+def _as_before_splits_had_shards(run: WritableRun, folder: Path) -> None:
+    """Make of a folder what the version before wrote: all splits in the shards of a pair type."""
+    index = ShardIndex.open(folder)
+    rows = []
+    tars: dict[str, list[Sample]] = {}
+    for sample in index:
+        tars.setdefault(f"{sample.row['pair_type']}-000000.tar", []).append(sample)
+    made = {}
+    for name, samples in tars.items():
+        members = {s.id: {suffix: s.read(suffix) for suffix in s.suffixes} for s in samples}
+        made[name] = write_tar(folder / f"{name}.old", sorted(members.items()))
+        metas = {s.id: s.meta() for s in samples}
+        rows += [index_row(name, one, metas[one["sample_id"]]) for one in made[name]]
+    for path in (*folder.glob("*.tar"), *folder.glob("*.idx"), *folder.glob("wids-*.json")):
+        path.unlink()
+    shutil.rmtree(folder / ".nv-meta")
+    for name in made:
+        (folder / f"{name}.old").rename(folder / name)
+    table = pa.Table.from_pylist(rows, schema=INDEX)
+    records_ = [record(folder / name, len(some), "") for name, some in made.items()]
+    write_records(folder, records_)
+    pq.write_table(table.drop_columns(["part"]), folder / INDEX_FILE)
+    describe.write_descriptions(
+        describe.Dataset(folder, "A test", table, records_, run.world.tables()["sources"],
+                         frozenset())
+    )  # fmt: skip
+    for path in folder.glob("wids-*.json"):
+        path.unlink()
+    layout = {"schema": "s2v-shards-1", "shards": ShardCounts(in_=1, cross=1).model_dump()}
+    (folder / "index" / "layout.json").write_text(json.dumps(layout))
+
+
+def test_a_folder_of_the_version_before_is_read_verified_and_dealt_anew_once(
+    film_run: WritableRun, film_shards: Written, film_copy: Path
+) -> None:
+    _as_before_splits_had_shards(film_run, film_copy)
+    old = {s.id: (s.row["part"], s.read("json")) for s in ShardIndex.open(film_copy)}
+    assert old == {
+        s.id: (s.row["part"], s.read("json")) for s in ShardIndex.open(film_shards.folder)
+    }
+    assert {part for part, _ in old.values()} > {"train"}
+    verify_shards(film_copy, deep=True)
+    again = film_run.write(film_copy)
+    assert "in-val-000000.tar" in again.shards
+    assert {s.id for s in ShardIndex.open(film_copy)} == old.keys()
+    verify_shards(film_copy)
+    assert film_run.write(film_copy).changed == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -198,6 +199,24 @@ def test_a_takedown_outlives_the_list_it_came_in(tmp_path: Path) -> None:
         take_down(run, lists)
     assert (run / FILE).read_bytes() == before
     assert unmatched(run, [one]) == ["video_id home"]
+
+
+def _adds(run: Path, name: str) -> None:
+    path = run / f"{name}.list"
+    path.write_text(exclusion(name).model_dump_json() + "\n")
+    take_down(run, [path])
+
+
+def test_lists_that_come_at_once_lose_no_line(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    names = [f"source-{n}" for n in range(12)]
+    at_once = [context.Process(target=_adds, args=(tmp_path, name)) for name in names]
+    for one in at_once:
+        one.start()
+    for one in at_once:
+        one.join()
+        assert one.exitcode == 0
+    assert sorted(one.key for one in of_run(tmp_path)) == sorted(names)
 
 
 def test_cut_clips_of_no_sample_are_removed(tmp_path: Path) -> None:

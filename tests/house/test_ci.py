@@ -129,9 +129,10 @@ def test_every_share_of_the_time_is_of_tests_that_are_there(root: Path) -> None:
     said = {
         ast.unparse(node.targets[0]): ast.literal_eval(node.value)
         for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"SHARES", "PRODUCTION"}
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"SHARES", "ELSEWHERE"}
     }
     for folder in said["SHARES"].keys() - {"production"}:
         assert list((root / "tests" / folder).glob("test_*.py")), folder
-    for name in said["PRODUCTION"]:
-        assert (root / "tests/jobs" / name).is_file(), name
+    for name, folder in said["ELSEWHERE"].items():
+        assert (root / "tests" / name).is_file(), name
+        assert folder in said["SHARES"], name

@@ -96,6 +96,7 @@ def test_curation_and_training_run_through_ray_job_submit(
         cluster, "curate.py", "--config", str(ROOT / "jobs/configs/demo.toml"), "--quiet",
         "--set", f"folder={tmp_path / 'run'}", "--set", f'sources=[{{manifest="{manifest}"}}]',
         "--set", "exclusions=[]", "--set", "select.split.heldout_share=0",
+        "--set", "engine.actors=1",
     )  # fmt: skip
     assert curated.returncode == 0, (curated.stdout + curated.stderr)[-3000:]
     assert "conservation: holds" in curated.stdout

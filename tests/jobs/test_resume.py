@@ -43,17 +43,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(config: Path, folder: Path) -> subprocess.Popen[str]:
+def start(config: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "jobs/curate.py", "--config", str(config), "--quiet",
-         "--set", f"folder={folder}"],
+         "--set", f"folder={folder}", *more],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
 
-def finish(config: Path, folder: Path) -> str:
-    run = start(config, folder)
+def finish(config: Path, folder: Path, *more: str) -> str:
+    run = start(config, folder, *more)
     out, err = run.communicate(timeout=600)
     assert run.returncode == 0, err[-3000:]
     return out
@@ -78,8 +78,9 @@ def wait_for(run: subprocess.Popen[str], folder: Path, pattern: str, count: int)
 
 @pytest.fixture(scope="module")
 def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped, by one actor at a time; the stopped ones have two."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(config, folder)
+    finish(config, folder, "--set", "engine.actors=1")
     return folder
 
 
@@ -115,19 +116,6 @@ def test_a_second_process_on_the_same_run_is_refused(config: Path, tmp_path: Pat
         _, err = second.communicate(timeout=120)
     assert second.returncode == 1
     assert "another process is working on this run" in err
-
-
-def test_a_run_with_nothing_usable_fails_with_the_first_reason(tmp_path: Path) -> None:
-    (tmp_path / "notes.mp4").write_text("no film at all")
-    path = tmp_path / "c.toml"
-    path.write_text(f'[[sources]]\npath = "{tmp_path / "notes.mp4"}"\n')
-    run = start(path, tmp_path / "run")
-    _, err = run.communicate(timeout=120)
-    assert run.returncode == 1
-    assert len(err.splitlines()) == 1, err
-    assert "none of the 1 sources can be used" in err
-    assert "not_media" in err
-    assert not (tmp_path / "run" / "run.json").exists()
 
 
 @pytest.mark.prove

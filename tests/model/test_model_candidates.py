@@ -81,6 +81,18 @@ def test_a_step_sees_the_candidates_of_its_epoch_and_measuring_always_the_first(
     assert choose(("x", 0), features(0), odds, 3).references.shape[0] == 0
 
 
+def test_words_of_candidates_that_are_not_shown_name_nobody() -> None:
+    """A network with ``subject_ids`` has as many numbers as a step shows references."""
+    six = features(6)
+    for item in (fixed("x", six, "crop", 4), choose(("x", 1), six, {"crop": 1.0}, 3, epoch=1)):
+        shown_subjects = item.reference_subject.tolist()
+        assert sorted(shown_subjects) == [1, 2, 3, 4]
+        assert sorted(item.text_subject.tolist()) == [0, 0, 0, 1, 2, 3, 4]
+        word_of = {int(n): at for at, n in enumerate(item.text_subject) if n}
+        for subject, reference in zip(shown_subjects, item.references.flatten(), strict=True):
+            assert word_of[subject] == int(reference) + 1  # the first word names nobody
+
+
 @pytest.mark.parametrize(("most", "read"), [(4, 6), (1, 6), (0, 0)])
 def test_all_references_in_a_shard_reach_the_trainer(
     six_references: Path, tiny: Callable[..., Config], most: int, read: int

@@ -148,6 +148,25 @@ def test_a_header_that_lies_is_refused(said: object, told: str, tmp_path: Path) 
     assert told in fails(header(tmp_path / "model.safetensors", said))
 
 
+def test_an_unaligned_or_empty_tensor_is_read_as_it_is(tmp_path: Path) -> None:
+    data = b"\x01" + torch.arange(3.0).numpy().tobytes()
+    said = {"a": entry("U8", [1], 0, 1), "b": entry("F32", [3], 1, 13)}
+    said |= {"c": entry("F16", [0, 2], 13, 13)}
+    weights = open_weights(header(tmp_path / "w.safetensors", said, data))
+    assert torch.equal(weights.read("b"), torch.arange(3.0))
+    assert weights.read("c").shape == (0, 2)
+
+
+def test_writing_to_a_mapped_tensor_leaves_the_file_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(TENSORS, path)
+    before = path.read_bytes()
+    weights = open_weights(path)
+    weights.read("a.weight").add_(1)
+    assert path.read_bytes() == before
+    assert torch.equal(weights.read("a.weight"), TENSORS["a.weight"])
+
+
 def test_a_header_is_bounded_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,7 +136,7 @@ def test_a_wrong_export_is_refused_and_leaves_nothing(
 
 
 def saved(model: WanModel, ema: WanModel, folder: Path) -> Path:
-    about = {"network": model.config.model_dump(mode="json"), "backbone": "wan"}
+    about = {"network": {"kind": "wan", **model.config.model_dump(mode="json")}}
     parts = {"model": model.state_dict(), "ema": ema.state_dict(), "optim": {}}
     return checkpoint.save(
         folder / "checkpoints", Checkpoint(step=7, state={}, about=about, **parts), keep=1

@@ -122,23 +122,12 @@ def select_verified(
             asking.put(questions)
             asked += len(questions)
             book.read(questions)
-    refused = book.quarantine(verdicts)
-    _check_budget(refused, verdicts, settings.engine.quarantine_budget)
+            book.check(settings.engine.quarantine_budget)  # a broken prompt is not asked on
+    book.check(settings.engine.quarantine_budget)
     tables = dict(measured.tables)
     tables["verdicts"] = verdicts
-    tables["quarantine"] = pa.concat_tables([tables["quarantine"], refused])
+    tables["quarantine"] = pa.concat_tables([tables["quarantine"], book.quarantine(verdicts)])
     return Verified(selection, tables, asked, len(without))
-
-
-def _check_budget(refused: pa.Table, verdicts: pa.Table, budget: float) -> None:
-    """Stop when much of what was asked has no answer: then it is the prompt or the model."""
-    lost, asked = refused.num_rows, verdicts.num_rows
-    if lost > 1 and lost > budget * asked:
-        raise QuarantineBudgetError(
-            f"stage {STAGE}: {lost} of {asked} pairs in quarantine, over engine.quarantine_budget "
-            f"= {budget:g}; first: {refused['message'][0]}. Change roles.verifier or its prompts "
-            "and run again, ask again with --retry-quarantine, or raise the budget"
-        )
 
 
 def _not_verified(selection: Selection) -> list[tuple[str, str]]:
@@ -244,6 +233,23 @@ class _Book:
         """Quarantine rows of the verdicts that stand and have no answer."""
         bad = verdicts.filter(pc.is_valid(verdicts["reason"]))[KEY].to_pylist()
         return records.table("quarantine", [dict(self._refused[one]) for one in bad])
+
+    def check(self, budget: float) -> None:
+        """Stop when much of what was asked has no answer: then it is the prompt or the model.
+
+        Raises:
+            QuarantineBudgetError: naming the first.
+        """
+        verdicts = self.table()
+        bad = self.quarantine(verdicts)
+        lost, asked = bad.num_rows, verdicts.num_rows
+        if lost > 1 and lost > budget * asked:
+            raise QuarantineBudgetError(
+                f"stage {STAGE}: {lost} of {asked} pairs in quarantine, over "
+                f"engine.quarantine_budget = {budget:g}; first: {bad['message'][0]}. Change "
+                "roles.verifier or its prompts and run again, ask again with --retry-quarantine, "
+                "or raise the budget"
+            )
 
     def _read(self) -> None:
         """All commits of this verifier; an answer stands before a quarantine of another unit."""

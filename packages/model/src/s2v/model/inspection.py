@@ -9,7 +9,7 @@ from typing import Any
 from s2v.model import checkpoint, metrics
 from s2v.model.autoencoder import LinearAutoencoder
 from s2v.model.checkpoints import identify as ident
-from s2v.model.checkpoints.weights import Weights, groups, in_folder, open_weights
+from s2v.model.checkpoints.weights import Weights, groups, of_group, open_weights
 from s2v.model.checkpoints.writing import digests
 from s2v.model.errors import ModelError
 from s2v.model.run import Run
@@ -46,15 +46,16 @@ def describe(path: Path, *, digest: bool = True) -> dict[str, Any]:
 def _folder(path: Path, digest: bool) -> dict[str, Any]:
     """One model's facts, or those of each that the folder and its component folders hold."""
     places = [path, *sorted(p for p in path.iterdir() if p.is_dir() and not p.is_symlink())]
-    found = {
-        str(weights.path.relative_to(path)): weights
-        for place in places
-        if groups(place)
-        for weights in in_folder(place)
-    }
+    found = [group for place in places for group in groups(place)]
     if len(found) == 1:
-        return _weights(next(iter(found.values())), digest)
-    told = {name: _weights(weights, digest) for name, weights in found.items()}
+        return _weights(of_group(found[0]), digest)
+    told: dict[str, Any] = {}
+    for group in found:
+        name = str(group[0].relative_to(path))
+        try:
+            told[name] = _weights(of_group(group), digest)
+        except ModelError as error:  # the others are still worth a look
+            told[name] = {"kind": "unreadable", "why": str(error)}
     pipeline = (path / "model_index.json").is_file()
     return {"kind": "diffusers folder" if pipeline else "folder", **told} if told else {}
 

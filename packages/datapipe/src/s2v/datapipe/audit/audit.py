@@ -290,7 +290,8 @@ def _table(audit: Audit) -> bytes:
     figures = sorted({name for one in audit.judged for name in one.figures})
     names = ("pair_id", "class", "scenario", "target_subject_id", "reference_subject_id", "weight")
     words = [f"{by}_{fault}" for fault in FAULTS for by in ("judge", "people")]
-    writer.writerow([*names, *words, *figures, "similarity", "face_similarity"])
+    selected = ("similarity", "face_similarity", "background_similarity", "gap_us")
+    writer.writerow([*names, *words, *figures, *selected])
     for one in audit.judged:
         pair = one.pair
         said = [
@@ -305,7 +306,7 @@ def _table(audit: Audit) -> bytes:
                 f"{audit.drawn.weight(pair):.6g}",
                 *said,
                 *("" if one.figures.get(n) is None else one.figures[n] for n in figures),
-                *(pair.similarity, "" if pair.face_similarity is None else pair.face_similarity),
+                *("" if (v := getattr(pair, n)) is None else v for n in selected),
             ]
         )
     return out.getvalue().encode()

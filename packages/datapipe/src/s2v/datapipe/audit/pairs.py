@@ -16,7 +16,7 @@ CROSS = ("cross", "image")  # pair types whose references come from elsewhere
 UNUSED = "in no sample"
 _ASKED = (
     *("target_subject_id", "reference_subject_id", "similarity", "face_similarity"),
-    "accepted",
+    *("background_similarity", "gap_us", "accepted"),
 )
 
 
@@ -63,7 +63,8 @@ class Pair:
         target, reference: its sides.
         kind: class of the target where phrases have one, else its bank.
         scenario: of the sample that uses it.
-        similarity, face_similarity: what selection measured; judges do not see it.
+        similarity, face_similarity, background_similarity, gap_us: what selection measured;
+            judges do not see it.
     """
 
     pair_id: str
@@ -73,6 +74,8 @@ class Pair:
     scenario: str
     similarity: float
     face_similarity: float | None
+    background_similarity: float | None
+    gap_us: int | None
 
     @property
     def stratum(self) -> tuple[str, str]:
@@ -155,6 +158,8 @@ class _Maker:
             scenario=scenario,
             similarity=candidate["similarity"],
             face_similarity=candidate["face_similarity"],
+            background_similarity=candidate["background_similarity"],
+            gap_us=candidate["gap_us"],
         )
 
     def _subject(self, name: str) -> Row:

@@ -51,6 +51,7 @@ def contact_sheet(run: str, audit: Audit, judges: Judges) -> str:
             joined(_budget(one) for one in audit.budgets),
             notice(f"People differ on {apart} pairs, which count as in doubt.") if apart else None,
             _estimates(audit),
+            *_unjudged(audit),
             _judges(audit),
         ),
         element(
@@ -121,6 +122,26 @@ def _estimates(audit: Audit) -> Markup:
     return table(columns, rows, "Estimated share of all accepted pairs")
 
 
+def _unjudged(audit: Audit) -> list[Markup]:
+    """What only a person can say, and where to say it."""
+    said = []
+    for fault in FAULTS:
+        left = sum(
+            one.findings[fault].answer == "no judge" and audit.labels.of(one.pair, fault) is None
+            for one in audit.judged
+        )
+        if left:
+            said.append(
+                notice(
+                    f"{left} of {len(audit.judged)} pairs have no judge for {_FAULT[fault]} and no "
+                    "label: label them on ",
+                    element("a", "blind.html", href="blind.html"),
+                    ".",
+                )
+            )
+    return said
+
+
 def _judges(audit: Audit) -> Markup:
     rows: list[list[Content]] = [[name, said] for name, said in sorted(audit.judges.items())]
     return element(
@@ -153,6 +174,10 @@ def _card(audit: Audit, one: Judged, judges: Judges) -> Markup:
     scores = f"selection: similarity {pair.similarity:.2f}"
     if pair.face_similarity is not None:
         scores += f", faces {pair.face_similarity:.2f}"
+    if pair.background_similarity is not None:
+        scores += f", backgrounds {pair.background_similarity:.2f}"
+    if pair.gap_us is not None:
+        scores += f", {pair.gap_us / 1e6:.1f} s apart"
     return element(
         "article",
         element(

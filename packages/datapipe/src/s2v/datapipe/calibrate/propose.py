@@ -139,7 +139,8 @@ def propose(
         judged: labelled pairs.
         sizes: how many pairs each stratum has.
         wanted: precision and copy rate.
-        current_upper: kept where no labelled pair lies above what is accepted.
+        current_upper: kept where no labelled pair lies above what is accepted, and not raised
+            without a near copy among the labels.
     """
     notes = _notes(judged, sizes, wanted)
     found = next((f for proof in PROOFS if (f := _widest(judged, wanted, proof))), None)
@@ -159,6 +160,10 @@ def propose(
     upper = between(high, float(above.min())) if len(above) else current_upper
     if upper <= high:
         upper = math.floor(high * 100 + 1) / 100
+    # Nobody was shown a near copy, so nobody can say that more of what is alike may pass.
+    unseen_copies = not judged.copy.any() and lower < current_upper < upper
+    if unseen_copies:
+        upper = current_upper
     made = region(judged, lower, upper, wanted.confidence)
     supported = made.precision.low >= wanted.precision
     if not supported:
@@ -174,7 +179,7 @@ def propose(
         )
     return Proposal(
         made,
-        upper_free=not len(above),
+        upper_free=unseen_copies or not len(above),
         precision_supported=supported,
         copies_supported=made.copies.high <= wanted.copy_rate,
         notes=tuple(notes),

@@ -202,6 +202,7 @@ def _splits(
 ) -> Splits:
     """Where every long video goes, and which clips are held out."""
     names = ["clip_id", "video_id", "long_video_id", "kind", "start_us", "end_us"]
+    names += ["starts_with", "ends_with"]
     rows: list[Row] = tables["clips"].select(names).to_pylist()
     long_video = {row["clip_id"]: row["long_video_id"] for row in rows}
     near = clips.near

@@ -2,12 +2,14 @@
 
 ``split``: sources that share a long video, an identity, an accepted pair or a shot are one
 group, and a group is train or test as a whole. ``heldout``: other scenes of training
-sources, for validation losses; scenes that share a shot go together.
+sources, for validation losses; scenes that share a shot go together, whether one copies it from
+the other or it runs on from one into the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from s2v.datapipe.base.ids import bucket
 from s2v.datapipe.pair.rows import Row
@@ -15,6 +17,7 @@ from s2v.datapipe.pair.sample_rules import SplitSettings
 from s2v.datapipe.pair.unionfind import UnionFind
 
 _PARTS = 1_000_000
+_RUNS_ON = ("length", "window")  # a clip's bound where its shot does not end
 Edge = tuple[str, str]
 
 
@@ -59,8 +62,9 @@ def heldout_clips(
     """Whether a clip lies in a held-out scene.
 
     A scene is a stretch of ``scene_seconds`` of a file; clips belong to it by their middle.
-    Scenes that share a near-copied shot are held out together. Photographs never are: they
-    are references first.
+    Scenes that share a shot are held out together: a near-copied one, or a long one that was cut
+    into several clips, whose last frame and the next one's first are neighbours. Photographs never
+    are held out: they are references first.
 
     Args:
         clips: rows of table CLIPS.
@@ -77,7 +81,7 @@ def heldout_clips(
         if row["kind"] != "image"
     }
     sets = UnionFind(sorted(set(scene.values())))
-    for a, b in sorted(alike):
+    for a, b in sorted([*alike, *_one_shot(rows)]):
         if a in scene and b in scene:
             sets.union(scene[a], scene[b])
     limit = settings.heldout_share * _PARTS
@@ -86,3 +90,13 @@ def heldout_clips(
         for name in sorted(set(scene.values()))
     }
     return {row["clip_id"]: held.get(scene.get(row["clip_id"], ""), False) for row in rows}
+
+
+def _one_shot(rows: Iterable[Row]) -> Iterator[Edge]:
+    """Neighbours in a file that were one shot."""
+    ordered = sorted(rows, key=lambda row: (row["video_id"], row["start_us"], row["clip_id"]))
+    for one, other in pairwise(ordered):
+        if one["video_id"] == other["video_id"] and (
+            one.get("ends_with") in _RUNS_ON and other.get("starts_with") in _RUNS_ON
+        ):
+            yield one["clip_id"], other["clip_id"]

@@ -43,8 +43,13 @@ class Erased:
         clips: ids of their clips.
     """
 
-    videos: Collection[str]
-    clips: Collection[str]
+    videos: frozenset[str]
+    clips: frozenset[str]
+
+    def touches(self, said: Mapping[str, Any]) -> bool:
+        """Whether a commit covers one of theirs; of verdicts only the rows can say."""
+        theirs = {"video_id": self.videos, "clip_id": self.clips}.get(said["key"])
+        return theirs is None or not theirs.isdisjoint(said["ids"])
 
     def owns(self, value: str | None) -> bool:
         """Whether an id is one of theirs, or begins with one of their clips."""
@@ -89,11 +94,12 @@ def erase(run: Path, gone: Erased, content: Mapping[str, str]) -> None:
         if (run / place).is_dir():
             atomic.sweep(run / place, older_than_s=-1)
     _erase_pictures(run, gone)
-    commits = _commits(run)
+    touched = {said["unit"] for _, said in _commits(run) if gone.touches(said)}
     members: dict[str, set[str]] = defaultdict(set)
-    for _, said in commits:
-        members[said["unit"]].update(said["ids"])
-    for path, said in commits:
+    for _, said in _commits(run):
+        if said["unit"] in touched:
+            members[said["unit"]].update(said["ids"])
+    for path, said in list(_commits(run, touched)):
         _rewrite(path, said, sorted(members[said["unit"]]), gone, content)
     _sweep(run)
     shutil.rmtree(run / "select", ignore_errors=True)  # steps of a selection; made again from rows
@@ -108,26 +114,33 @@ def erase(run: Path, gone: Erased, content: Mapping[str, str]) -> None:
                 pq.write_table(kept, temporary, compression="zstd")
 
 
-def measured_rows(run: Path, table: str, videos: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a table that any commit of the run has of some sources, whatever its settings.
+def measured_rows(
+    run: Path, table: str, column: str, owners: Collection[str]
+) -> Iterator[dict[str, Any]]:
+    """Rows of a table that any commit of the run has of some owners, whatever its settings.
 
     Args:
         run: the run folder.
-        table: ``clips`` or ``frames``.
-        videos: ids of sources.
+        table: ``clips``, whose owners are sources, or ``frames``, whose owners are clips.
+        column: that names the owner, ``video_id`` or ``clip_id``.
+        owners: ids.
     """
+    wanted = frozenset(owners)
     for path, said in _commits(run):
         part = said["parts"].get(table)
-        if part is None or not (path.parent / part["file"]).is_file():
+        if part is None or said["key"] != column or wanted.isdisjoint(said["ids"]):
+            continue
+        if not (path.parent / part["file"]).is_file():
             continue  # removed before a takedown was killed
         for row in pq.read_table(path.parent / part["file"], partitioning=None).to_pylist():
-            if row["clip_id"].rsplit("-", 2)[0] in videos:
+            if row[column] in wanted:
                 yield row
 
 
-def _commits(run: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every commit of every stage and configuration, by path."""
-    found = []
+def _commits(
+    run: Path, units: Collection[str] | None = None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Commits of every stage and configuration by path, one at a time; of named units, if any."""
     for path in sorted((run / "measure").glob("*/*.json")):
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
@@ -136,8 +149,8 @@ def _commits(run: Path) -> list[tuple[Path, dict[str, Any]]]:
             raise StoreError(
                 f"{path}: not a commit ({error}); delete it, then take down again"
             ) from None
-        found.append((path, said))
-    return found
+        if units is None or said["unit"] in units:
+            yield path, said
 
 
 def _rewrite(
@@ -207,15 +220,16 @@ def _tars(run: Path, gone: Erased) -> dict[str, _Tar]:
     """Every tar that a commit names, by its path below the run folder."""
     tars: dict[str, _Tar] = defaultdict(_Tar)
     for path, said in _commits(run):
-        for name in _PICTURES:
-            part = said["parts"].get(name)
+        for kind in _PICTURES:
+            part = said["parts"].get(kind)
             if part is None or not (path.parent / part["file"]).is_file():
                 continue
-            table = pq.read_table(
-                path.parent / part["file"],
-                columns=["clip_id", "tar", "offset", "size"],
-                partitioning=None,
-            )
+            columns = ["clip_id", "tar", "offset", "size"]
+            table = pq.read_table(path.parent / part["file"], columns=columns, partitioning=None)
+            if not gone.touches(said):
+                for name in table["tar"].unique().to_pylist():
+                    tars[name].shared = True
+                continue
             for row in table.to_pylist():
                 one = tars[row["tar"]]
                 if gone.owns(row["clip_id"]):

@@ -5,6 +5,7 @@ The list is kept in the run folder, so that no later write brings back what was 
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2v.datapipe.base import atomic, records
+from s2v.datapipe.base import atomic
 from s2v.datapipe.pair.exclusions import Exclusion, read_exclusions
 from s2v.datapipe.pair.rows import Row, read
 from s2v.datapipe.pair.settings import PairRules
 from s2v.datapipe.write.erase import Erased, erase, measured_rows
 from s2v.datapipe.write.tombstones import (
     COPY,
+    WHOLE,
     GoneClip,
     Tombstones,
     bury,
@@ -60,12 +62,14 @@ def take_down(run: Path, lists: Iterable[Path]) -> tuple[Exclusion, ...]:
     Raises:
         ExclusionError: a line cannot be read; the run's list is left as it was.
     """
-    known = of_run(run)
     new = [one for path in lists for one in read_exclusions(path)]
-    new = [one for one in dict.fromkeys(new) if one not in known]
-    if new:
-        lines = [json.dumps(one.model_dump(), ensure_ascii=False) for one in (*known, *new)]
-        atomic.write_bytes(run / FILE, "".join(f"{line}\n" for line in lines).encode())
+    with (run / ".takedown.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # lists of two people at once must not lose a line
+        known = of_run(run)
+        new = [one for one in dict.fromkeys(new) if one not in known]
+        if new:
+            lines = [json.dumps(one.model_dump(), ensure_ascii=False) for one in (*known, *new)]
+            atomic.write_bytes(run / FILE, "".join(f"{line}\n" for line in lines).encode())
     return tuple(new)
 
 
@@ -103,22 +107,22 @@ def settle(run: Path, sources: Sequence[Row], made_of: Callable[[Row], str]) -> 
         WriteError, ExclusionError: a record cannot be read.
         StoreError: a commit cannot be read.
     """
-    known = read_tombstones(run)
+    known, told = read_tombstones(run), of_run(run)
+    if not known.sources and not any(one.key_type in WHOLE for one in told):
+        return known
     path = run / "tables" / "sources.parquet"
     before = pq.read_table(path, partitioning=None).to_pylist() if path.exists() else []
     rows = {row["video_id"]: row for row in (*before, *sources)}
-    gone = gone_sources(rows.values(), of_run(run), known)
+    gone = gone_sources(rows.values(), told, known)
     if known.erased and gone <= known.sources.keys():
         return known
-    tables = {
-        name: records.table(name, [{k: row.get(k) for k in records.TABLES[name].names}
-                                   for row in measured_rows(run, name, gone)])
-        for name in ("clips", "frames")
-    }  # fmt: skip
+    clips = list(measured_rows(run, "clips", "video_id", gone))
+    named = {row["clip_id"] for row in clips} | known.clips.keys()
+    frames = measured_rows(run, "frames", "clip_id", named)
     content = {video: made_of(row) for video, row in rows.items()}
-    stones = bury(known, gone, rows.values(), tables)
+    stones = bury(known, gone, rows.values(), clips, frames)
     write_tombstones(run, stones)
-    erase(run, Erased(stones.sources.keys(), stones.clips.keys()), content)
+    erase(run, Erased(frozenset(stones.sources), frozenset(stones.clips)), content)
     stones = stones.model_copy(update={"erased": True})
     write_tombstones(run, stones)
     return stones

@@ -28,7 +28,8 @@ from s2v.datapipe.write.errors import WriteError
 FILE: Final = "tombstones.json"
 SCHEMA: Final = "s2v-tombstones-1"
 COPY: Final = "copy of a clip taken down"
-_WHOLE: Final = ("video_id", "long_video_id", "sha256")
+#: Key types of lines that take a source down whole.
+WHOLE: Final = ("video_id", "long_video_id", "sha256")
 
 
 class GoneClip(BaseModel):
@@ -115,7 +116,7 @@ def gone_sources(
     listed = {row["video_id"]: row for row in rows}
     excluded = ExclusionIndex(exclusions)
     gone = {*known.sources, *excluded.of("video_id")}
-    gone |= {v for v, row in listed.items() if excluded.reason(row, *_WHOLE)}
+    gone |= {v for v, row in listed.items() if excluded.reason(row, *WHOLE)}
     contents = {one.content for one in known.sources.values()}
     contents |= {bytes_key(listed[video]) for video in gone & listed.keys()}
     contents.discard(None)
@@ -123,7 +124,11 @@ def gone_sources(
 
 
 def bury(
-    known: Tombstones, gone: Iterable[str], sources: Iterable[Row], tables: Mapping[str, pa.Table]
+    known: Tombstones,
+    gone: Iterable[str],
+    sources: Iterable[Row],
+    clips: Iterable[Row],
+    frames: Iterable[Row],
 ) -> Tombstones:
     """Tombstones of ``gone``, those that are known already among them.
 
@@ -131,26 +136,29 @@ def bury(
         known: as recorded.
         gone: ``video_id``s.
         sources: rows of table ``sources``.
-        tables: ``clips`` and ``frames`` with all rows that were ever measured of them.
+        clips, frames: all rows that were ever measured of them.
     """
     content = {row["video_id"]: bytes_key(row) for row in sources}
-    frames: dict[str, set[tuple[str, str | None, float | None]]] = {}
-    for row in read(tables, "frames"):
+    hashes: dict[str, set[tuple[str, str | None, float | None]]] = {}
+    for row in frames:
         if row["phash"] is not None:
             one = (row["phash"], row["phash_mirror"], row["blur"])
-            frames.setdefault(row["clip_id"], set()).add(one)
+            hashes.setdefault(row["clip_id"], set()).add(one)
+    kinds: dict[str, dict[str, str]] = {}
+    for row in clips:
+        kinds.setdefault(row["video_id"], {})[row["clip_id"]] = row["kind"]
     stones = dict(known.sources)
     for video in gone:
         before = stones.get(video, GoneSource())
-        clips = dict(before.clips)
-        for row in read(tables, "clips"):
-            if row["video_id"] == video and (
-                row["clip_id"] in frames or row["clip_id"] not in clips
-            ):
-                hashes = sorted(frames.get(row["clip_id"], ()), key=str)
-                clips[row["clip_id"]] = GoneClip(kind=row["kind"], frames=tuple(hashes))
+        all_clips = dict(before.clips)
+        for clip, kind in kinds.get(video, {}).items():
+            # Killed half-way, some frames may be erased, whose hashes are known from before.
+            seen = hashes.get(clip, set()).union(
+                all_clips[clip].frames if clip in all_clips else ()
+            )
+            all_clips[clip] = GoneClip(kind=kind, frames=tuple(sorted(seen, key=str)))
         key = content.get(video) or before.content
-        stones[video] = GoneSource(content=key, clips=dict(sorted(clips.items())))
+        stones[video] = GoneSource(content=key, clips=dict(sorted(all_clips.items())))
     return Tombstones(erased=False, sources=dict(sorted(stones.items())))
 
 

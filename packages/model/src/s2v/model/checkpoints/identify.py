@@ -131,8 +131,9 @@ def _told(weights: Weights) -> dict[str, Any]:
         ours = {}
     for key in ("wan", "network"):  # an export's, a training checkpoint's
         told = ours.get(key) if isinstance(ours, dict) else None
-        if isinstance(told, dict) and told.keys() <= WanConfig.model_fields.keys():
-            return dict(told)
+        sizes = {k: v for k, v in told.items() if k != "kind"} if isinstance(told, dict) else {}
+        if sizes and sizes.keys() <= WanConfig.model_fields.keys():
+            return sizes
     beside = weights.path.parent / "config.json"
     if beside.is_file():
         said = read_json(beside)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from s2v.model.checkpoints import identify as ident
 from s2v.model.checkpoints.identify import Identity
 from s2v.model.checkpoints.keymaps import WAN_DIFFUSERS, Piece
-from s2v.model.checkpoints.weights import Weights, groups, in_folder, open_weights
+from s2v.model.checkpoints.weights import Weights, groups, of_group, open_weights
 from s2v.model.errors import ModelError
 from s2v.model.wan import WanModel
 from s2v.model.wan_config import WanConfig
@@ -75,7 +75,14 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
     inner = path / _COMPONENT.get(kind, "")
     if _COMPONENT.get(kind) and inner.is_dir() and groups(inner):
         path = inner
-    found = [(w, ident.identify(w)) for w in in_folder(path)]
+    found, faults = [], []
+    for group in groups(path):
+        try:
+            weights = of_group(group)
+        except ModelError as error:  # of no interest where what is meant lies beside it
+            faults.append(error)
+        else:
+            found.append((weights, ident.identify(weights)))
     good = [(w, i) for w, i in found if i.kind == kind]
     if len(good) == 1:
         return good[0]
@@ -84,6 +91,8 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
         raise ModelError(
             f"{path}: holds {len(good)} of {_WANTED[kind]} ({names}); name one of them"
         )
+    if faults:
+        raise faults[0]
     there = ", ".join(f"{w.path.name}: {i.model}" for w, i in found) or "no weights"
     raise ModelError(f"{path}: holds {there}, but not {_WANTED[kind]}")
 

@@ -1,19 +1,20 @@
 """Safetensors: the header checked by ourselves, the tensors mapped from the file.
 
-Read by hand because a stranger's header decides how much memory is asked for, and because the
-message has to say whether a file was cut short or is something else.
+Read by hand because a stranger's header decides how much memory is asked for, because the message
+has to say whether a file was cut short or is something else, and because the library maps the
+whole file at once, which a machine with less memory than the file refuses.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from s2v.model.errors import ModelError
@@ -65,9 +66,11 @@ class SafetensorsFile:
         header, start = _header(path)
         self.metadata = _metadata(path, header.pop("__metadata__", {}))
         self.entries: dict[str, Entry] = {}
+        self._at: dict[str, int] = {}
         end = 0
         for name in sorted(header):
             self.entries[name], stop = _entry(path, name, header[name])
+            self._at[name] = start + stop - self.entries[name].nbytes
             end = max(end, stop)
         size = path.stat().st_size
         if start + end > size:
@@ -75,17 +78,29 @@ class SafetensorsFile:
                 f"{path}: cut short: its header describes {start + end} bytes, the file has "
                 f"{size}; download it again"
             )
-        self._open: Any = None
 
     def read(self, name: str) -> Tensor:
-        """The tensor, mapped from the file: its bytes are read when they are used."""
+        """The tensor, mapped from the file: its bytes are read when they are used.
+
+        Writing to it changes memory, never the file.
+        """
+        entry, at = self.entries[name], self._at[name]
+        dtype: torch.dtype = getattr(torch, entry.dtype)
+        if not entry.nbytes:
+            return torch.empty(entry.shape, dtype=dtype)
+        page = at - at % mmap.ALLOCATIONGRANULARITY
         try:
-            if self._open is None:
-                self._open = safe_open(self.path, framework="pt")
-            tensor: Tensor = self._open.get_tensor(name)
-        except (SafetensorError, OSError) as error:
+            with self.path.open("rb") as handle:
+                length = at - page + entry.nbytes
+                mapped = mmap.mmap(handle.fileno(), length, access=mmap.ACCESS_COPY, offset=page)
+        except (OSError, ValueError) as error:
             raise ModelError(f"{self.path}: {name} cannot be read ({error})") from None
-        return tensor
+        held: Any = mapped
+        if at % dtype.itemsize:  # no writer of ours leaves a tensor unaligned, others may
+            held, page = bytearray(mapped[at - page :]), at
+        return torch.frombuffer(held, dtype=dtype, count=entry.numel, offset=at - page).reshape(
+            entry.shape
+        )
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

@@ -88,6 +88,11 @@ def _load(path: Path, zipped: bool) -> Any:
                 "opened; give safetensors, or save the bare state dict"
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "mmap" in reason:
+            raise ModelError(
+                f"{path}: {reason[:160]}; torch maps such a file whole, which takes a machine with "
+                "that much memory; give sharded safetensors"
+            ) from None
         raise ModelError(
             f"{path}: cut short or broken ({reason[:160]}); download it again"
         ) from None

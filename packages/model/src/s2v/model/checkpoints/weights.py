@@ -91,7 +91,7 @@ def in_folder(folder: Path) -> list[Weights]:
     Raises:
         ModelError: a file is broken, or a shard of a set is missing.
     """
-    return [_of_group(group) for group in groups(folder)]
+    return [of_group(group) for group in groups(folder)]
 
 
 def groups(folder: Path) -> list[tuple[Path, ...]]:
@@ -112,7 +112,12 @@ def groups(folder: Path) -> list[tuple[Path, ...]]:
     return sorted([*found, *((p,) for p in single)])
 
 
-def _of_group(group: Sequence[Path]) -> Weights:
+def of_group(group: Sequence[Path]) -> Weights:
+    """One of :func:`groups`.
+
+    Raises:
+        ModelError: a file is broken, or a shard is missing.
+    """
     if len(group) == 1 and not _SHARD.match(group[0].name):
         return open_weights(group[0])
     match = _SHARD.match(group[0].name)
