@@ -16,11 +16,11 @@ from s2v.model.wan import WanModel
 from s2v.model.wan_config import WanConfig
 
 SHAPE = (8, 3, 4, 6)  # channels, frames, height, width of the latents
-STEPS = 600
+STEPS = 500
 NULL = normal((1, 10), 1, "null")
 # Latents are all that this network sees of a reference; hidden together with the text in one
 # step of ten, as published.
-DROPOUT = DropoutConfig(vae=0.0)
+DROPOUT = DropoutConfig(text_only=0.0, both=0.1, vae=0.0)
 
 
 def videos() -> Tensor:
@@ -46,11 +46,11 @@ def trained(condition: Condition) -> tuple[WanModel, float]:
     torch.manual_seed(0)
     model = WanModel(
         WanConfig(
-            width=64, ffn=256, heads=2, layers=2, in_channels=8, out_channels=8, text_width=10,
+            width=64, ffn=256, heads=4, layers=2, in_channels=8, out_channels=8, text_width=10,
             text_tokens=4, frequencies=64,
         )
     )  # fmt: skip
-    tuning = OptimConfig(lr=4e-3, warmup=10, weight_decay=0.0)
+    tuning = OptimConfig(lr=8e-3, warmup=10, weight_decay=0.0)
     optimiser = optim.adamw(model, tuning)
     rows = torch.arange(8) % 2
     x0, shown = videos()[rows], condition.rows(rows)
