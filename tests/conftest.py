@@ -16,11 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from _pytest.terminal import TerminalReporter
 
 if TYPE_CHECKING:
     from tiny_server import TinyServer
+
+# An example that is slow because others use the machine has found nothing.
+hypothesis.settings.register_profile("s2v", deadline=None)
+hypothesis.settings.load_profile("s2v")
 
 HIDDEN = ("ffmpeg", "ffprobe")
 # Minutes that the tests of a folder under tests/ may take on two quiet cores, where lanes.py runs

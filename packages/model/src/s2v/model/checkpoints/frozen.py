@@ -73,10 +73,10 @@ def load_umt5(path: str | Path, *, dtype: torch.dtype | None = None) -> nn.Modul
         use_cache=False,
     )
     with without_memory():
-        model = UMT5EncoderModel(config)
+        model = UMT5EncoderModel(config)  # type: ignore[no-untyped-call]  # transformers is not typed
     # The whole encoder-decoder is published in one file; only its encoder is wanted.
     assign(model, weights, pieces, dtype=dtype, unexpected=("decoder.*", "lm_head.*"))
-    return model.eval()  # type: ignore[no-any-return]  # transformers is not typed here
+    return model.eval()  # type: ignore[no-any-return,no-untyped-call]  # transformers is not typed
 
 
 def load_clip(
@@ -135,7 +135,7 @@ def load_clip(
     if assign(model, weights, pieces, dtype=dtype, missing=missing):
         eye = torch.eye(width, dtype=next(model.vision_model.parameters()).dtype)
         model.visual_projection.weight = torch.nn.Parameter(eye)
-    return model.eval()  # type: ignore[no-any-return]  # transformers is not typed here
+    return model.eval()  # type: ignore[no-any-return,no-untyped-call]  # transformers is not typed
 
 
 def _hf_clip(name: str) -> str:

@@ -49,7 +49,7 @@ def fit_on_white(image: Image.Image, height: int, width: int) -> Image.Image:
     return ImageOps.expand(image, border, fill=(255, 255, 255))
 
 
-class PhantomPipeline(WanPipeline):
+class PhantomPipeline(WanPipeline):  # type: ignore[misc]  # diffusers is not typed here
     """Text and reference images to video.
 
     Components are WanPipeline's: tokenizer, umT5 text encoder, Wan's VAE, UniPC scheduler and a
@@ -70,7 +70,8 @@ class PhantomPipeline(WanPipeline):
             frame = torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None, :, None]
             coded = self.vae.encode(frame.to(device, dtype)).latent_dist.mode()
             latents.append((coded - mean) / std)
-        return torch.cat(latents, dim=2).float()
+        out: torch.Tensor = torch.cat(latents, dim=2).float()
+        return out
 
     def _set_timesteps(self, steps: int, device: torch.device) -> torch.Tensor:
         """The release's grid: 0.999 to 0 in equal parts, before the scheduler's shift."""
@@ -80,7 +81,8 @@ class PhantomPipeline(WanPipeline):
         else:
             self.scheduler.set_timesteps(steps, device=device)
         self.scheduler.set_begin_index(0)
-        return self.scheduler.timesteps
+        timesteps: torch.Tensor = self.scheduler.timesteps
+        return timesteps
 
     def _check(self, references: Any, height: int, width: int, num_frames: int) -> None:
         if self.transformer.config.image_dim is not None:
@@ -152,11 +154,12 @@ class PhantomPipeline(WanPipeline):
         batch = len(prompt) if isinstance(prompt, list) else 1
         if prompt_embeds is not None:
             batch = prompt_embeds.shape[0]
+        negatives: str | list[str] | None = negative_prompt
         if isinstance(prompt, list) and isinstance(negative_prompt, str):
-            negative_prompt = [negative_prompt] * batch
+            negatives = [negative_prompt] * batch
         text, null = self.encode_prompt(
             prompt=prompt,
-            negative_prompt=negative_prompt,
+            negative_prompt=negatives,
             do_classifier_free_guidance=True,
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
@@ -174,15 +177,15 @@ class PhantomPipeline(WanPipeline):
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents are {tuple(latents.shape)}, {shape} are needed")
-        latents = latents.to(device, torch.float32)
-        tail = latents.new_zeros(batch, channels, K, h, w)
+        z = latents.to(device, torch.float32)
+        tail = z.new_zeros(batch, channels, K, h, w)
         if K:
             coded = self.encode_references(references, height, width, device)
-            tail = coded.to(latents).expand(batch, -1, -1, -1, -1)
+            tail = coded.to(z).expand(batch, -1, -1, -1, -1)
 
         def velocity(tail_: torch.Tensor, embeds: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            frames = torch.cat([latents[:, :, :T], tail_], dim=2).to(dtype)
-            out = self.transformer(
+            frames = torch.cat([z[:, :, :T], tail_], dim=2).to(dtype)
+            out: torch.Tensor = self.transformer(
                 hidden_states=frames,
                 timestep=t.expand(batch),
                 encoder_hidden_states=embeds,
@@ -203,13 +206,13 @@ class PhantomPipeline(WanPipeline):
                     + guidance_scale_image * (with_image - neither)
                     + guidance_scale_text * (with_text - with_image)
                 )
-                latents = self.scheduler.step(guided, t, latents, return_dict=False)[0]
+                z = self.scheduler.step(guided, t, z, return_dict=False)[0]
                 if callback_on_step_end is not None:
-                    told = callback_on_step_end(self, i, t, {"latents": latents})
-                    latents = (told or {}).get("latents", latents)
+                    told = callback_on_step_end(self, i, t, {"latents": z})
+                    z = (told or {}).get("latents", z)
                 bar.update()
-        latents = latents[:, :, :T]
-        video = latents if output_type == "latent" else self._decoded(latents, output_type)
+        z = z[:, :, :T]
+        video = z if output_type == "latent" else self._decoded(z, output_type)
         self.maybe_free_model_hooks()
         return WanPipelineOutput(frames=video) if return_dict else (video,)
 
