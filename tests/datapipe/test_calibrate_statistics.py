@@ -123,22 +123,25 @@ def test_the_interval_covers_what_it_promises() -> None:
     assert inside / 300 >= 0.93
 
 
-@pytest.mark.parametrize(("spoilt", "clips"), [(0.02, 30), (0.045, 40), (0.1, 30), (0.25, 24)])
+@pytest.mark.parametrize(("spoilt", "clips"), [(0.045, 60), (0.12, 16), (0.08, 30), (0.25, 24)])
 def test_the_interval_covers_what_it_promises_where_spoilt_clips_spoil_their_pairs(
     spoilt: float, clips: int
 ) -> None:
-    """Every pair of a spoilt clip is wrong; 150 of all pairs are labelled."""
+    """Every pair of a spoilt clip is wrong; 100 of all pairs are labelled.
+
+    With as many independent pairs as clips, 81 % (16 clips) and 88 % (30) held the truth.
+    """
     made = np.random.default_rng(11)
     every = list(itertools.combinations([f"c{n}" for n in range(clips)], 2))
     truth = (1 - spoilt) ** 2
-    inside, trials = 0, 300
+    inside, trials = 0, 200
     for _ in range(trials):
         bad = {f"c{n}" for n in np.flatnonzero(made.random(clips) < spoilt)}
-        ends = [every[n] for n in made.choice(len(every), 150, replace=False)]
+        ends = [every[n] for n in made.choice(len(every), 100, replace=False)]
         right = np.array([not bad & set(pair) for pair in ends])
-        found = share(right, np.ones(150), ends)
+        found = share(right, np.ones(100), ends)
         inside += found.low <= truth <= found.high
-    # 95 % less three standard errors of 300 trials.
+    # 95 % less three standard errors of 200 trials.
     assert inside / trials > 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
 
 

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +108,41 @@ def test_a_second_run_measures_nothing_and_keeps_every_byte(config: Path, whole:
     out = finish(config, whole)
     assert "measured now: {}" in out
     assert digests(whole) == before
+
+
+def reselect(config: Path, folder: Path, *options: str) -> dict[str, Any]:
+    code = "import sys; from s2v.datapipe.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "select", "--config", str(config), "--quiet", "--json",
+         "--no-write", "--set", f"folder={folder}", *options],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def test_selecting_from_views_alone_says_what_all_commits_say(
+    config: Path, whole: Path, tmp_path: Path
+) -> None:
+    views, commits = (Path(shutil.copytree(whole, tmp_path / name)) for name in ("a", "b"))
+    shards = digests(views)
+    assert (
+        reselect(config, views)["measured now"] == {}
+    )  # a copy's views are not trusted: made anew
+    assert reselect(config, views)["tables written"] == []
+    for path in views.glob("measure/*/*.parquet"):
+        path.unlink()  # what is not opened is not missed
+    changed = ("--set", "select.sample.max_references=1", "--set", "select.detection.min_side=200")
+    said = reselect(config, views, *changed)
+    assert "samples" in said["tables written"]
+    assert not {"clips", "masks", "embeddings", "faces"} & set(said["tables written"])
+    assert reselect(config, commits, *changed)["samples"] == said["samples"]
+    one, other = (
+        {p.name: p.read_bytes() for p in run.glob("tables/*")} for run in (views, commits)
+    )
+    assert one == other
+    assert digests(views) == shards
 
 
 def test_a_second_process_on_the_same_run_is_refused(config: Path, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,17 +161,24 @@ def curate(
             )
         as_read = measured.tables
         measured.tables, selection = verified.tables, verified.selection
-        conservation = check(
-            measured.tables, selection, settings.select, measured_is_sound=measured.sound
-        )
-        files = _cut(settings, measured, selection, quiet=quiet) if write else {}
-        stop_ray()
-        views = write_views(
-            *(folder, measured.tables, selection),
-            measured=as_read,
-            stamped=measured.stamp,
-            digest=measured.digest,
-        )
+        with ThreadPoolExecutor(1) as beside:  # tables are encoded while they are checked
+            checking = beside.submit(
+                partial(check, measured_is_sound=measured.sound),
+                *(measured.tables, selection, settings.select),
+            )
+            files: Mapping[str, Path] = {}
+            if write:
+                checking.result()
+                files = _cut(settings, measured, selection, quiet=quiet)
+            stop_ray()
+            views = write_views(
+                *(folder, measured.tables, selection),
+                measured=as_read,
+                stamped=measured.stamp,
+                digest=measured.digest,
+                before_names=checking.result,
+            )
+            conservation = checking.result()
         write_run_json(folder, settings, roles)
         written = None
         if write:

@@ -167,7 +167,7 @@ def _cut_neighbours(jobs: list[dict[str, Any]]) -> None:
     staging.use(Path(jobs[0]["folder"]))
     path = staging.local_path(jobs[0]["source"])
     spans = [
-        Span(job["start_us"], job["end_us"], Path(job["target"]), job["crop"], job["keep"])
+        Span(job["start_us"], job["end_us"], Path(job["target"]), job["crop"], job.get("keep"))
         for job in jobs
     ]
     for group in together(path, spans):
@@ -186,10 +186,10 @@ def _cut(row: dict[str, Any]) -> dict[str, Any]:
         staging.use(Path(job["folder"]))
         path = staging.local_path(job["source"])
         if job["source"]["kind"] == "image":
-            still_clip(path, job["target"], keep=job["keep"], **_arguments(job["encoding"]))
+            still_clip(path, job["target"], keep=job.get("keep"), **_arguments(job["encoding"]))
         else:
             span = (job["start_us"], job["end_us"])
-            options = {**_arguments(job["encoding"]), "crop": job["crop"], "keep": job["keep"]}
+            options = {**_arguments(job["encoding"]), "crop": job["crop"], "keep": job.get("keep")}
             cut_clip(path, *span, job["target"], **options)
     except MediaError as refused:
         if refused.transient:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -124,6 +125,7 @@ def write_views(
     measured: Mapping[str, pa.Table] | None = None,
     stamped: str = "",
     digest: str = "",
+    before_names: Callable[[], object] | None = None,
 ) -> tuple[str, ...]:
     """Write every table as ``tables/<name>.parquet``, whole or not at all, if it changed.
 
@@ -135,6 +137,8 @@ def write_views(
         selection: what was made of them; checked, so what is measured is sound.
         measured: the measure tables as they were read; without them nothing is remembered.
         stamped, digest: what they are made of.
+        before_names: called when all is written and no file replaced yet; raises to leave all as it
+            was.
 
     Returns:
         Names of the tables written.
@@ -151,20 +155,24 @@ def write_views(
         "sample_reasons": selection.sample_reasons,
         "quotas": selection.quotas,
     }
-    files: dict[str, Any] = {}
-    written = []
-    for name, table in sorted(views.items()):
-        path = folder / FOLDER / f"{name}.parquet"
-        made_of = _made_of(name, table, measured, digest)
-        said = {"made_of": made_of, "file": _file(path)}
-        if before.get(name) != said or said["file"] is None:
-            if isinstance(table, StoredTable):
-                table.move(path)
-            else:
-                with atomic.replacing(path) as temporary:
-                    write_table(table, temporary)
-            written.append(name)
-        files[name] = {"made_of": made_of, "file": _file(path)}
+    made_of = {name: _made_of(name, views[name], measured, digest) for name in sorted(views)}
+    paths = {name: folder / FOLDER / f"{name}.parquet" for name in made_of}
+    written = [
+        name
+        for name, said in made_of.items()
+        if before.get(name) != {"made_of": said, "file": _file(paths[name])}
+        or not paths[name].exists()
+    ]
+    with ExitStack() as names:  # all are written before any gets its name
+        for name in written:
+            if not isinstance(views[name], StoredTable):
+                write_table(views[name], names.enter_context(atomic.replacing(paths[name])))
+        if before_names is not None:
+            before_names()
+        for name in written:
+            if isinstance(views[name], StoredTable):
+                views[name].move(paths[name])
+    files = {name: {"made_of": made_of[name], "file": _file(paths[name])} for name in made_of}
     rows = tables["quarantine"].sort_by([("stage", "ascending"), ("id", "ascending")]).to_pylist()
     lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows]
     atomic.write_bytes(folder / "quarantine.jsonl", "".join(lines).encode())

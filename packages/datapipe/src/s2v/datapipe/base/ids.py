@@ -63,9 +63,11 @@ def subject_id(clip: str, n: int) -> str:
 
 def stable_hash(parts: Iterable[str], hex_digits: int = 20) -> str:
     """Hash a sequence of strings; the parts are length-prefixed, so ("ab","c") != ("a","bc")."""
-    encoded = [part.encode() for part in parts]
-    prefixed = b"".join([len(raw).to_bytes(8, "big") + raw for raw in encoded])
-    return hashlib.sha256(prefixed).hexdigest()[:hex_digits]
+    prefixed = []
+    for part in parts:
+        raw = part.encode()
+        prefixed += [len(raw).to_bytes(8, "big"), raw]
+    return hashlib.sha256(b"".join(prefixed)).hexdigest()[:hex_digits]
 
 
 def sample_id(pair_type: str, clip: str, references: Iterable[str]) -> str:

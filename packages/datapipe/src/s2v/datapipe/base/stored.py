@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 _VECTORS: Final = 8192  # rows of a row group with vectors: 92 MB of two vectors of 1408
 _PLAIN: Final = 1 << 17
+_NAMED: Final = 1 << 26  # with names of a dictionary, which every row group holds whole
 Rows = npt.NDArray[np.int64]
 
 
@@ -35,7 +36,16 @@ def write_table(table: pa.Table, path: Path) -> None:
 def write_parts(parts: Iterable[pa.Table], path: Path, schema: pa.Schema) -> None:
     """The same of a table that comes in parts, of which one is held at a time."""
     rows = _VECTORS if any(map(_is_vector, schema)) else _PLAIN
-    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as out:
+    if any(pa.types.is_dictionary(field.type) for field in schema):
+        rows = _NAMED
+    with pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        write_page_checksum=True,
+        # Beyond it names are written out row by row: five times the file for ten million pairs.
+        dictionary_pagesize_limit=1 << 28,
+    ) as out:
         for part in parts:
             out.write_table(part, row_group_size=rows)
 

@@ -16,16 +16,17 @@ that a better table of words costs no measuring. Who said it is kept beside the 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s2v.datapipe.pair.columns import positions, whole
+from s2v.datapipe.pair.columns import Ints, codes, positions, whole
 from s2v.datapipe.pair.rows import Tables, measured
 from s2v.datapipe.pair.sample_rules import ClassRules
 from s2v.datapipe.roles import CLASSES
@@ -135,6 +136,17 @@ def word_table() -> Mapping[str, str]:
     return MappingProxyType(table)
 
 
+def _different(columns: Sequence[pa.Array]) -> tuple[Ints, Ints]:
+    """Which of the different rows each is, ``[n]``, and where each of those is first met."""
+    at = np.zeros(len(columns[0]), np.int64)
+    first = at[:1]
+    for column in columns:
+        code, known = codes(column)
+        pairs = at * (len(known) + 1) + code + 1
+        _, first, at = np.unique(pairs, return_index=True, return_inverse=True)
+    return at, first
+
+
 def name_classes(subjects: pa.Table, tables: Tables, rules: ClassRules) -> pa.Table:
     """Fill columns ``class`` and ``class_source`` of table SUBJECTS.
 
@@ -151,12 +163,15 @@ def name_classes(subjects: pa.Table, tables: Tables, rules: ClassRules) -> pa.Ta
     said = whole(phrases["class"]).take(pa.array(at, mask=at < 0))
     stated = pc.is_in(sources["origin"], value_set=pa.array(rules.drawn_origins, pa.string()))
     of_drawn = pc.is_in(subjects["video_id"], value_set=whole(sources["video_id"].filter(stated)))
-    columns = [subjects[name].to_pylist() for name in ("noun", "phrase", "bank")]
-    of = cache(class_of)  # the same phrase is met again and again
-    found = [of(*row) for row in zip(*columns, said.to_pylist(), of_drawn.to_pylist(), strict=True)]
+    columns = [whole(subjects[name]) for name in ("noun", "phrase", "bank")]
+    at, first = _different([*columns, said, whole(of_drawn)])  # a phrase is met again and again
+    rows = (
+        column.take(pa.array(first)).to_pylist() for column in (*columns, said, whole(of_drawn))
+    )
+    found = [class_of(*row) for row in zip(*rows, strict=True)]
     made = {
-        "class": pa.array([name for name, _ in found], pa.string()),
-        "class_source": pa.array([by for _, by in found], pa.string()),
+        name: pa.array([row[n] for row in found], pa.string()).take(pa.array(at))
+        for n, name in enumerate(("class", "class_source"))
     }
     for name, column in made.items():
         at_column = subjects.schema.get_field_index(name)
