@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from s2v.datapipe.pair.sample_rules import SplitSettings
 from s2v.datapipe.pair.select import select
-from s2v.datapipe.pair.split import SplitError
+from s2v.datapipe.pair.split import SplitError, unknown_pins
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_selection import DEFAULT, changed, rows
@@ -102,3 +103,13 @@ def test_a_chain_of_faces_does_not_make_strangers_one_person() -> None:
     selection = select(world.tables(), loose)
     identity = {r["clip_id"]: r["identity_id"] for r in rows(selection, "subjects")}
     assert identity[clips[1]] == identity[clips[2]] != identity[clips[0]]
+
+
+def test_a_mistyped_name_of_a_test_film_is_told_and_not_passed_over() -> None:
+    settings = SplitSettings(test_only=("bunny", "bunyn"), train_only=("meadow",))
+    assert list(unknown_pins(["bunny", "meadow"], settings)) == [
+        "split.test_only: no source has the long_video_id 'bunyn'; did you mean 'bunny'?"
+    ]
+    assert list(unknown_pins([], SplitSettings(train_only=("x",)))) == [
+        "split.train_only: no source has the long_video_id 'x'"
+    ]

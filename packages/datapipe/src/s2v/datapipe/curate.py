@@ -25,6 +25,7 @@ from s2v.datapipe.pair.bank_size import advice
 from s2v.datapipe.pair.conservation import Report, check
 from s2v.datapipe.pair.exclusions import Exclusion, read_exclusions
 from s2v.datapipe.pair.select import Selection
+from s2v.datapipe.pair.split import unknown_pins
 from s2v.datapipe.pair.steps import Steps
 from s2v.datapipe.pair.unseen import read_test_faces
 from s2v.datapipe.roles import Roles
@@ -51,7 +52,7 @@ class Curated:
     measured: Measured
     verified: Verified
     conservation: Report
-    advice: tuple[str, ...]  # on bounds that the size of a bank has outgrown
+    advice: tuple[str, ...]  # on names that no source has, and bounds that a bank has outgrown
     views: tuple[str, ...]  # tables that changed
     written: Written | None  # None: not asked for
     copies: tuple[str, ...] = ()  # clips left out because they show what was taken down
@@ -185,7 +186,9 @@ def curate(
             written = write_shards(
                 *(folder, measured.tables, selection, settings.write, files), folder / "shards"
             )
-    told = tuple(advice(selection.subjects, settings.select))
+    films = measured.tables["sources"]["long_video_id"].to_pylist()
+    pins = unknown_pins(films, settings.select.split)
+    told = (*pins, *advice(selection.subjects, settings.select))
     left_out = tuple(one.key for one in of_gone)
     return Curated(folder, measured, verified, conservation, told, views, written, left_out)
 

@@ -8,6 +8,7 @@ the other or it runs on from one into the other.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -54,6 +55,16 @@ def split_of_sources(
         is_test = bool(test) or (not train and share < settings.test_share)
         found.update(dict.fromkeys(members, "test" if is_test else "train"))
     return found
+
+
+def unknown_pins(long_videos: Iterable[str], settings: SplitSettings) -> Iterator[str]:
+    """A line for each pinned name that no source has: mistyped, or not listed yet."""
+    known = set(long_videos)
+    for field in ("train_only", "test_only"):
+        for name in sorted(set(getattr(settings, field)) - known):
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            yield f"split.{field}: no source has the long_video_id {name!r}{hint}"
 
 
 def heldout_clips(
