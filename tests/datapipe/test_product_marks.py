@@ -183,8 +183,8 @@ def test_products_that_nothing_tells_apart_are_not_paired(tmp_path: Path) -> Non
 
 
 def test_the_rule_can_be_switched_off_and_moved(tmp_path: Path) -> None:
-    thing = {"lower": 0.8, "upper": 0.95, "max_background": 0.85, "across_sources": "yes"}
-    assert any(row["accepted"] for row in cups(shop(tmp_path), thing=thing))
+    off = {"require_mark": False}
+    assert any(row["accepted"] for row in cups(shop(tmp_path), thing=off))
     short = marked(shop(tmp_path), "NO", 0.4)
     assert any(row["accepted"] for row in cups(short, mark_letters=2, mark_score=0.4))
 
