@@ -186,8 +186,9 @@ def test_the_stock_readers_open_the_demos_shards_as_they_are(
         str(folder / "wids.json"), keep=True, transformations=[], cache_dir=str(tmp_path / "wids")
     )
     assert {by_number[n]["__key__"] for n in range(len(by_number))} == keys
-    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "hf"))
-    assert set(rows["__key__"]) == keys
+    splits = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "hf"))
+    parts = {sample.id: sample.row["part"] for sample in ShardIndex.open(folder)}
+    assert {key: name for name, rows in splits.items() for key in rows["__key__"]} == parts
 
 
 def test_stats_and_verify_answer_on_the_finished_run(
