@@ -25,6 +25,7 @@ from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import autoencoder, checkpoint
 from s2v.model import config as configuration
 from s2v.model.config import Config
+from s2v.model.config_parallel import ParallelConfig
 from s2v.model.config_sample import SampleConfig
 from s2v.model.data.features import Encoders, FeatureStore
 from s2v.model.data.index import select
@@ -40,6 +41,7 @@ from s2v.model.progress import Track, quiet
 #: What may change between two starts of one run without changing a step that was done.
 _FREE: dict[str, set[str]] = {
     "train": {"steps", "threads", "device", "log_every", "checkpoint_every", "keep", "patience"},
+    "parallel": set(ParallelConfig.model_fields),
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
     # Where weights lie; what they are stands in the features' fingerprint.
