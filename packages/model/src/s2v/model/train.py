@@ -153,7 +153,7 @@ class Trainer:
             )
         widths = Widths(encoders.video.channels, encoders.text.width, encoders.image.width)
         torch.manual_seed(config.train.seed)  # initial weights only
-        path = checkpoint.latest(run.checkpoints)
+        path = checkpoint.resume_point(run.checkpoints)
         make = networks.start if path is None else networks.build
         self.model = make(config, widths).to(self.device)
         self.optimiser = optim.adamw(self.model, config.optim)
