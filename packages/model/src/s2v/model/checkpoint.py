@@ -8,17 +8,23 @@ before as the latest. :mod:`s2v.model.checkpointing` says how; here is what othe
 A training loop::
 
     path = checkpoint.resume_point(folder)              # sweeps what kills left; None: begin
-    saver = checkpoint.Saver(folder, keep)
-    watch = checkpoint.Watch(every, minutes)
-    ...
-    asked = watch.look(step, step == steps, signals, saver.failed)
-    if asked.failed:
-        saver.retry(now())
-    elif asked.save:
-        saver.save(now(), wait=bool(asked.signal))
-        watch.saved()
-    ...
-    saver.close()
+    with checkpoint.Saver(folder, keep) as saver:       # leaving it waits for the last save
+        watch = checkpoint.Watch(every, minutes)
+        ...                                             # after each step, on all processes:
+        asked = watch.look(step, step == steps, signals, saver.failed)
+        if asked.failed:
+            saver.retry(now())
+        elif asked.save:
+            saver.save(now(), wait=bool(asked.signal))
+        if asked.failed or asked.save:
+            watch.saved()
+
+``now()`` is a :class:`Checkpoint` of plain tensors or DTensors. To go on from ``path``::
+
+    into = {"model": model.state_dict(), "ema": ema.weights,
+            "optim": checkpoint.blank_optimiser(path, model.named_parameters())}
+    saved = checkpoint.load(path, into)                 # fills them in place, whatever the mesh
+    optim.load_state_tensors(model, optimiser, saved.optim)
 """
 
 from __future__ import annotations

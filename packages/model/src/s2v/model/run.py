@@ -39,7 +39,10 @@ from s2v.model.progress import Track, quiet
 
 #: What may change between two starts of one run without changing a step that was done.
 _FREE: dict[str, set[str]] = {
-    "train": {"steps", "threads", "device", "log_every", "checkpoint_every", "keep", "patience"},
+    "train": {
+        "steps", "threads", "device", "log_every", "checkpoint_every", "checkpoint_minutes",
+        "checkpoint_async", "keep", "patience",
+    },
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
     # Where weights lie; what they are stands in the features' fingerprint.
@@ -135,8 +138,7 @@ class Run:
         weights, about, digest = checkpoint.load_weights(path, which)
         model = build(self.config(), checkpoint.widths_of(about))
         model.load_state_dict(weights)
-        step = int(path.name.removeprefix("step-"))
-        facts = {"step": step, "weights": which, "sha256": digest, "features": about["features"]}
+        facts = {"step": checkpoint.describe(path).step, "weights": which, "sha256": digest, "features": about["features"]}
         return model.to(device).eval(), facts
 
 

@@ -167,6 +167,20 @@ class Saver:
             self.waited_s += time.monotonic() - began
             self._thread.shutdown()
 
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        """Close. Where training ends with an error, a failed save does not hide it."""
+        try:
+            self.close()
+        except ModelError as failed:
+            if kind is None:
+                raise
+            self._tell(str(failed))
+
     def _settle(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
