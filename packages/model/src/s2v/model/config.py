@@ -244,6 +244,10 @@ class TrainConfig(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: Size = 10
     checkpoint_every: Size = 100
+    #: Minutes between two checkpoints at most, whatever ``checkpoint_every`` says; null: no bound.
+    checkpoint_minutes: Positive | None = None
+    #: Write while training goes on, from a copy in host memory; false: stand still, and no copy.
+    checkpoint_async: bool = True
     keep: Size = 2
     #: Steps in a row with a non-finite loss that are skipped before the run stops.
     patience: Count = 3

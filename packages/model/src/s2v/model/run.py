@@ -22,7 +22,7 @@ import torch
 
 from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import ShardIndex
-from s2v.model import autoencoder, checkpoint
+from s2v.model import autoencoder, checkpoint, tune
 from s2v.model import config as configuration
 from s2v.model.config import Config
 from s2v.model.config_parallel import ParallelConfig
@@ -40,7 +40,10 @@ from s2v.model.progress import Track, quiet
 
 #: What may change between two starts of one run without changing a step that was done.
 _FREE: dict[str, set[str]] = {
-    "train": {"steps", "threads", "device", "log_every", "checkpoint_every", "keep", "patience"},
+    "train": {
+        "steps", "threads", "device", "log_every", "checkpoint_every", "checkpoint_minutes",
+        "checkpoint_async", "keep", "patience",
+    },
     "parallel": set(ParallelConfig.model_fields),
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
@@ -135,9 +138,10 @@ class Run:
         if path is None:
             raise ModelError(f"{self.checkpoints}: no checkpoint yet; train first")
         weights, about, digest = checkpoint.load_weights(path, which)
-        model = build(self.config(), checkpoint.widths_of(about))
-        model.load_state_dict(weights)
-        step = int(path.name.removeprefix("step-"))
+        config = self.config()
+        model = build(config, checkpoint.widths_of(about))
+        model.load_state_dict(tune.plain(weights, config.tune))
+        step = checkpoint.describe(path).step
         facts = {"step": step, "weights": which, "sha256": digest, "features": about["features"]}
         return model.to(device).eval(), facts
 

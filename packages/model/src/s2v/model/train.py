@@ -197,8 +197,8 @@ class Trainer:
                 f"{encoders.text.id} does not say where its tokens stand; set it to 0"
             )
         widths = Widths(encoders.video.channels, encoders.text.width, encoders.image.width)
-        path = checkpoint.latest(run.checkpoints)
-        self.model = build(config, widths, world, fresh=path is None or config.tune.kind == "lora")
+        path = checkpoint.resume_point(run.checkpoints)
+        self.model = build(config, widths, world, fresh=path is None)
         self.optimiser = optim.adamw(self.model, config.optim, config.tune)
         self.ema = optim.Ema(self.model.named_parameters(), config.optim.ema)
         self.about = {
@@ -208,31 +208,38 @@ class Trainer:
         }
         self.step = 0
         self.verdicts = gradients.Verdicts(self.device)
+        self.bad_in_a_row = 0
         self.records = Records(world, {})
         if path is not None:
-            self._restore(checkpoint.load(path), path)
+            self._restore(path)
 
     def loop(self, track: Track, stop: Mapping[str, int]) -> None:
         """Train up to ``train.steps``; see :func:`train` for what it raises."""
         t = self.config.train
         log = metrics.MetricsLog(self.run.metrics, after=self.step) if self.world.first else None
+        saver = checkpoint.Saver(self.run.checkpoints, t.keep, asynchronous=t.checkpoint_async)
         try:
-            with track("train", max(0, t.steps - self.step)) as progress:
+            with track("train", max(0, t.steps - self.step)) as progress, saver:
+                watch = checkpoint.Watch(t.checkpoint_every, t.checkpoint_minutes)
                 recent: list[float] = []
                 batches = iter(self.loader)
                 while self.step < t.steps:
                     self.one_step(*next(batches))
-                    asked = self.world.any(stop.get("signal", 0))
-                    save = self.step % t.checkpoint_every == 0 or self.step == t.steps or asked
-                    if save or self.step % self.log_every == 0:
+                    asked = watch.look(self.step, self.step == t.steps, stop, saver.failed)
+                    if asked.save or asked.failed or self.step % self.log_every == 0:
                         for line in self.flush():
-                            log.add(line) if log else None
                             recent = [*recent, line["loss"]][-t.log_every :]
+                            if log:
+                                log.add(line)
                     progress(1, f"loss {sum(recent) / len(recent):.4f}" if recent else "")
-                    if save:
-                        self.save()
-                    if asked and self.step < t.steps:
-                        raise Interrupted(self.step, asked)
+                    if asked.failed:
+                        saver.retry(self.now())
+                    elif asked.save:
+                        saver.save(self.now(), wait=bool(asked.signal))
+                    if asked.failed or asked.save:
+                        watch.saved()
+                    if asked.signal and self.step < t.steps:
+                        raise Interrupted(self.step, asked.signal)
         finally:
             if log:
                 log.close()
@@ -327,13 +334,13 @@ class Trainer:
         out = conditioning.rates(counts) | sources
         return out | {"skipped": counts["skipped"] / max(1, self.step)}
 
-    def save(self) -> None:
-        """Write a checkpoint of the finished steps."""
-        saved = Checkpoint(
+    def now(self) -> Checkpoint:
+        """The finished steps, as a checkpoint."""
+        return Checkpoint(
             step=self.step,
-            model=whole(self.model.state_dict()),
-            ema=whole(self.ema.weights),
-            optim=whole(optim.state_tensors(self.model, self.optimiser)),
+            model=self.model.state_dict(),
+            ema=self.ema.weights,
+            optim=optim.state_tensors(self.model, self.optimiser),
             state={
                 "plan": self.plan.state(),
                 "counts": dict(self.records.counts),
@@ -341,23 +348,26 @@ class Trainer:
             },
             about=self.about,
         )
-        if self.world.first:
-            checkpoint.save(self.run.checkpoints, saved, self.config.train.keep)
 
-    def _restore(self, saved: Checkpoint, path: Path) -> None:
-        if saved.about != json.loads(json.dumps(self.about)):
+    def _restore(self, path: Path) -> None:
+        if dict(checkpoint.describe(path).about) != json.loads(json.dumps(self.about)):
             raise ModelError(
                 f"{path}: was trained on other features or another network than this "
                 "configuration makes; start a new run folder"
             )
+        saved = checkpoint.load(
+            path,
+            {
+                "model": self.model.state_dict(),
+                "ema": self.ema.weights,
+                "optim": checkpoint.blank_optimiser(path, self.model.named_parameters()),
+            },
+        )
         self.plan.restore(saved.state["plan"])
-        for name, target in self.model.state_dict().items():
-            set_share(target, saved.model[name])
         optim.load_state_tensors(self.model, self.optimiser, saved.optim)
-        self.ema.load(saved.ema)
-        counts = saved.state["counts"]
-        row = int(saved.state["bad_in_a_row"])
-        self.verdicts = gradients.Verdicts(self.device, int(counts.get("skipped", 0)), row)
+        counts, self.bad_in_a_row = saved.state["counts"], int(saved.state["bad_in_a_row"])
+        skipped = int(counts.get("skipped", 0))
+        self.verdicts = gradients.Verdicts(self.device, skipped, self.bad_in_a_row)
         self.records = Records(self.world, counts)
         self.step = saved.step
 

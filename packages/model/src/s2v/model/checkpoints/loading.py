@@ -69,10 +69,7 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
         raise ModelError(f"{path}: no such file or folder")
     if not path.is_dir():
         weights = open_weights(path)
-        identity = ident.identify(weights)
-        if identity.kind != kind:
-            raise ModelError(f"{path}: {identity.model}, not {_WANTED[kind]}")
-        return weights, identity
+        return weights, checked(weights, kind)
     inner = path / _COMPONENT.get(kind, "")
     if _COMPONENT.get(kind) and inner.is_dir() and groups(inner):
         path = inner
@@ -96,6 +93,18 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
         raise faults[0]
     there = ", ".join(f"{w.path.name}: {i.model}" for w, i in found) or "no weights"
     raise ModelError(f"{path}: holds {there}, but not {_WANTED[kind]}")
+
+
+def checked(weights: Weights, kind: str) -> Identity:
+    """What opened weights are.
+
+    Raises:
+        ModelError: not of this kind.
+    """
+    identity = ident.identify(weights)
+    if identity.kind != kind:
+        raise ModelError(f"{weights.path}: {identity.model}, not {_WANTED[kind]}")
+    return identity
 
 
 _WANTED: Final = {
