@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,12 +14,13 @@ from typing import Any
 from s2v.datapipe.base.settings import SettingsError
 from s2v.model import export_cli, sample_cli
 from s2v.model.cli_parts import stored, track
-from s2v.model.errors import Interrupted, ModelError
+from s2v.model.errors import Interrupted, ModelError, RankError
 
 _EXAMPLES = """examples:
   s2v-model train --shards runs/demo/shards --out runs/demo/model
   s2v-model train --shards shards --out run --recipe my.toml --set train.steps=2000
   s2v-model train --recipe demo_tiny --print-config
+  torchrun --nproc-per-node 8 -m s2v.model.cli train --shards shards --out run --recipe my.toml
   s2v-model heldout --run run --shards shards
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model verify samples/sample.mp4
@@ -91,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = _COMMANDS[arguments.command](arguments)
     except Interrupted as stop:
-        print(f"s2v-model: {stop}; the same command goes on", file=sys.stderr)
+        if _speaks():
+            print(f"s2v-model: {stop}; the same command goes on", file=sys.stderr)
         return 128 + stop.signal
     except KeyboardInterrupt:
         print("s2v-model: stopped; the same command goes on", file=sys.stderr)
@@ -101,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _expected(error):
             raise
-        print(f"s2v-model: {_one_line(error)}", file=sys.stderr)
+        if _speaks() or isinstance(error, RankError):
+            print(f"s2v-model: {_one_line(error)}", file=sys.stderr)
         return 2
     if isinstance(result, str):
         print(result, end="")
@@ -110,6 +114,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(_table(result))
     return 0
+
+
+def _speaks() -> bool:
+    """Whether this process speaks for all of a training: of several, one line is enough."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _expected(error: Exception) -> bool:
@@ -130,7 +139,8 @@ def _train(a: argparse.Namespace) -> dict[str, Any] | str:
         raise ModelError("train needs --shards and --out (or --print-config)")
     from s2v.model.train import train
 
-    return asdict(train(config, a.shards, a.out, track(a), cache=a.cache))
+    result = asdict(train(config, a.shards, a.out, track(a), cache=a.cache))
+    return result if _speaks() else ""
 
 
 def _heldout(a: argparse.Namespace) -> dict[str, Any]:

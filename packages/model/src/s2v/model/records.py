@@ -7,6 +7,7 @@ processes tell one another theirs, and rank 0 has whole lines, the same for any 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,6 @@ class Records:
         for slot in slots:
             self.counts.update(slot["tally"])
         self.counts.update(f"source {source}" for source in sources)
-        finite = norm == norm and abs(norm) != float("inf")
         return {
             "step": record.step,
             "loss": sum(values) / len(values),
@@ -112,7 +112,7 @@ class Records:
             "loss_by_level": metrics.by_group(values, map(metrics.level_bin, joined("levels"))),
             "loss_by_references": metrics.by_group(values, map(str, joined("references"))),
             "hidden": conditioning.rates(self.counts),
-            "grad_norm": norm if finite else None,
+            "grad_norm": norm if math.isfinite(norm) else None,
             "epochs": dict(zip(sources, joined("epochs"), strict=True)),
             **record.more,
         }

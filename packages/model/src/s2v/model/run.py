@@ -6,6 +6,7 @@
 ``checkpoints/``             see :mod:`s2v.model.checkpoint`
 ``metrics.jsonl``            one line per step
 ``quarantine.jsonl``         samples that could not be read
+``lora.safetensors``         pairs of a LoRA (``tune.kind = "lora"``)
 ``result.json``              written at the end
 """
 
@@ -41,8 +42,15 @@ from s2v.model.progress import Track, quiet
 #: What may change between two starts of one run without changing a step that was done.
 _FREE: dict[str, set[str]] = {
     "train": {
-        "steps", "threads", "device", "log_every", "checkpoint_every", "checkpoint_minutes",
-        "checkpoint_async", "keep", "patience",
+        "steps",
+        "threads",
+        "device",
+        "log_every",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "checkpoint_async",
+        "keep",
+        "patience",
     },
     "parallel": set(ParallelConfig.model_fields),
     "heldout": set(configuration.HeldoutConfig.model_fields),
@@ -63,6 +71,7 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.metrics = self.folder / "metrics.jsonl"
         self.quarantine = self.folder / "quarantine.jsonl"
+        self.lora = self.folder / "lora.safetensors"
         self.result = self.folder / "result.json"
 
     def begin(self, config: Config) -> None:

@@ -22,11 +22,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import Sample, ShardIndex
-from s2v.model import checkpoint, conditioning, flow, metrics, networks, optim, tune
+from s2v.model import checkpoint, conditioning, flow, lora, metrics, networks, optim, tune
 from s2v.model.binding import HasOffsets
 from s2v.model.checkpoint import Checkpoint
 from s2v.model.config import Config
@@ -42,6 +41,7 @@ from s2v.model.parallel import gradients
 from s2v.model.parallel import world as processes
 from s2v.model.parallel.build import build
 from s2v.model.parallel.compiled import graphs
+from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.parallel.shard import share_gradients
 from s2v.model.parallel.world import World
 from s2v.model.progress import Track, quiet, shown
@@ -107,9 +107,7 @@ def train(
         return _train(config, shards, Run(out, cache), track if world.first else quiet, world)
 
 
-def _train(
-    config: Config, shards: str | Path, run: Run, track: Track, world: World
-) -> TrainResult:
+def _train(config: Config, shards: str | Path, run: Run, track: Track, world: World) -> TrainResult:
     index = ShardIndex.open(shards)
     torch.set_num_threads(config.train.threads)
 
@@ -126,7 +124,7 @@ def _train(
     if world.first and config.tune.kind != "full":
         print(tune.told(tune.table(trainer.model)), file=sys.stderr)
     spent = time.process_time()
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, attention_kernels(config.parallel):
         trainer.loop(track, stop)
     spent = time.process_time() - spent
     losses = [x["loss"] for x in metrics.read(run.metrics) if x["loss"] is not None]
@@ -157,7 +155,7 @@ def _encode(
     track: Track,
     world: World,
 ) -> tuple[tuple[Sample, ...], int]:
-    """Every process encodes its part of what is not cached; returns the readable and how many not."""
+    """Every process encodes its part; returns what is readable, and how many samples are not."""
     quarantine = Quarantine(config.data.fuse)
     part = store.prepare(selection.samples[world.rank :: world.size], quarantine, "encode", track)
     told = world.gather(([s.id for s in part], quarantine.faults))
@@ -225,19 +223,20 @@ class Trainer:
                 batches = iter(self.loader)
                 while self.step < t.steps:
                     self.one_step(*next(batches))
-                    asked = watch.look(self.step, self.step == t.steps, stop, saver.failed)
-                    if asked.save or asked.failed or self.step % self.log_every == 0:
-                        for line in self.flush():
-                            recent = [*recent, line["loss"]][-t.log_every :]
-                            if log:
-                                log.add(line)
+                    if self.step % self.log_every == 0:
+                        recent += self.tell(log)
+                    recent = recent[-t.log_every :]
                     progress(1, f"loss {sum(recent) / len(recent):.4f}" if recent else "")
+                    asked = watch.look(self.step, self.step == t.steps, stop, saver.failed)
+                    if asked.failed or asked.save:
+                        recent += self.tell(log)
                     if asked.failed:
                         saver.retry(self.now())
                     elif asked.save:
                         saver.save(self.now(), wait=bool(asked.signal))
                     if asked.failed or asked.save:
                         watch.saved()
+                        self.write_lora()
                     if asked.signal and self.step < t.steps:
                         raise Interrupted(self.step, asked.signal)
         finally:
@@ -290,9 +289,7 @@ class Trainer:
         loss = (losses * flow.level_weights(c.flow, t)).sum() * (each / total)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         references = [int(n) for n in batch.condition.reference_mask.sum(dim=1)]
-        return SlotRecord(
-            number, losses.detach(), levels.tolist(), micro.draws, references, hidden
-        )
+        return SlotRecord(number, losses.detach(), levels.tolist(), micro.draws, references, hidden)
 
     def _weight(self, step: Step) -> int:
         """Of all samples of a step, by the plan alone: no process asks another."""
@@ -306,14 +303,20 @@ class Trainer:
         area = (bucket.height // 8 // ph) * (bucket.width // 8 // pw)
         return ((bucket.frames - 1) // 4 + 1) * area
 
-    def flush(self) -> list[dict[str, object]]:
-        """Lines of the steps since the last time; here the host waits for the device.
+    def tell(self, log: metrics.MetricsLog | None) -> list[float]:
+        """Write the lines of the steps since the last time; here the host waits for the device.
+
+        Returns:
+            Their losses; on other ranks than 0 none.
 
         Raises:
             ModelError: more steps in a row were not finite than ``train.patience``.
         """
         lines = self.records.flush()
-        skipped, row, worst = self.verdicts.read()
+        for line in lines:
+            if log:
+                log.add(line)
+        skipped, self.bad_in_a_row, worst = self.verdicts.read()
         self.records.counts["skipped"] = skipped
         if worst > self.config.train.patience:
             c = self.config.optim
@@ -321,8 +324,7 @@ class Trainer:
                 f"{self.run.folder}: {worst} steps in a row are not finite at step "
                 f"{self.step}; lower optim.lr ({c.lr}) or optim.clip"
             )
-        self.bad_in_a_row = row
-        return lines
+        return [line["loss"] for line in lines]
 
     def rates(self) -> dict[str, float]:
         """Realised shares since step 0: dropout states, hidden latents, sources, skipped steps."""
@@ -348,6 +350,15 @@ class Trainer:
             },
             about=self.about,
         )
+
+    def write_lora(self) -> None:
+        """The average of a LoRA's pairs as a file of its own, for export and other programs."""
+        c = self.config
+        if c.tune.kind == "lora":
+            pairs = {n: optim.whole(w) for n, w in self.ema.weights.items() if ".lora_" in n}
+            if self.world.first:
+                scale = c.tune.alpha / c.tune.rank
+                lora.write(self.run.lora, pairs, scale, peft=c.network.kind == "wan")
 
     def _restore(self, path: Path) -> None:
         if dict(checkpoint.describe(path).about) != json.loads(json.dumps(self.about)):

@@ -56,7 +56,13 @@ class StepPlan:
 
 class Loader:
     def __init__(
-        self, plan: StepPlan, store: FeatureStore, samples: Any, config: Config, rank: int, world: int
+        self,
+        plan: StepPlan,
+        store: FeatureStore,
+        samples: Any,
+        config: Config,
+        rank: int,
+        world: int,
     ) -> None:
         self.plan, self.store, self.samples, self.config = plan, store, samples, config
         self.rank, self.world = rank, world
