@@ -16,11 +16,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
-from s2v.model.config_data import AugmentConfig as AugmentConfig
-from s2v.model.config_data import DataConfig
-from s2v.model.config_data import ReferenceAugmentConfig as ReferenceAugmentConfig
+from s2v.model.config_data import (  # part of what this module offers
+    AugmentConfig,  # noqa: F401
+    DataConfig,
+    ReferenceAugmentConfig,  # noqa: F401
+)
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.config_parallel import ParallelConfig
 from s2v.model.config_sample import SampleConfig
+from s2v.model.config_tune import TuneConfig
 from s2v.model.config_types import Count, Positive, Rate, Size
 from s2v.model.wan_config import WanConfig
 
@@ -183,6 +187,10 @@ class TrainConfig(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: Size = 10
     checkpoint_every: Size = 100
+    #: Minutes between two checkpoints at most, whatever ``checkpoint_every`` says; null: no bound.
+    checkpoint_minutes: Positive | None = None
+    #: Write while training goes on, from a copy in host memory; false: stand still, and no copy.
+    checkpoint_async: bool = True
     keep: Size = 2
     #: Steps in a row with a non-finite loss that are skipped before the run stops.
     patience: Count = 3
@@ -210,6 +218,8 @@ class Config(_Strict):
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
+    parallel: ParallelConfig = ParallelConfig()
     heldout: HeldoutConfig = HeldoutConfig()
     sample: SampleConfig = SampleConfig()
 

@@ -134,7 +134,9 @@ class DataConfig(_Strict):
             raise ValueError(f"phases begin at steps {starts}; each must begin after the last")
         for n, phase in enumerate(self.phases):
             if phase.mix == {} or phase.sizes == ():
-                raise ValueError(f"phases[{n}]: mix and sizes need at least one entry, or be left out")
+                raise ValueError(
+                    f"phases[{n}]: mix and sizes need at least one entry, or be left out"
+                )
         for frames, *_ in (size for stage in self.stages() for size in stage.sizes):
             if (frames - 1) % 4:
                 raise ValueError(f"sizes: frames {frames} must be 4n+1 (1, 5, 9, 13, 17, ...)")

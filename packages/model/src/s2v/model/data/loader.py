@@ -128,9 +128,12 @@ class Loader(Generic[T, B]):
         while self._until is None or self.plan.number < self._until:
             step = self.plan.next()
             self.figures.last_wait_s = 0.0
-            yield step, tuple(
-                self._part(lambda micro=micro: self._fetch(micro))  # type: ignore[misc]  # bound now
-                for micro in step.of_rank(self._rank, self._world)
+            yield (
+                step,
+                tuple(
+                    self._part(lambda micro=micro: self._fetch(micro))  # type: ignore[misc]  # bound now
+                    for micro in step.of_rank(self._rank, self._world)
+                ),
             )
 
     def _ahead(self) -> Iterator[tuple[Step, tuple[Part[B], ...]]]:

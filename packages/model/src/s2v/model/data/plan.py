@@ -88,10 +88,17 @@ class Plan:
                     f"data.mix asks for {sorted(mix)} in phase {phase}, the shards have {has}"
                 )
             self.share.append(shares(there))
-        self.left_out = sorted({s for mix in mixes for s in mix} - {s for x in self.share for s in x})
-        self._turn = {s: 0 for s in sorted({s for share in self.share for s in share})}
+        self.left_out = sorted(
+            {s for mix in mixes for s in mix} - {s for x in self.share for s in x}
+        )
+        self._turn = dict.fromkeys(sorted({s for share in self.share for s in share}), 0)
         self._phase, self._number = 0, 0
         self._drawn = dict.fromkeys(self.share[0], 0)
+
+    @property
+    def sources(self) -> list[str]:
+        """That some phase draws from."""
+        return list(self._turn)
 
     def next(self, phase: int = 0) -> Draw:
         """The next sample of the stream.

@@ -56,7 +56,11 @@ class Pool:
         rows = {s: np.arange(a, b, dtype=np.int64) for s, a, b in spans if b > a}
         one = (np.zeros(len(ids), np.int16),)
         return cls(
-            pa.array(ids, pa.string()), rows, (Bucket(1, 8, 8, 0),), one, np.zeros(len(ids), np.int8)
+            pa.array(ids, pa.string()),
+            rows,
+            (Bucket(1, 8, 8, 0),),
+            one,
+            np.zeros(len(ids), np.int8),
         )
 
     @property
@@ -85,6 +89,10 @@ class Pool:
         """The bucket of a row in a phase, or None."""
         place = int(self.places[phase][row])
         return None if place < 0 else self.buckets[place]
+
+    def first_bucket(self, row: int) -> Bucket:
+        """The bucket of a row in the first phase that draws it."""
+        return next(b for p in range(len(self.places)) if (b := self.bucket(row, p)) is not None)
 
     def count(self, source: str, phase: int) -> int:
         """Samples of a source that a phase can draw."""
@@ -121,7 +129,12 @@ class Pool:
             changed[rows] = -1
             places.append(changed)
         return Pool(
-            self.ids, self.rows, self.buckets, tuple(places), self.shown, dict(sorted(dropped.items()))
+            self.ids,
+            self.rows,
+            self.buckets,
+            tuple(places),
+            self.shown,
+            dict(sorted(dropped.items())),
         )
 
 
@@ -204,8 +217,10 @@ def _numbered(
     names: dict[Bucket, int],
 ) -> Ints:
     """Place of each row's bucket in ``names``, which grows by the new ones in sorted order."""
-    references = shown.astype(np.int64) if config.group_references else np.full(
-        len(shown), config.max_references, np.int64
+    references = (
+        shown.astype(np.int64)
+        if config.group_references
+        else np.full(len(shown), config.max_references, np.int64)
     )
     span = config.max_references + 1
     code = np.where(size >= 0, size * span + references, -1)
@@ -217,7 +232,10 @@ def _numbered(
 
 
 def _sorted_rows(
-    ids: pa.ChunkedArray, kind: npt.NDArray[np.generic], kinds: Sequence[str], here: npt.NDArray[np.bool_]
+    ids: pa.ChunkedArray,
+    kind: npt.NDArray[np.generic],
+    kinds: Sequence[str],
+    here: npt.NDArray[np.bool_],
 ) -> dict[str, Ints]:
     """Per pair type its rows in order of their ids."""
     order = pc.sort_indices(ids).to_numpy().astype(np.int64)
