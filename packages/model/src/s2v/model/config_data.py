@@ -80,7 +80,7 @@ class DataConfig(_Strict):
     #: next, so that all are seen (paper: up to four).
     max_references: Count = 4
     #: Share of samples per pair type; those that the shards lack are left out.
-    mix: dict[PairType, Positive] = {"in": 0.7, "cross": 0.3}
+    mix: dict[PairType, Positive] = {"in": 0.7, "cross": 0.3}  # noqa: RUF012 - frozen
     #: Sizes [frames, height, width] to train in; each sample gets the one nearest in aspect, of
     #: those the longest it affords. None: the one of ``frames``, ``height`` and ``width``.
     #: Images take the same heights and widths at one frame, or sizes of one frame if there are.
@@ -110,7 +110,7 @@ class DataConfig(_Strict):
     #: A worker that needs longer than this for one sample is taken to hang.
     worker_timeout_s: Positive = 300.0
     #: Odds of the reference forms: box crop, subject on white, subject cut tight on white.
-    forms: dict[Literal["crop", "white", "masked"], Positive] = {
+    forms: dict[Literal["crop", "white", "masked"], Positive] = {  # noqa: RUF012 - frozen
         "crop": 1.0,
         "white": 1.0,
         "masked": 1.0,

@@ -107,8 +107,8 @@ class Run:
         if bound := _changes(stored, changed):
             raise ModelError(
                 f"--set: {bound}: the run's weights were trained with it; free are "
-                f"{', '.join(sorted(_FREE))} (of train only {', '.join(sorted(_FREE['train']))}; of data "
-                f"only {', '.join(sorted(_FREE['data']))})"
+                f"{', '.join(sorted(_FREE))} (of train only {', '.join(sorted(_FREE['train']))}; "
+                f"of data only {', '.join(sorted(_FREE['data']))})"
             )
         return changed
 

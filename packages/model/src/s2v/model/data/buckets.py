@@ -171,10 +171,11 @@ def fit(
 ) -> Fits:
     """Give each clip the best of ``sizes``.
 
-    Best is nearest in aspect ratio, within a tolerance; of those the longest that the clip affords; of those the
-    largest that the clip covers without growing, else the one it grows least for. A clip of one
-    frame is an image: it gets a size of one frame, at the heights and widths of ``sizes`` where
-    none of them has one frame itself. Videos get one frame only where nothing longer is asked for.
+    Best is nearest in aspect ratio, within a tolerance; of those the longest that the clip
+    affords; of those the largest that the clip covers without growing, else the one it grows
+    least for. A clip of one frame is an image: it gets a size of one frame, at the heights and
+    widths of ``sizes`` where none of them has one frame itself. Videos get one frame only where
+    nothing longer is asked for.
 
     Args:
         frames: ``[n]``.

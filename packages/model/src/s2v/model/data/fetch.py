@@ -31,7 +31,7 @@ TRIES: Final = 8  # stand-ins per place and kind
 _READS: Final = 2  # of one file, before what the system says is believed
 
 
-class LeftOut(ModelError):
+class LeftOut(ModelError):  # noqa: N818 - not a fault of the sample
     """A sample that an exclusion list names by what only the sample itself says."""
 
 

@@ -178,8 +178,8 @@ class StepPlan:
         while (found := self._formed()) is None:
             for _ in range(min(self.slots, self.max_pending - self._held)):
                 draw = self.plan.next(phase)
-                bucket = self.pool.bucket(draw.row, phase)
-                assert bucket is not None  # the stream passes such samples over
+                # The stream passes samples over that have no bucket here.
+                bucket = self.pool.buckets[self.pool.places[phase][draw.row]]
                 self._waiting[bucket].append((draw, phase))
                 self._held += 1
         step = self._taken(found, phase)

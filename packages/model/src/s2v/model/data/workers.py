@@ -212,11 +212,11 @@ class Workers(Generic[J, R]):
             if kind[:1] == _AT:
                 worker.sample = data.decode()
                 continue
-            self._put(worker, kind[:1], data)
+            if worker.ticket is not None:  # it speaks only of a job that it was given
+                self._put(worker, worker.ticket, kind[:1], data)
 
-    def _put(self, worker: _Worker, kind: bytes, data: bytes) -> None:
-        ticket, worker.ticket = worker.ticket, None
-        assert ticket is not None
+    def _put(self, worker: _Worker, ticket: int, kind: bytes, data: bytes) -> None:
+        worker.ticket = None
         if kind == _FAILED:
             raise RuntimeError(f"sample {worker.sample}: a worker failed:\n{data.decode()}")
         with self._lock:
