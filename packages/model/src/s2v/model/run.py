@@ -53,6 +53,8 @@ _FREE: dict[str, set[str]] = {
         "patience",
     },
     "parallel": set(ParallelConfig.model_fields),
+    # How samples are read; and lists, which pass samples over and move no others.
+    "data": {"exclusions", "fuse", "workers", "prefetch_mb", "worker_timeout_s"},
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
     # Where weights lie; what they are stands in the features' fingerprint.
@@ -107,7 +109,8 @@ class Run:
         if bound := _changes(stored, changed):
             raise ModelError(
                 f"--set: {bound}: the run's weights were trained with it; free are "
-                f"{', '.join(sorted(_FREE))} (of train only {', '.join(sorted(_FREE['train']))})"
+                f"{', '.join(sorted(_FREE))} (of train only {', '.join(sorted(_FREE['train']))}; "
+                f"of data only {', '.join(sorted(_FREE['data']))})"
             )
         return changed
 

@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,17 +23,20 @@ from pathlib import Path
 import torch
 
 from s2v.datapipe.base.atomic import write_bytes, write_json
-from s2v.datapipe.base.shards import Sample, ShardIndex
+from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import checkpoint, conditioning, flow, lora, metrics, networks, optim, tune
 from s2v.model.binding import HasOffsets
 from s2v.model.checkpoint import Checkpoint
 from s2v.model.config import Config
+from s2v.model.data.buckets import Bucket
 from s2v.model.data.collate import Batch
-from s2v.model.data.features import FeatureStore
-from s2v.model.data.index import Selection, select
-from s2v.model.data.plan import Plan
+from s2v.model.data.exclusions import Exclusions
+from s2v.model.data.fetch import Fetch
+from s2v.model.data.loader import Loader, Part
+from s2v.model.data.pool import Pool, pool_of
 from s2v.model.data.quarantine import Quarantine
-from s2v.model.data.slots import Bucket, Loader, Micro, Step, StepPlan
+from s2v.model.data.samples import UNREADABLE, Samples, together
+from s2v.model.data.steps import Step, StepPlan
 from s2v.model.errors import Interrupted, ModelError
 from s2v.model.mmdit import Widths
 from s2v.model.parallel import gradients
@@ -117,10 +119,13 @@ def _train(config: Config, shards: str | Path, run: Run, track: Track, world: Wo
             fit_autoencoder(config, shards, run, track)
 
     world.alone("begun", prepare)
-    store = run.store(config)
-    selection = select(index, config.data, "train")
-    samples, quarantined = _encode(config, selection, store, run, track, world)
-    trainer = Trainer(config, samples, store, run, world)
+    exclusions = Exclusions.read(config.data.exclusions, index.table)
+    if world.first and exclusions.unmatched:
+        print(exclusions.told, file=sys.stderr)
+    samples = Samples(index, run.store(config), config.train.seed, exclusions)
+    pool = pool_of(index.table, config.data, excluded=exclusions.reasons)
+    pool, quarantined = _encode(config, pool, samples, run, track, world)
+    trainer = Trainer(config, pool, samples, run, world)
     if world.first and config.tune.kind != "full":
         print(tune.told(tune.table(trainer.model)), file=sys.stderr)
     spent = time.process_time()
@@ -135,8 +140,8 @@ def _train(config: Config, shards: str | Path, run: Run, track: Track, world: Wo
         checkpoint=str(last),
         steps=trainer.step,
         parameters=sum(p.numel() for p in trainer.model.parameters()),
-        samples=dict(sorted(Counter(str(s.row["pair_type"]) for s in samples).items())),
-        dropped=selection.dropped,
+        samples=pool.counts,
+        dropped={why: n for why, n in pool.dropped.items() if why != UNREADABLE},
         quarantined=quarantined,
         first_loss=sum(losses[:tenth]) / tenth,
         last_loss=sum(losses[-tenth:]) / tenth,
@@ -149,21 +154,21 @@ def _train(config: Config, shards: str | Path, run: Run, track: Track, world: Wo
 
 def _encode(
     config: Config,
-    selection: Selection,
-    store: FeatureStore,
+    pool: Pool,
+    samples: Samples,
     run: Run,
     track: Track,
     world: World,
-) -> tuple[tuple[Sample, ...], int]:
-    """Every process encodes its part; returns what is readable, and how many samples are not."""
+) -> tuple[Pool, int]:
+    """Every process encodes its part of what is not cached; what is readable, how many not."""
     quarantine = Quarantine(config.data.fuse)
-    part = store.prepare(selection.samples[world.rank :: world.size], quarantine, "encode", track)
-    told = world.gather(([s.id for s in part], quarantine.faults))
-    readable = {name for names, _ in told for name in names}
+    bad = samples.prepare(pool, quarantine, track, world.rank, world.size)
+    told = world.gather((bad, quarantine.faults))
     quarantine.faults = [fault for _, faults in told for fault in faults]
     if world.first:
         write_bytes(run.quarantine, quarantine.lines().encode())
-    return tuple(s for s in selection.samples if s.id in readable), len(quarantine.faults)
+    unusable = {row: why for rows, _ in told for row, why in rows.items()}
+    return pool.without(unusable), len(quarantine.faults)
 
 
 class Trainer:
@@ -172,22 +177,14 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        samples: tuple[Sample, ...],
-        store: FeatureStore,
+        pool: Pool,
+        samples: Samples,
         run: Run,
         world: World,
     ) -> None:
-        self.config, self.store, self.run, self.world = config, store, run, world
+        self.config, self.run, self.world = config, run, world
         self.device = world.device
-        sources: dict[str, list[str]] = {}
-        for sample in samples:
-            sources.setdefault(str(sample.row["pair_type"]), []).append(sample.id)
-        plan = Plan(sources, {str(k): v for k, v in config.data.mix.items()}, config.train.seed)
-        self.plan = StepPlan(plan, config)
-        self.loader = Loader(
-            self.plan, store, {s.id: s for s in samples}, config, world.reader, world.readers
-        )
-        encoders = store.encoders
+        encoders = samples.encoders
         self.null_text = encoders.text.encode("").cpu()
         if config.network.subject_ids and not isinstance(encoders.text, HasOffsets):
             raise ModelError(
@@ -195,6 +192,19 @@ class Trainer:
                 f"{encoders.text.id} does not say where its tokens stand; set it to 0"
             )
         widths = Widths(encoders.video.channels, encoders.text.width, encoders.image.width)
+        self.plan = StepPlan.of(config, pool, widths, encoders.image.tokens)
+        self.loader = Loader(
+            self.plan,
+            Fetch(pool, samples, config.train.seed),
+            together,
+            rank=world.reader,
+            world=world.readers,
+            until=config.train.steps,
+            workers=config.data.workers,
+            prefetch_bytes=config.data.prefetch_mb << 20,
+            timeout_s=config.data.worker_timeout_s,
+            quarantine=Quarantine(config.data.fuse),
+        )
         path = checkpoint.resume_point(run.checkpoints)
         self.model = build(config, widths, world, fresh=path is None)
         self.optimiser = optim.adamw(self.model, config.optim, config.tune)
@@ -249,17 +259,17 @@ class Trainer:
         waits = self.device.type == "cuda" or self.world.size > 1
         return self.config.train.log_every if waits else 1
 
-    def one_step(self, step: Step, batches: Sequence[Batch]) -> None:
+    def one_step(self, step: Step, parts: Sequence[Part[Batch]]) -> None:
         """Take a step on this process's slots."""
         c, began = self.config, time.process_time()
         numbers = range(len(step.slots))[self.world.reader :: self.world.readers]
-        total = self._weight(step) * self.world.cp
+        total = step.weight * self.world.cp
         self.optimiser.zero_grad(set_to_none=True)
         slots = []
-        for number, batch in zip(numbers, batches, strict=True):
+        for number, part in zip(numbers, parts, strict=True):
             now = c.parallel.reduce_every_slot or number == numbers[-1]
             share_gradients(self.model, now)
-            slots.append(self._slot(number, step.slots[number], batch, total))
+            slots.append(self._slot(number, part, total))
         norm = gradients.clip(self.model.parameters(), c.optim.clip)
         bad = self.verdicts.judge(norm)
         lr = optim.learning_rate(c.optim, self.step, c.train.steps)
@@ -271,16 +281,16 @@ class Trainer:
             more["graphs"] = graphs()
         self.records.add(StepRecord(self.step, norm, slots, more))
 
-    def _slot(self, number: int, micro: Micro, batch: Batch, total: float) -> SlotRecord:
+    def _slot(self, number: int, part: Part[Batch], total: float) -> SlotRecord:
         """Forward and backward of one micro-batch, its share of the step's loss."""
-        c, seed = self.config, self.config.train.seed
-        keys = [(d.sample_id, d.number) for d in micro.draws]
+        c, seed, batch = self.config, self.config.train.seed, part.batch
+        keys = [(d.sample_id, d.number) for d in part.draws]
         hidden = [
             conditioning.draw(c.dropout, seed, key, int(mask.sum()))
             for key, mask in zip(keys, batch.condition.reference_mask, strict=True)
         ]
         condition = conditioning.hide(batch.condition, hidden, self.null_text).on(self.device)
-        tokens = self._tokens(micro.bucket)
+        tokens = self._tokens(part.bucket)
         levels = flow.noise_levels(c.flow, seed, keys, tokens)
         eps = flow.noise(tuple(batch.video.shape[1:]), seed, keys).to(self.device)
         x0, t = batch.video.to(self.device), levels.to(self.device)
@@ -289,13 +299,7 @@ class Trainer:
         loss = (losses * flow.level_weights(c.flow, t)).sum() * (each / total)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         references = [int(n) for n in batch.condition.reference_mask.sum(dim=1)]
-        return SlotRecord(number, losses.detach(), levels.tolist(), micro.draws, references, hidden)
-
-    def _weight(self, step: Step) -> int:
-        """Of all samples of a step, by the plan alone: no process asks another."""
-        if self.config.flow.reduction == "sample":
-            return sum(len(micro.draws) for micro in step.slots)
-        return sum(len(micro.draws) * self._tokens(micro.bucket) for micro in step.slots)
+        return SlotRecord(number, losses.detach(), levels.tolist(), part.draws, references, hidden)
 
     def _tokens(self, bucket: Bucket) -> int:
         """Video tokens of one sample."""
@@ -330,9 +334,7 @@ class Trainer:
         """Realised shares since step 0: dropout states, hidden latents, sources, skipped steps."""
         counts = self.records.counts
         total = max(1, counts["samples"])
-        sources = {
-            f"source {s}": counts[f"source {s}"] / total for s in sorted(self.plan.plan.share)
-        }
+        sources = {f"source {s}": counts[f"source {s}"] / total for s in self.plan.plan.sources}
         out = conditioning.rates(counts) | sources
         return out | {"skipped": counts["skipped"] / max(1, self.step)}
 
@@ -344,7 +346,7 @@ class Trainer:
             ema=self.ema.weights,
             optim=optim.state_tensors(self.model, self.optimiser),
             state={
-                "plan": self.plan.state(),
+                "plan": self.loader.state(),
                 "counts": dict(self.records.counts),
                 "bad_in_a_row": self.bad_in_a_row,
             },
@@ -374,7 +376,7 @@ class Trainer:
                 "optim": checkpoint.blank_optimiser(path, self.model.named_parameters()),
             },
         )
-        self.plan.restore(saved.state["plan"])
+        self.loader.restore(saved.state["plan"])
         optim.load_state_tensors(self.model, self.optimiser, saved.optim)
         counts, self.bad_in_a_row = saved.state["counts"], int(saved.state["bad_in_a_row"])
         skipped = int(counts.get("skipped", 0))
