@@ -132,6 +132,7 @@ def _train(config: Config, shards: str | Path, run: Run, track: Track, world: Wo
     with stop_on_signals() as stop, attention_kernels(config.parallel):
         trainer.loop(track, stop)
     spent = time.process_time() - spent
+    world.gather(None)  # rank 0 has written the last line
     losses = [x["loss"] for x in metrics.read(run.metrics) if x["loss"] is not None]
     tenth = max(1, len(losses) // 10)
     last = checkpoint.latest(run.checkpoints)

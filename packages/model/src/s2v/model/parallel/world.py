@@ -165,6 +165,7 @@ def begin(config: ParallelConfig, device: torch.device) -> Iterator[World]:
         )
         with _last_words(world):
             yield world
+        world.gather(None)  # rank 0 holds the store: it leaves last
     finally:
         dist.destroy_process_group()
 
