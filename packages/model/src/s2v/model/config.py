@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
 from s2v.model.config_types import Count, Positive, Rate, Size
 from s2v.model.wan_config import WanConfig
@@ -269,6 +270,7 @@ class Config(_Strict):
     train: TrainConfig = TrainConfig()
     heldout: HeldoutConfig = HeldoutConfig()
     sample: SampleConfig = SampleConfig()
+    plan: PlanConfig = PlanConfig()
 
     @model_validator(mode="after")
     def _enough_ids(self) -> Self:

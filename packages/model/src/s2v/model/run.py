@@ -25,6 +25,7 @@ from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import autoencoder, checkpoint
 from s2v.model import config as configuration
 from s2v.model.config import Config
+from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
 from s2v.model.data.features import Encoders, FeatureStore
 from s2v.model.data.index import select
@@ -42,6 +43,7 @@ _FREE: dict[str, set[str]] = {
     "train": {"steps", "threads", "device", "log_every", "checkpoint_every", "keep", "patience"},
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
+    "plan": set(PlanConfig.model_fields),
     # Where weights lie; what they are stands in the features' fingerprint.
     "encoders": {"text_weights", "text_tokenizer", "image_weights"},
     "autoencoder": {"weights"},
