@@ -27,6 +27,7 @@ from s2v.model import config as configuration
 from s2v.model.config import Config
 from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
+from s2v.model.config_validation import ValidationConfig
 from s2v.model.data.features import Encoders, FeatureStore
 from s2v.model.data.index import select
 from s2v.model.data.plan import permuted
@@ -40,10 +41,11 @@ from s2v.model.progress import Track, quiet
 
 #: What may change between two starts of one run without changing a step that was done.
 _FREE: dict[str, set[str]] = {
-    "train": {"steps", "threads", "device", "log_every", "checkpoint_every", "keep", "patience"},
+    "train": {"steps", "threads", "device", "log_every", "log", "checkpoint_every", "keep", "patience"},
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
     "plan": set(PlanConfig.model_fields),
+    "validation": set(ValidationConfig.model_fields),
     # Where weights lie; what they are stands in the features' fingerprint.
     "encoders": {"text_weights", "text_tokenizer", "image_weights"},
     "autoencoder": {"weights"},
