@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from s2v.datapipe.base import settings
 from s2v.model import config_recipes
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.config_parallel import ParallelConfig
 from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
+from s2v.model.config_tune import TuneConfig
 from s2v.model.config_types import Count, Positive, Rate, Size
 from s2v.model.config_validation import ValidationConfig
 from s2v.model.wan_config import WanConfig
@@ -235,6 +237,8 @@ class TrainConfig(_Strict):
     #: Weights to start from (``network.kind = "wan"``): a released checkpoint of any layout.
     start_from: str | None = None
     steps: Size = 400
+    #: Micro-batches of a step, whatever the number of GPUs; ranks share them evenly.
+    slots: Size = 1
     batch: Size = 8
     seed: int = 0
     threads: Size = 1
@@ -270,6 +274,8 @@ class Config(_Strict):
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
+    parallel: ParallelConfig = ParallelConfig()
     heldout: HeldoutConfig = HeldoutConfig()
     sample: SampleConfig = SampleConfig()
     validation: ValidationConfig = ValidationConfig()

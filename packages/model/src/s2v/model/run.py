@@ -25,6 +25,7 @@ from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import autoencoder, checkpoint
 from s2v.model import config as configuration
 from s2v.model.config import Config
+from s2v.model.config_parallel import ParallelConfig
 from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
 from s2v.model.config_validation import ValidationConfig
@@ -42,6 +43,7 @@ from s2v.model.progress import Track, quiet
 #: What may change between two starts of one run without changing a step that was done.
 _FREE: dict[str, set[str]] = {
     "train": {"steps", "threads", "device", "log_every", "log", "checkpoint_every", "keep", "patience"},
+    "parallel": set(ParallelConfig.model_fields),
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
     "plan": set(PlanConfig.model_fields),
