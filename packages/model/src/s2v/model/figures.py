@@ -2,7 +2,7 @@
 
 MFU counts the model's own operations, three forwards' worth with every frame, reference and text
 row that a sample has, over the dense bf16 peak of all devices. HFU counts besides what
-checkpointing does a second time. A device whose peak is not known, a CPU among them, has neither:
+is recomputed a second time. A device whose peak is not known, a CPU among them, has neither:
 null, not a made-up peak.
 """
 
@@ -19,7 +19,7 @@ import torch
 from s2v.model.config import Config
 from s2v.model.devices import GIB, named
 from s2v.model.flops import Flops, Sizes
-from s2v.model.planner.layout import Checkpointing
+from s2v.model.planner.layout import Layout
 from s2v.model.planner.speed import flops_of, recomputed
 
 _TERA: Final = 1e12
@@ -32,7 +32,6 @@ class Figures:
         config: of the run.
         device: of this process.
         world: devices in all.
-        checkpointing: what is made again in a backward.
     """
 
     def __init__(
@@ -40,9 +39,9 @@ class Figures:
         config: Config,
         device: torch.device,
         world: int = 1,
-        checkpointing: Checkpointing = "none",
     ) -> None:
-        self._device, self._world, self._checkpointing = device, world, checkpointing
+        self._device, self._world = device, world
+        self._layout = Layout.own(config, world)
         known = named(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self.peak = known.peak if known else None
         self._flops = lru_cache(maxsize=4096)(lambda sizes: flops_of(config, sizes))
@@ -71,7 +70,7 @@ class Figures:
         """
         flops: list[Flops] = [self._flops(sizes) for sizes in samples]
         model = sum(f.train for f in flops)
-        done = model + sum(recomputed(f, self._checkpointing) for f in flops)
+        done = model + sum(recomputed(f, self._layout) for f in flops)
         spent = max(seconds, 1e-9)
         devices = spent * self._world
         peak = None if self.peak is None else devices * self.peak

@@ -16,7 +16,9 @@ def add_arguments(
     plan.add_argument("--gpus", type=int, help="number of devices (default: the recipe's)")
     plan.add_argument("--memory", type=float, metavar="GIB", help="of each")
     plan.add_argument("--device", choices=["cpu", "a100", "h100", "h200", "b200", "gb200"])
-    plan.add_argument("--slots", type=int, help="micro-batches of a step (default: one per rank)")
+    plan.add_argument(
+        "--search", action="store_true", help="take the fastest layout instead of the recipe's"
+    )
     plan.add_argument(
         "--efficiency", type=float, help="share of the dense peak to predict with (default: 0.33)"
     )
@@ -29,7 +31,7 @@ def _plan(a: argparse.Namespace) -> dict[str, Any] | str:
     from s2v.model.planner.plan import hardware, plan
     from s2v.model.planner.text import text
 
-    for name in ("gpus", "memory", "slots", "efficiency"):
+    for name in ("gpus", "memory", "efficiency"):
         value = getattr(a, name)
         if value is not None and value <= 0:
             raise ModelError(f"--{name} {value}: must be above 0")
@@ -39,7 +41,7 @@ def _plan(a: argparse.Namespace) -> dict[str, Any] | str:
     on = hardware(
         config, gpus=a.gpus, memory=a.memory, device=a.device, efficiency=a.efficiency
     )
-    made = plan(config, on, slots=a.slots)
+    made = plan(config, on, search=a.search)
     return made.to_json() if a.json else text(made)
 
 

@@ -21,10 +21,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from s2v.model import networks
+from s2v.model import networks, tune
 from s2v.model.conditioning import Condition
 from s2v.model.config import Config
 from s2v.model.flops import Sizes
+from s2v.model.parallel import seam
 from s2v.model.planner.shapes import widths_of
 
 _PRODUCTS: Final = (
@@ -42,15 +43,16 @@ class Kept:
 
     Attributes:
         blocks: per block, all that autograd saves (eager, nothing recomputed).
-        products: per block, what products and attention return, and the block's input: what a
-            compiler keeps, and what selective checkpointing keeps.
-        inputs: per block, its input alone: what full checkpointing keeps.
+        products: per block, what its products return.
+        attended: per block, what its attention returns.
+        inputs: per block, its input.
         outside: of everything before and behind the blocks.
         largest: the largest result of a product.
     """
 
     blocks: tuple[int, ...]
     products: tuple[int, ...]
+    attended: tuple[int, ...]
     inputs: tuple[int, ...]
     outside: int
     largest: int
@@ -142,7 +144,7 @@ def kept(config: Config, sizes: Sizes, dtype: torch.dtype) -> Kept:
         sizes: of the sample.
         dtype: in which the network computes.
     """
-    shaping = {"network", "wan", "encoders", "autoencoder"}
+    shaping = {"network", "wan", "encoders", "autoencoder", "tune"}
     return _kept(config.model_dump_json(include=shaping), sizes, dtype)
 
 
@@ -155,9 +157,10 @@ def _kept(shape: str, sizes: Sizes, dtype: torch.dtype) -> Kept:
         config = config.model_copy(update={"wan": one})
     with torch.device("meta"):
         model = networks.build(config, widths_of(config)).to(dtype)
-    blocks = _blocks(model)
+    tune.apply(model, config.tune)
+    blocks = {str(i): block for i, block in enumerate(seam.blocks(model))}
     owner = [_OUTSIDE]
-    saved, made = _Ledger(model), _Ledger(model)
+    saved, made, looked = _Ledger(model), _Ledger(model), _Ledger(model)
     inputs: dict[str, int] = {}
     largest = [0]
 
@@ -181,8 +184,8 @@ def _kept(shape: str, sizes: Sizes, dtype: torch.dtype) -> Kept:
         largest[0] = max(largest[0], x.nbytes)
 
     def attended(x: Tensor) -> None:
-        made.add(owner[0], x)
-        made.bytes[owner[0]] += 4 * x[..., 0].numel()  # its row of sums, float32
+        looked.add(owner[0], x)
+        looked.bytes[owner[0]] += 4 * x[..., 0].numel()  # its row of sums, float32
 
     hooks = [b.register_forward_pre_hook(enter(n)) for n, b in blocks.items()]
     hooks += [b.register_forward_hook(leave) for b in blocks.values()]
@@ -198,21 +201,12 @@ def _kept(shape: str, sizes: Sizes, dtype: torch.dtype) -> Kept:
     names = list(blocks) * (layers if config.network.kind == "wan" else 1)
     return Kept(
         blocks=tuple(saved.bytes[n] for n in names),
-        products=tuple(made.bytes[n] + inputs[n] for n in names),
+        products=tuple(made.bytes[n] for n in names),
+        attended=tuple(looked.bytes[n] for n in names),
         inputs=tuple(inputs[n] for n in names),
         outside=saved.bytes[_OUTSIDE],
         largest=largest[0],
     )
-
-
-def _blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> block, in the order they run."""
-    out = {}
-    for part in ("blocks", "double_blocks", "single_blocks"):
-        found = getattr(model, part, None)
-        if isinstance(found, nn.ModuleList):
-            out |= {f"{part}.{i}": block for i, block in enumerate(found)}
-    return out
 
 
 def _streams(model: nn.Module) -> int:

@@ -13,9 +13,10 @@ from typing import Final
 
 import torch
 
-from s2v.model import networks
+from s2v.model import networks, tune
 from s2v.model.config import Config
-from s2v.model.planner.activations import kept
+from s2v.model.parallel import seam
+from s2v.model.planner.activations import Kept, kept
 from s2v.model.planner.layout import Layout
 from s2v.model.planner.shapes import Bucket, grown, sizes_of, widths_of
 
@@ -57,18 +58,18 @@ class Counts:
 
 
 def counts(config: Config) -> Counts:
-    """Count on the meta device: nothing is allocated."""
+    """Count on the meta device: nothing is allocated.
+
+    Raises:
+        ModelError: ``[tune]`` matches nothing of the network.
+    """
     with torch.device("meta"):
         model = networks.build(config, widths_of(config))
+        tune.apply(model, config.tune)
     total = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    parts = ("blocks", "double_blocks", "single_blocks")
-    blocks = [
-        sum(p.numel() for p in block.parameters())
-        for part in parts
-        for block in getattr(model, part, ())
-    ]
-    return Counts(total, trained, max(blocks), total - sum(blocks))
+    learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    blocks = [sum(p.numel() for p in block.parameters()) for block in seam.blocks(model)]
+    return Counts(total, learns, max(blocks), total - sum(blocks))
 
 
 @dataclass(frozen=True)
@@ -125,33 +126,44 @@ def memory(
     k = kept(config, sizes_of(config, bucket), dtype)
     share = layout.states
     trained = _FLOAT32 * count.trained // share
-    compiled_or_selective = layout.compiled or layout.checkpointing == "selective"
-    largest = max(k.products if layout.compiled else k.blocks)
-    if layout.checkpointing == "full":
-        held = sum(k.inputs) + largest
-    elif layout.checkpointing == "selective":
-        held = sum(k.products) + max(0, largest - max(k.products))
-    else:
-        held = sum(k.products if compiled_or_selective else k.blocks)
     T, H, W, K = grown(config, bucket)
     widths = widths_of(config)
     latents = 5 * widths.latent * (T + K) * H * W + config.encoders.text_tokens * widths.text
-    exchange = 0 if layout.context == 1 else 4 * max(k.inputs)
-    gathered = 0
-    if share > 1 or width != _FLOAT32:
-        whole = _AHEAD * count.largest_block + count.outside
-        gathered = width * whole + (width + _FLOAT32) * count.largest_block
+    exchange = 0 if layout.cp == 1 else 4 * max(k.inputs)
     return Memory(
         parameters=_FLOAT32 * count.parameters // share,
-        gradients=trained,
+        gradients=trained if layout.each_slot else _FLOAT32 * count.trained,
         optimiser=2 * trained,
         average=_FLOAT32 * count.parameters // share,
-        gathered=gathered,
-        activations=batch * (held + k.outside) // layout.context,
-        temporary=batch * (_TEMPORARY * k.largest + exchange) // layout.context,
+        gathered=_gathered(count, layout, width) if share > 1 or width != _FLOAT32 else 0,
+        activations=batch * (_held(k, layout) + k.outside) // layout.cp,
+        temporary=batch * (_TEMPORARY * k.largest + exchange) // layout.cp,
         latents=batch * _FLOAT32 * latents,
         encoders=encoder_bytes(config),
     )
+
+
+def _held(k: Kept, layout: Layout) -> int:
+    """Activations at the beginning of the backward, and what its first block makes again."""
+    small = [sum(parts) for parts in zip(k.products, k.attended, k.inputs, strict=True)]
+    plain = small if layout.compiled else list(k.blocks)
+    if layout.recompute == "none":
+        return sum(plain)
+    if layout.recompute == "full":
+        return sum(k.inputs) + max(plain)
+    if layout.every:
+        again = range(0, len(plain), layout.every)
+        held = sum(plain) - sum(plain[i] - k.inputs[i] for i in again)
+        return held + max(plain[i] for i in again)
+    parts = {"mm": k.products, "sdpa": k.attended}
+    held = sum(k.inputs) + sum(sum(parts[name]) for name in layout.keep)
+    return held + max(plain) - min(small)
+
+
+def _gathered(count: Counts, layout: Layout, width: int) -> int:
+    """Whole weights of blocks at work and on their way, and a block's gradients to be shared."""
+    blocks = _AHEAD * count.largest_block if layout.reshard else count.parameters - count.outside
+    return width * (blocks + count.outside) + (width + _FLOAT32) * count.largest_block
 
 
 def encoder_bytes(config: Config) -> int:

@@ -1,24 +1,25 @@
-"""A plan of a run: every layout of the devices tried, the best one explained, or a refusal."""
+"""A plan of a run: its layout explained and all others listed, or a refusal that says what fits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from s2v.model.config import Config
 from s2v.model.devices import DEVICES, GIB, Device
 from s2v.model.errors import ModelError
-from s2v.model.planner import speed as speeds
 from s2v.model.planner.layout import Layout, divides, layouts
-from s2v.model.planner.memory import RESERVE, Counts, Memory, counts, memory, most
-from s2v.model.planner.shapes import Bucket, buckets_of, sizes_of
-from s2v.model.planner.speed import Speed, flops_of, recomputed, speed
+from s2v.model.planner.memory import RESERVE, Memory, counts, memory, most
+from s2v.model.planner.shapes import Bucket, batches_of, buckets_of, sizes_of
+from s2v.model.planner.speed import EFFICIENCY, SOURCE, Speed, flops_of, recomputed, speed
 
 #: Numbers of devices that a refusal tries to name a way out.
-_MORE: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
+_MORE: Final = (2, 4, 8, 16, 32, 64, 128, 256)
+#: How much faster a layout with context parallelism has to look; see :func:`_rank`.
+_CP_LOSS: Final = 1.3
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class BucketPlan:
         bucket: ``frames x height x width + references``.
         tokens: of video and references.
         forward, train, recomputed: operations per sample.
-        most: samples of a micro-batch that fit.
-        batch: samples that make a micro-batch cost about what the others cost.
+        batch: samples of a micro-batch as configured.
+        most: samples that would fit.
         memory: GiB by part, at ``batch``.
-        speed: at ``batch``; None without a known device.
+        speed: at ``batch``, were all slots of this bucket; None without a known device.
     """
 
     bucket: str
@@ -69,8 +70,8 @@ class BucketPlan:
     forward: int
     train: int
     recomputed: int
-    most: int
     batch: int
+    most: int
     memory: dict[str, float]
     speed: Speed | None
 
@@ -81,14 +82,16 @@ class Tried:
 
     Attributes:
         layout: in words.
-        fits: whether one sample of the dearest bucket fits.
-        why: what is in the way, with the way out; empty where it fits.
-        memory: GiB of one sample of the dearest bucket, None where nothing divides.
+        settings: overrides that ask for it.
+        fits: whether the configured micro-batches fit.
+        why: what is in the way; empty where it fits.
+        memory: GiB of the largest micro-batch, None where nothing divides.
         samples_s: predicted, over all buckets alike; None where it does not fit.
         mfu: the same.
     """
 
     layout: str
+    settings: tuple[str, ...]
     fits: bool
     why: str
     memory: float | None
@@ -105,8 +108,9 @@ class Plan:
         efficiency, source: what the prediction stands on; None without a device.
         parameters, trained, frozen: of the network.
         layout: the chosen one.
-        chosen: its fields.
+        settings: overrides that ask for it.
         slots: micro-batches of a step.
+        batch: the largest ``train.batch`` that fits.
         buckets: on the chosen layout, the dearest last.
         tried: all layouts, those that fit first, fastest first.
     """
@@ -120,8 +124,9 @@ class Plan:
     trained: int
     frozen: int
     layout: str
-    chosen: Layout
+    settings: tuple[str, ...]
     slots: int
+    batch: int
     buckets: tuple[BucketPlan, ...]
     tried: tuple[Tried, ...]
 
@@ -157,171 +162,241 @@ def hardware(
     if size is None and found is not None:
         size = found.memory
     if size is None:
-        raise ModelError(f"plan: --device {name} does not say how much memory there is; give --memory")
+        raise ModelError(
+            f"plan: --device {name} does not say how much memory there is; give --memory"
+        )
     share = efficiency or p.efficiency
-    source = "given" if share else speeds.SOURCE
-    return Hardware(gpus or p.gpus, size, found, share or speeds.EFFICIENCY, source)
+    source = "given" if share else SOURCE
+    return Hardware(gpus or p.gpus, size, found, share or EFFICIENCY, source)
 
 
-def plan(config: Config, on: Hardware, *, slots: int | None = None) -> Plan:
-    """Try every layout and explain the fastest that fits.
+class Planner:
+    """One configuration on one kind of hardware.
 
     Args:
         config: of the run.
         on: the devices.
-        slots: micro-batches of a step; one per data-parallel rank by default.
+    """
+
+    def __init__(self, config: Config, on: Hardware) -> None:
+        self.config, self.on = config, on
+        self.count = counts(config)
+        flops = {b: flops_of(config, sizes_of(config, b)) for b in buckets_of(config)}
+        self.flops = dict(sorted(flops.items(), key=lambda pair: pair[1].train))
+        costs = {bucket: float(f.train) for bucket, f in self.flops.items()}
+        self.batches = batches_of(config, costs)
+
+    def layouts(self) -> list[Layout]:
+        """All of these devices."""
+        per_node = self.on.device.per_node if self.on.device else self.on.gpus
+        compiled = self.config.parallel.compile
+        return list(layouts(self.on.gpus, per_node, compiled=compiled))
+
+    def tried(self, layout: Layout) -> Tried:
+        """Whether it fits, and how fast it is."""
+        settings = tuple(layout.settings())
+        why = divides(self.config, layout, self.on.gpus, self.config.train.slots)
+        if why is not None:
+            return Tried(str(layout), settings, False, why, None, None, None)
+        worst = self.worst(layout)
+        size = worst.total / GIB
+        if worst.total > self.on.room:
+            return Tried(str(layout), settings, False, self._too_much(worst), size, None, None)
+        rates = self._rates(layout)
+        return Tried(str(layout), settings, True, "", size, *rates)
+
+    def worst(self, layout: Layout) -> Memory:
+        """Of the micro-batch that needs most."""
+        found = (self._memory(layout, bucket, batch) for bucket, batch in self.batches.items())
+        return max(found, key=lambda m: m.total)
+
+    def explained(self, layout: Layout) -> tuple[BucketPlan, ...]:
+        """Every bucket on this layout."""
+        out = []
+        for bucket, flops in self.flops.items():
+            batch = self.batches[bucket]
+            held = self._memory(layout, bucket, batch)
+            out.append(
+                BucketPlan(
+                    bucket=str(bucket),
+                    tokens=flops.tokens,
+                    forward=flops.forward,
+                    train=flops.train,
+                    recomputed=recomputed(flops, layout),
+                    batch=batch,
+                    most=most(
+                        self.config, self.count, layout, bucket, self.on.room, self.on.dtype
+                    ),
+                    memory={name: size / GIB for name, size in asdict(held).items()}
+                    | {"total": held.total / GIB},
+                    speed=self._speed(layout, bucket),
+                )
+            )
+        return tuple(out)
+
+    def _rates(self, layout: Layout) -> tuple[float | None, float | None]:
+        """Samples per second and MFU, a step's slots being of all buckets alike."""
+        if self.on.device is None:
+            return None, None
+        samples = seconds = done = 0.0
+        for bucket, flops in self.flops.items():
+            found = self._speed(layout, bucket)
+            assert found is not None  # the device is known
+            n = self.batches[bucket] * self.config.train.slots
+            samples, seconds, done = samples + n, seconds + found.step_s, done + n * flops.train
+        return samples / seconds, done / seconds / (self.on.device.peak * self.on.gpus)
+
+    def _memory(self, layout: Layout, bucket: Bucket, batch: int) -> Memory:
+        return memory(self.config, self.count, layout, bucket, batch, self.on.dtype)
+
+    def _speed(self, layout: Layout, bucket: Bucket) -> Speed | None:
+        if self.on.device is None:
+            return None
+        return speed(
+            self.config, self.count, layout, self.on.device, bucket,
+            batch=self.batches[bucket], slots=self.config.train.slots,
+            efficiency=self.on.efficiency,
+        )  # fmt: skip
+
+    def _too_much(self, held: Memory) -> str:
+        parts = sorted(asdict(held).items(), key=lambda part: -part[1])[:2]
+        said = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts)
+        return f"needs {held.total / GIB:.1f} of {self.on.room / GIB:.1f} GiB ({said})"
+
+
+def plan(config: Config, on: Hardware, *, search: bool = False) -> Plan:
+    """Explain the run's own layout on these devices, and list all others.
+
+    Args:
+        config: of the run.
+        on: the devices.
+        search: take the fastest layout that fits instead of the run's own.
 
     Raises:
-        ModelError: nothing fits or divides; the message says what would.
+        ModelError: it does not fit, or something does not divide; the message says what would.
     """
-    count, buckets = counts(config), buckets_of(config)
-    per_node = on.device.per_node if on.device else on.gpus
-    found = [
-        (layout, _tried(config, count, layout, on, buckets, slots))
-        for layout in layouts(on.gpus, per_node, compiled=on.device is not None)
-    ]
-    fitting = [pair for pair in found if pair[1].fits]
-    if not fitting:
-        raise ModelError(_refusal(config, on, slots, [tried for _, tried in found]))
-    # Python's sort is stable: of equally fast ones the plainest stands first.
-    fitting.sort(key=lambda pair: -(pair[1].samples_s or 0.0))
-    best = fitting[0][0]
-    others = [tried for _, tried in found if not tried.fits]
+    planner = Planner(config, on)
+    own = Layout.own(config, on.gpus)
+    found = [(layout, planner.tried(layout)) for layout in planner.layouts()]
+    fitting = sorted((p for p in found if p[1].fits), key=_rank)
+    if search:
+        if not fitting:
+            raise ModelError(_refusal(planner, [tried for _, tried in found], None))
+        own = fitting[0][0]
+    verdict = planner.tried(own)
+    if not verdict.fits:
+        best = fitting[0][1] if fitting else None
+        raise ModelError(_refusal(planner, [verdict], best))
+    explained = planner.explained(own)
     return Plan(
         gpus=on.gpus,
         device=on.device.title if on.device else "CPU",
         memory=on.memory,
         efficiency=on.efficiency if on.device else None,
         source=on.source if on.device else None,
-        parameters=count.parameters,
-        trained=count.trained,
-        frozen=count.frozen,
-        layout=str(best),
-        chosen=best,
-        slots=slots or best.data,
-        buckets=_explained(config, count, best, on, buckets, slots),
-        tried=(*(tried for _, tried in fitting), *others),
+        parameters=planner.count.parameters,
+        trained=planner.count.trained,
+        frozen=planner.count.frozen,
+        layout=str(own),
+        settings=tuple(own.settings()),
+        slots=config.train.slots,
+        batch=explained[-1].most,
+        buckets=explained,
+        tried=(
+            *(tried for _, tried in fitting),
+            *(tried for _, tried in found if not tried.fits),
+        ),
     )
 
 
-def _tried(
-    config: Config,
-    count: Counts,
-    layout: Layout,
-    on: Hardware,
-    buckets: Sequence[Bucket],
-    slots: int | None,
-) -> Tried:
-    why = divides(config, layout, slots or layout.data)
-    if why is not None:
-        return Tried(str(layout), False, why, None, None, None)
-    one = memory(config, count, layout, buckets[-1], 1, on.dtype)
-    size = one.total / GIB
-    if one.total > on.room:
-        return Tried(str(layout), False, _too_much(one, on), size, None, None)
-    each = _explained(config, count, layout, on, buckets, slots)
-    speeds = [b.speed for b in each if b.speed]
-    if not speeds:
-        return Tried(str(layout), True, "", size, None, None)
-    seconds = sum(1 / s.samples_s for s in speeds)
-    done = sum(b.train for b in each)
-    assert on.device is not None  # speeds are predicted for known devices only
-    mfu = done / seconds / (on.device.peak * on.gpus)
-    return Tried(str(layout), True, "", size, len(speeds) / seconds, mfu)
+def check(config: Config, gpus: int, memory_bytes: int, device: Device | None) -> None:
+    """Refuse a run that cannot fit, before it is launched.
+
+    Args:
+        config: of the run.
+        gpus: its processes.
+        memory_bytes: of each one's device.
+        device: what that is, where it is known.
+
+    Raises:
+        ModelError: as :func:`plan`.
+    """
+    on = Hardware(gpus, memory_bytes / GIB, device, EFFICIENCY, SOURCE)
+    planner = Planner(config, on)
+    verdict = planner.tried(Layout.own(config, gpus))
+    if not verdict.fits:
+        found = [(layout, planner.tried(layout)) for layout in planner.layouts()]
+        fitting = sorted((p for p in found if p[1].fits), key=_rank)
+        raise ModelError(_refusal(planner, [verdict], fitting[0][1] if fitting else None))
 
 
-def _too_much(one: Memory, on: Hardware) -> str:
-    parts = sorted(asdict(one).items(), key=lambda part: -part[1])[:2]
-    said = ", ".join(f"{name} {size / GIB:.0f}" for name, size in parts)
-    return f"needs {one.total / GIB:.0f} of {on.room / GIB:.0f} GiB ({said})"
+def _rank(pair: tuple[Layout, Tried]) -> float:
+    """Fastest first. Python sorts stably: of equally fast ones the plainest stays before.
+
+    Sharing a sample's tokens makes every product smaller, which is not in the prediction:
+    NVIDIA's Cosmos trainer took 26 to 30 s a step with it and 20 to 23 s without, for the same
+    work. So such a layout has to be a third faster to be preferred.
+    """
+    layout, tried = pair
+    return -(tried.samples_s or 0.0) / (_CP_LOSS if layout.cp > 1 else 1.0)
 
 
-def _explained(
-    config: Config,
-    count: Counts,
-    layout: Layout,
-    on: Hardware,
-    buckets: Iterable[Bucket],
-    slots: int | None,
-) -> tuple[BucketPlan, ...]:
-    """Batches that cost about alike: what fits of the dearest bucket sets the cost."""
-    rows = []
-    for bucket in buckets:
-        sizes = sizes_of(config, bucket)
-        flops = flops_of(config, sizes)
-        fits = most(config, count, layout, bucket, on.room, on.dtype)
-        rows.append((bucket, flops, fits))
-    cost = rows[-1][1].train * rows[-1][2]
-    out = []
-    for bucket, flops, fits in rows:
-        batch = max(1, min(fits, round(cost / flops.train)))
-        held = memory(config, count, layout, bucket, batch, on.dtype)
-        predicted = None
-        if on.device is not None:
-            predicted = speed(
-                config, count, layout, on.device, bucket, batch=batch,
-                slots=slots or layout.data, efficiency=on.efficiency,
-            )  # fmt: skip
-        out.append(
-            BucketPlan(
-                bucket=str(bucket),
-                tokens=flops.tokens,
-                forward=flops.forward,
-                train=flops.train,
-                recomputed=recomputed(flops, layout.checkpointing),
-                most=fits,
-                batch=batch,
-                memory={name: size / GIB for name, size in asdict(held).items()}
-                | {"total": held.total / GIB},
-                speed=predicted,
-            )
-        )
-    return tuple(out)
-
-
-def _refusal(config: Config, on: Hardware, slots: int | None, tried: Sequence[Tried]) -> str:
-    """Why nothing fits, and the nearest changes that would."""
-    sized = [t for t in tried if t.memory is not None]
+def _refusal(planner: Planner, tried: Sequence[Tried], best: Tried | None) -> str:
+    """Why it does not fit, and single changes that would make it."""
+    on = planner.on
     where = f"{on.gpus} x {on.device.title if on.device else 'CPU'} of {on.memory:.0f} GiB"
+    sized = [t for t in tried if t.memory is not None]
+    one = min(sized, key=lambda t: t.memory or 0.0) if sized else tried[0]
+    ways = [] if best is None else [" ".join(f"--set {s}" for s in best.settings)]
+    if sized and best is None:
+        ways = _ways_out(planner.config, on)
+    said = "; or ".join(ways) if ways else "no single change is known to; take a smaller network"
     if not sized:
-        return f"plan: no layout of {where} divides; {tried[0].why}"
-    least = min(sized, key=lambda t: t.memory or 0.0)
-    ways = _ways_out(config, on, slots)
-    said = "; ".join(ways) if ways else "no single change fits; take a smaller network"
-    return f"plan: nothing fits into {where}: {least.layout} {least.why}. What would fit: {said}"
+        said = "; or ".join([one.why.partition("; ")[2], *ways])
+        return f"plan: {where}: {one.layout}: {one.why.partition('; ')[0]}. What would fit: {said}"
+    return f"plan: {where}: {one.layout}: {one.why}. What would fit: {said}"
 
 
-def _ways_out(config: Config, on: Hardware, slots: int | None) -> list[str]:
+def _ways_out(config: Config, on: Hardware) -> list[str]:
     """Single changes that make some layout fit, each at its smallest."""
     ways = []
+    train, data = config.train, config.data
+    for batch in range(train.batch - 1, 0, -1):
+        if _any_fits(_with(config, "train", batch=batch), on):
+            ways.append(f"--set train.batch={batch}")
+            break
+    for recompute in ("selective", "full"):
+        if _any_fits(_with(config, "parallel", recompute=recompute, compile=True), on):
+            ways.append(f"--set parallel.recompute={recompute} --set parallel.compile=true")
+            break
     for gpus in _MORE:
-        if gpus > on.gpus and _any_fits(config, replace(on, gpus=gpus), slots):
-            ways.append(f"--gpus {gpus}")
+        slots = -(-train.slots // gpus) * gpus
+        if gpus > on.gpus and _any_fits(
+            _with(config, "train", slots=slots), replace(on, gpus=gpus)
+        ):
+            ways.append(f"--gpus {gpus} (train.slots={slots})")
             break
-    data = config.data
     for frames in range(data.frames - 4, 0, -4):
-        if _any_fits(_with_data(config, frames=frames), on, slots):
-            ways.append(f"data.frames={frames}")
+        if _any_fits(_with(config, "data", frames=frames), on):
+            ways.append(f"--set data.frames={frames}")
             break
-    if data.max_references and _any_fits(_with_data(config, max_references=0), on, slots):
-        fewer = next(
-            k
-            for k in range(data.max_references - 1, -1, -1)
-            if _any_fits(_with_data(config, max_references=k), on, slots)
-        )
-        ways.append(f"data.max_references={fewer}")
+    for references in range(data.max_references - 1, -1, -1):
+        if _any_fits(_with(config, "data", max_references=references), on):
+            ways.append(f"--set data.max_references={references}")
+            break
     return ways
 
 
-def _with_data(config: Config, **changes: int) -> Config:
-    return config.model_copy(update={"data": config.data.model_copy(update=changes)})
+def _with(config: Config, section: str, **changes: Any) -> Config:
+    changed = getattr(config, section).model_copy(update=changes)
+    return config.model_copy(update={section: changed})
 
 
-def _any_fits(config: Config, on: Hardware, slots: int | None) -> bool:
-    count, bucket = counts(config), buckets_of(config)[-1]
-    per_node = on.device.per_node if on.device else on.gpus
+def _any_fits(config: Config, on: Hardware) -> bool:
+    """Whether some layout takes the configured micro-batches."""
+    planner = Planner(config, on)
     return any(
-        divides(config, layout, slots or layout.data) is None
-        and memory(config, count, layout, bucket, 1, on.dtype).total <= on.room
-        for layout in layouts(on.gpus, per_node, compiled=on.device is not None)
+        divides(config, layout, on.gpus, config.train.slots) is None
+        and planner.worst(layout).total <= on.room
+        for layout in planner.layouts()
     )

@@ -71,6 +71,17 @@ def buckets_of(config: Config) -> tuple[Bucket, ...]:
     return tuple(Bucket(d.frames, d.height, d.width, k) for k in range(d.max_references + 1))
 
 
+def batches_of(config: Config, costs: Mapping[Bucket, float]) -> dict[Bucket, int]:
+    """Samples of a micro-batch, by bucket: ``train.batch`` of the dearest set the bound.
+
+    Args:
+        config: of the run.
+        costs: operations of one sample of each bucket.
+    """
+    most = config.train.batch * max(costs.values())
+    return {bucket: max(1, int(most / cost + 1e-9)) for bucket, cost in costs.items()}
+
+
 def grown(config: Config, bucket: Bucket) -> tuple[int, int, int, int]:
     """``(T, H/8, W/8, K)`` of a bucket's latents."""
     s = sizes_of(config, bucket)

@@ -7,13 +7,13 @@ are done, those made again included; its default is a published figure of anothe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from s2v.model.config import Config
 from s2v.model.devices import Device
-from s2v.model.flops import Flops, Sizes, mmdit_flops, wan_flops
-from s2v.model.planner.layout import Checkpointing, Layout
+from s2v.model.flops import Flops, Sizes, mmdit_flops, product, wan_flops
+from s2v.model.planner.layout import Layout
 from s2v.model.planner.memory import Counts
 from s2v.model.planner.shapes import Bucket, sizes_of, widths_of
 
@@ -38,46 +38,61 @@ _OPTIMISER_BYTES: Final = 36
 
 
 def flops_of(config: Config, sizes: Sizes) -> Flops:
-    """Operations of one sample."""
-    if config.network.kind == "wan":
-        return wan_flops(config.wan, sizes)
-    return mmdit_flops(config.network, widths_of(config), sizes)
+    """Operations of one sample, without the weight gradients that ``[tune]`` does not want.
 
-
-def recomputed(flops: Flops, checkpointing: Checkpointing) -> int:
-    """Operations of one sample that are done a second time.
-
-    Selective checkpointing keeps the results of products and attention, so that what it makes
-    again is not counted among the operations at all.
+    A LoRA's own pairs are not counted: at rank 32 they are under two hundredths.
     """
-    if checkpointing != "full":
+    if config.network.kind == "wan":
+        flops = wan_flops(config.wan, sizes)
+    else:
+        flops = mmdit_flops(config.network, widths_of(config), sizes)
+    if config.tune.kind == "full":
+        return flops
+    frozen = {name: n for name, n in flops.parts.items() if name not in _ATTENTION_PARTS}
+    spared = sum(frozen.values())
+    if config.tune.kind == "attention":
+        spared = sum(frozen.get(name, 0) for name in (*_OUTSIDE, "mlp", "modulation"))
+        if config.network.kind == "mmdit":  # its single blocks' MLPs learn with the projections
+            n, rows = config.network, flops.tokens + sizes.text
+            rows += sizes.references * sizes.image_tokens
+            spared -= 2 * n.single_layers * product(rows, n.width, n.mlp_ratio * n.width)
+    return replace(flops, ungraded=flops.ungraded + spared)
+
+
+def recomputed(flops: Flops, layout: Layout) -> int:
+    """Operations of one sample that are done a second time."""
+    if layout.recompute == "none":
         return 0
-    return flops.forward - sum(flops.parts.get(name, 0) for name in _OUTSIDE)
+    blocks = flops.forward - sum(flops.parts.get(name, 0) for name in _OUTSIDE)
+    if layout.recompute == "full":
+        return blocks
+    if layout.every:
+        return blocks // layout.every
+    attention = sum(flops.parts.get(name, 0) for name in _ATTENTION_PARTS)
+    again = 0 if "sdpa" in layout.keep else attention
+    return again + (0 if "mm" in layout.keep else blocks - attention)
 
 
 def ceiling(
     flops: Flops,
-    checkpointing: Checkpointing,
-    peak: float,
+    layout: Layout,
     *,
     forward: float = _ATTENTION_FORWARD,
     backward: float = _ATTENTION_BACKWARD,
 ) -> float:
-    """The share of ``peak`` that the model's operations reach where every kernel runs at its best.
+    """The share of the peak that the model's operations reach where every kernel runs at its best.
 
     Args:
         flops: of one sample.
-        checkpointing: what is made again.
-        peak: of the device.
+        layout: what is made again.
         forward, backward: shares of the peak that attention's kernels reach.
     """
     attention = sum(flops.parts.get(name, 0) for name in _ATTENTION_PARTS)
     others = flops.forward - attention
     once = attention / forward + others / _PRODUCTS
     seconds = once + _BACKWARD_PRODUCTS * attention / backward + 2 * others / _PRODUCTS
-    if checkpointing == "full":
-        seconds += once
-    return flops.train / peak / (seconds / peak)
+    seconds += once * recomputed(flops, layout) / flops.forward
+    return flops.train / seconds
 
 
 @dataclass(frozen=True)
@@ -133,7 +148,7 @@ def speed(
     """
     sizes = sizes_of(config, bucket)
     flops = flops_of(config, sizes)
-    done = batch * (flops.train + recomputed(flops, layout.checkpointing)) / layout.context
+    done = batch * (flops.train + recomputed(flops, layout)) / layout.cp
     compute = done / (device.peak * efficiency)
     inside = layout.states <= device.per_node
     rate = device.link if inside else device.network
@@ -143,14 +158,14 @@ def speed(
     if layout.replicate > 1:
         gather += 2 * 4 * count.trained / layout.states / device.network
     exchange = 0.0
-    if layout.context > 1:
+    if layout.cp > 1:
         width = config.wan.width if config.network.kind == "wan" else config.network.width
         layers = _layers(config)
-        part = batch * flops.tokens * width * 2 / layout.context
-        exchange = 8 * layers * part * (layout.context - 1) / layout.context / device.link
+        part = batch * flops.tokens * width * 2 / layout.cp
+        exchange = 8 * layers * part * (layout.cp - 1) / layout.cp / device.link
     micro = max(compute, gather) + exchange
     optimiser = _OPTIMISER_BYTES * count.trained / layout.states / device.memory_rate
-    step = slots // layout.data * micro + optimiser
+    step = slots // layout.readers * micro + optimiser
     samples = batch * slots / step
     return Speed(
         compute_s=compute,
@@ -161,7 +176,7 @@ def speed(
         samples_s=samples,
         tokens_s=samples * flops.tokens,
         mfu=samples * flops.train / (device.peak * layout.world),
-        ceiling=ceiling(flops, layout.checkpointing, device.peak),
+        ceiling=ceiling(flops, layout),
     )
 
 

@@ -14,10 +14,10 @@ def text(plan: Plan) -> str:
     parts = [
         f"{plan.parameters:,} parameters, {plan.trained:,} trained, {plan.frozen:,} frozen",
         f"{plan.gpus} x {plan.device}, {plan.memory:.0f} GiB each; {plan.slots} slots a step",
-        f"layout: {plan.layout}",
+        f"layout: {plan.layout}; the largest train.batch that fits: {plan.batch}",
         "",
         _table(
-            ("bucket", "tokens", "TFLOP fwd", "train", "again", "fits", "batch", "GiB", "step s",
+            ("bucket", "tokens", "TFLOP fwd", "train", "again", "batch", "most", "GiB", "step s",
              "samples/s", "tokens/s", "MFU", "ceiling"),
             [_bucket(b) for b in plan.buckets],
         ),
@@ -32,7 +32,7 @@ def text(plan: Plan) -> str:
         + (f", {_SHOWN} shown; --json has all" if len(plan.tried) > _SHOWN else "")
         + "):",
         _table(
-            ("layout", "GiB of one sample", "samples/s", "MFU", ""),
+            ("layout", "GiB", "samples/s", "MFU", ""),
             [
                 (
                     t.layout,
@@ -71,8 +71,8 @@ def _bucket(b: BucketPlan) -> tuple[str, ...]:
         f"{b.forward / 1e12:.4g}",
         f"{b.train / 1e12:.4g}",
         f"{b.recomputed / 1e12:.4g}",
-        str(b.most),
         str(b.batch),
+        str(b.most),
         f"{b.memory['total']:.1f}",
         *rates,
     )
