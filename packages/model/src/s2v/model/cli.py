@@ -1,4 +1,4 @@
-"""``s2v-model train|heldout|sample|verify|inspect|export``."""
+"""``s2v-model train|plan|heldout|sample|verify|inspect|export``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import export_cli, sample_cli
+from s2v.model import export_cli, plan_cli, sample_cli
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError, RankError
 
@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   s2v-model train --shards shards --out run --recipe my.toml --set train.steps=2000
   s2v-model train --recipe demo_tiny --print-config
   torchrun --nproc-per-node 8 -m s2v.model.cli train --shards shards --out run --recipe my.toml
+  s2v-model plan --recipe phantom_wan_1_3b_480p --gpus 8 --memory 80 --device h100
   s2v-model heldout --run run --shards shards
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model verify samples/sample.mp4
@@ -65,8 +66,9 @@ def parser() -> argparse.ArgumentParser:
     heldout.add_argument("--cache", type=Path, help="as given to train")
 
     sample = sample_cli.add_arguments(command)
+    plan = plan_cli.add_arguments(command)
 
-    for one in (train, heldout, sample):
+    for one in (train, heldout, sample, plan):
         one.add_argument(
             "--set",
             dest="overrides",
@@ -181,6 +183,7 @@ _COMMANDS = {
     "inspect": _inspect,
     "export": export_cli.run,
     **sample_cli.COMMANDS,
+    **plan_cli.COMMANDS,
 }
 
 if __name__ == "__main__":

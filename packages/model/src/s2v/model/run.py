@@ -27,7 +27,9 @@ from s2v.model import autoencoder, checkpoint, tune
 from s2v.model import config as configuration
 from s2v.model.config import Config
 from s2v.model.config_parallel import ParallelConfig
+from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
+from s2v.model.config_validation import ValidationConfig
 from s2v.model.data.features import Encoders, FeatureStore
 from s2v.model.data.index import select
 from s2v.model.data.plan import permuted
@@ -46,6 +48,7 @@ _FREE: dict[str, set[str]] = {
         "threads",
         "device",
         "log_every",
+        "log",
         "checkpoint_every",
         "checkpoint_minutes",
         "checkpoint_async",
@@ -57,6 +60,8 @@ _FREE: dict[str, set[str]] = {
     "data": {"exclusions", "fuse", "workers", "prefetch_mb", "worker_timeout_s"},
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
+    "plan": set(PlanConfig.model_fields),
+    "validation": set(ValidationConfig.model_fields),
     # Where weights lie; what they are stands in the features' fingerprint.
     "encoders": {"text_weights", "text_tokenizer", "image_weights"},
     "autoencoder": {"weights"},
