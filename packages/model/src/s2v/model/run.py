@@ -7,6 +7,7 @@
 ``metrics.jsonl``            one line per step
 ``quarantine.jsonl``         samples that could not be read
 ``lora.safetensors``         pairs of a LoRA (``tune.kind = "lora"``)
+``samples/step-*/``          of the averaged weights (``validation.sample_every``)
 ``result.json``              written at the end
 """
 
@@ -79,6 +80,7 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"
         self.quarantine = self.folder / "quarantine.jsonl"
         self.lora = self.folder / "lora.safetensors"
+        self.samples = self.folder / "samples"
         self.result = self.folder / "result.json"
 
     def begin(self, config: Config) -> None:
