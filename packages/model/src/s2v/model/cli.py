@@ -1,4 +1,4 @@
-"""``s2v-model train|plan|heldout|sample|verify|inspect|export``."""
+"""``s2v-model train|plan|heldout|sample|verify|inspect|export|verify-resume``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import export_cli, plan_cli, sample_cli
+from s2v.model import export_cli, plan_cli, sample_cli, verify_resume_cli
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError, RankError
 
@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   s2v-model train --recipe demo_tiny --print-config
   torchrun --nproc-per-node 8 -m s2v.model.cli train --shards shards --out run --recipe my.toml
   s2v-model plan --recipe phantom_wan_1_3b_480p --gpus 8 --memory 80 --device h100
+  s2v-model verify-resume --config my.toml --shards shards --steps 6
   s2v-model heldout --run run --shards shards
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model verify samples/sample.mp4
@@ -68,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     sample = sample_cli.add_arguments(command)
     plan = plan_cli.add_arguments(command)
 
-    for one in (train, heldout, sample, plan):
+    resume = verify_resume_cli.add_arguments(command)
+
+    for one in (train, heldout, sample, plan, resume):
         one.add_argument(
             "--set",
             dest="overrides",
@@ -89,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
     One line on standard error and status 2 for wrong input, 130 or 143 when stopped by a
-    signal after saving.
+    signal after saving; 1 for a result that says ``ok: false``.
     """
     arguments = parser().parse_args(argv)
     try:
@@ -115,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(result, sort_keys=True, default=str))
     else:
         print(_table(result))
-    return 0
+    return 0 if isinstance(result, str) or result.get("ok", True) else 1
 
 
 def _speaks() -> bool:
@@ -182,6 +185,7 @@ _COMMANDS = {
     "heldout": _heldout,
     "inspect": _inspect,
     "export": export_cli.run,
+    "verify-resume": verify_resume_cli.run,
     **sample_cli.COMMANDS,
     **plan_cli.COMMANDS,
 }
