@@ -1,4 +1,4 @@
-"""``s2v-model train|heldout|sample|verify|inspect|export``."""
+"""``s2v-model train|encode|heldout|sample|verify|inspect|export``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import export_cli, sample_cli
+from s2v.model import encode_cli, export_cli, sample_cli
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError
 
@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   s2v-model heldout --run run --shards shards
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model verify samples/sample.mp4
+  s2v-model encode --shards shards --recipe my.toml
   s2v-model inspect run/checkpoints/step-00000400
   s2v-model inspect Phantom-Wan-1.3B.pth
   s2v-model export Phantom-Wan-1.3B.pth --to diffusers --dtype bf16 --out phantom-diffusers
@@ -63,8 +64,9 @@ def parser() -> argparse.ArgumentParser:
     heldout.add_argument("--cache", type=Path, help="as given to train")
 
     sample = sample_cli.add_arguments(command)
+    encode = encode_cli.add_arguments(command)
 
-    for one in (train, heldout, sample):
+    for one in (train, heldout, sample, encode):
         one.add_argument(
             "--set",
             dest="overrides",
@@ -171,6 +173,7 @@ _COMMANDS = {
     "inspect": _inspect,
     "export": export_cli.run,
     **sample_cli.COMMANDS,
+    **encode_cli.COMMANDS,
 }
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.config_latents import LatentsConfig
 from s2v.model.config_sample import SampleConfig
 from s2v.model.config_types import Count, Positive, Rate, Size
 from s2v.model.wan_config import WanConfig
@@ -265,6 +266,7 @@ class Config(_Strict):
     flow: FlowConfig = FlowConfig()
     dropout: DropoutConfig = DropoutConfig()
     data: DataConfig = DataConfig()
+    latents: LatentsConfig = LatentsConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     heldout: HeldoutConfig = HeldoutConfig()
