@@ -1,4 +1,4 @@
-"""``s2v-model train|plan|heldout|sample|verify|inspect|export|verify-resume``."""
+"""``s2v-model train|plan|encode|heldout|sample|verify|inspect|export|verify-resume``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import export_cli, plan_cli, sample_cli, verify_resume_cli
+from s2v.model import encode_cli, export_cli, plan_cli, sample_cli, verify_resume_cli
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError, RankError
 
@@ -26,6 +26,7 @@ _EXAMPLES = """examples:
   s2v-model heldout --run run --shards shards
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model verify samples/sample.mp4
+  s2v-model encode --shards shards --recipe my.toml
   s2v-model inspect run/checkpoints/step-00000400
   s2v-model inspect Phantom-Wan-1.3B.pth
   s2v-model export Phantom-Wan-1.3B.pth --to diffusers --dtype bf16 --out phantom-diffusers
@@ -68,10 +69,10 @@ def parser() -> argparse.ArgumentParser:
 
     sample = sample_cli.add_arguments(command)
     plan = plan_cli.add_arguments(command)
-
     resume = verify_resume_cli.add_arguments(command)
+    encode = encode_cli.add_arguments(command)
 
-    for one in (train, heldout, sample, plan, resume):
+    for one in (train, heldout, sample, plan, resume, encode):
         one.add_argument(
             "--set",
             dest="overrides",
@@ -188,6 +189,7 @@ _COMMANDS = {
     "verify-resume": verify_resume_cli.run,
     **sample_cli.COMMANDS,
     **plan_cli.COMMANDS,
+    **encode_cli.COMMANDS,
 }
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from s2v.model.config_data import (  # part of what this module offers
     ReferenceAugmentConfig,  # noqa: F401
 )
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.config_latents import LatentsConfig
 from s2v.model.config_parallel import ParallelConfig
 from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
@@ -219,6 +220,7 @@ class Config(_Strict):
     flow: FlowConfig = FlowConfig()
     dropout: DropoutConfig = DropoutConfig()
     data: DataConfig = DataConfig()
+    latents: LatentsConfig = LatentsConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()

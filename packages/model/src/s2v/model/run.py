@@ -37,7 +37,7 @@ from s2v.model.data.plan import permuted
 from s2v.model.data.quarantine import Fault, Quarantine
 from s2v.model.data.reader import Pixels, Reader
 from s2v.model.data.references import fit_and_pad
-from s2v.model.encoders import VideoAutoencoder, image_encoder, text_encoder
+from s2v.model.encoders import VideoAutoencoder, image_encoder, text_encoder, wan_vae
 from s2v.model.errors import ModelError
 from s2v.model.networks import Network, build
 from s2v.model.progress import Track, quiet
@@ -66,6 +66,7 @@ _FREE: dict[str, set[str]] = {
     # Where weights lie; what they are stands in the features' fingerprint.
     "encoders": {"text_weights", "text_tokenizer", "image_weights"},
     "autoencoder": {"weights"},
+    "latents": {"use", "folder"},
 }
 
 
@@ -127,14 +128,13 @@ class Run:
             text_encoder(config.encoders, device_of(config)),
             image_encoder(config.encoders, device_of(config)),
             self._latent_space(config),
+            getattr(torch, config.latents.dtype),
         )
 
     def _latent_space(self, config: Config) -> VideoAutoencoder:
         if config.autoencoder.kind == "linear":
             return autoencoder.LinearAutoencoder.load(self.autoencoder)
-        from s2v.model.wan_encoders import WanVae
-
-        return WanVae.load(str(config.autoencoder.weights), device=device_of(config))
+        return wan_vae(config.autoencoder, device_of(config))
 
     def reader(self, config: Config) -> Reader:
         """A reader that keeps decoded windows in the cache."""
@@ -145,7 +145,9 @@ class Run:
         if variants is not None:
             data = config.data.model_copy(update={"variants": variants})
             config = config.model_copy(update={"data": data})
-        return FeatureStore(self.reader(config), self.encoders(config), self.cache / "features")
+        return FeatureStore(
+            self.reader(config), self.encoders(config), self.cache / "features", config.latents
+        )
 
     def network(self, which: str, device: torch.device) -> tuple[Network, dict[str, Any]]:
         """The newest checkpoint's network and ``{"step", "weights", "sha256", ...}``.
