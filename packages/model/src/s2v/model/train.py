@@ -38,7 +38,6 @@ from s2v.model.errors import Interrupted, ModelError
 from s2v.model.figures import Figures, note
 from s2v.model.flops import Sizes
 from s2v.model.measures import Measures
-from s2v.model.mmdit import Widths
 from s2v.model.monitor import Evaluator
 from s2v.model.parallel import gradients
 from s2v.model.parallel import world as processes
@@ -47,6 +46,7 @@ from s2v.model.parallel.compiled import graphs
 from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.parallel.shard import share_gradients
 from s2v.model.parallel.world import World
+from s2v.model.planner.shapes import image_tokens_of
 from s2v.model.progress import Track, quiet, shown
 from s2v.model.records import Records, SlotRecord, StepRecord
 from s2v.model.run import Run, device_of, fit_autoencoder
@@ -139,8 +139,7 @@ def _train(
     samples = Samples(index, store, config.train.seed, exclusions)
     pool = pool_of(index.table, config.data, excluded=exclusions.reasons)
     pool, quarantined = _encode(config, pool, samples, run, track, world)
-    null = store.encoders.text.encode("").cpu()
-    measures = Measures(config, index, store, null, run, world, evaluate, track)
+    measures = Measures(config, index, store, run, world, evaluate, track)
     trainer = Trainer(config, pool, samples, run, world, measures)
     if world.first and config.tune.kind != "full":
         print(tune.told(tune.table(trainer.model)), file=sys.stderr)
@@ -203,14 +202,14 @@ class Trainer:
         self.config, self.run, self.world, self.measures = config, run, world, measures
         self.device = world.device
         encoders = samples.encoders
-        self.null_text = encoders.text.encode("").cpu()
+        self.null_text = samples.store.empty_text.cpu()
         if config.network.subject_ids and not isinstance(encoders.text, HasOffsets):
             raise ModelError(
                 f"network.subject_ids {config.network.subject_ids}: the text encoder "
                 f"{encoders.text.id} does not say where its tokens stand; set it to 0"
             )
-        widths = Widths(encoders.video.channels, encoders.text.width, encoders.image.width)
-        self.plan = StepPlan.of(config, pool, widths, encoders.image.tokens)
+        widths = samples.store.widths
+        self.plan = StepPlan.of(config, pool, widths, image_tokens_of(config))
         self.loader = Loader(
             self.plan,
             Fetch(pool, samples, config.train.seed),
