@@ -301,8 +301,8 @@ def attention_case(out: Path) -> None:
 
 def spoil(run: Mapping[str, Any]) -> Callable[[], None]:
     """Make this process fail, or its gradient not finite; returns what undoes it."""
+    from s2v.model.loop import Trainer
     from s2v.model.parallel import gradients
-    from s2v.model.train import Trainer
 
     rank = int(os.environ["RANK"])
     before = Trainer.one_step, gradients.clip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from s2v.datapipe.base.shards import Sample, ShardIndex
-from s2v.model.config_data import DataConfig, VideoSize
+from s2v.model.config_data import VideoSize
 from s2v.model.data.buckets import Bucket
 from s2v.model.data.collate import Batch, Item, choose, collate
 from s2v.model.data.exclusions import Exclusions
