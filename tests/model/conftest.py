@@ -199,6 +199,12 @@ def tiny() -> Callable[..., Config]:
     return make
 
 
+@pytest.fixture(scope="session")
+def base() -> list[str]:
+    """The overrides of ``tiny``, for other processes to load."""
+    return list(TINY)
+
+
 @pytest.fixture
 def wan() -> Callable[..., Any]:
     """A Wan network of two blocks with random weights in every tensor; takes options."""
