@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -319,9 +320,11 @@ def _scratch(parent: str | Path | None) -> Iterator[Path]:
     def leave(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    main = threading.current_thread() is threading.main_thread()  # others cannot listen
+    before = signal.signal(signal.SIGTERM, leave) if main else None
     try:
         with tempfile.TemporaryDirectory(prefix="s2v-verify-", dir=parent) as folder:
             yield Path(folder)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main:
+            signal.signal(signal.SIGTERM, before)

@@ -167,6 +167,9 @@ class Saver:
         finally:
             self.waited_s += time.monotonic() - began
             self._thread.shutdown()
+            if self._group is not None:
+                dist.destroy_process_group(self._group)
+                self._group = None
 
     def __enter__(self) -> Saver:
         return self
