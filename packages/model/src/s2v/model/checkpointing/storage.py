@@ -215,4 +215,4 @@ def _bytes(tensor: Any, entry: Entry) -> memoryview:
     if tuple(tensor.shape) != entry.shape:
         raise ValueError(f"{tuple(tensor.shape)} came where {entry.shape} was planned")
     plain = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(plain.view(torch.uint8).numpy())
+    return plain.view(torch.uint8).numpy().data
