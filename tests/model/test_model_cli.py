@@ -155,7 +155,12 @@ def test_heldout_and_inspect_print_what_is_there(
     assert json.loads(capsys.readouterr().out)["clips"] == 4
     kinds = {}
     newest = run / "checkpoints" / "step-00000002"
-    for path in (run, newest, newest / "ema" / "rank-00000.safetensors", run / "autoencoder.safetensors"):
+    for path in (
+        run,
+        newest,
+        newest / "ema" / "rank-00000.safetensors",
+        run / "autoencoder.safetensors",
+    ):
         assert main(["inspect", "--json", str(path)]) == 0
         kinds[path.name] = json.loads(capsys.readouterr().out)
     assert kinds["run"]["kind"] == "run"

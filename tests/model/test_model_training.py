@@ -204,7 +204,9 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_serves(
     with (newest / "optim" / "rank-00000.safetensors").open("r+b") as file:
         file.seek(-8, os.SEEK_END)
         file.write(b"\x01" * 8)
-    with pytest.raises(ModelError, match=r"optim/rank-00000\.safetensors: .*remove .*step-00000012"):
+    with pytest.raises(
+        ModelError, match=r"optim/rank-00000\.safetensors: .*remove .*step-00000012"
+    ):
         train(tiny(), drawn_shards, out, quiet)
     shutil.rmtree(newest)
     train(tiny(), drawn_shards, out, quiet)

@@ -1,31 +1,33 @@
 """Typed configuration: TOML recipes, ``--set a.b=c`` overrides, no unknown keys.
 
 Every value of a run stands in one :class:`Config`; the resolved one is written into the run
-folder. A recipe states what differs from the defaults below.
+folder. A recipe states what differs from the defaults below, or from another one.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
+from s2v.model import config_recipes
 from s2v.model.config_data import (  # part of what this module offers
     AugmentConfig,  # noqa: F401
     DataConfig,
     ReferenceAugmentConfig,  # noqa: F401
 )
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.config_latents import LatentsConfig
 from s2v.model.config_parallel import ParallelConfig
+from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
 from s2v.model.config_tune import TuneConfig
 from s2v.model.config_types import Count, Positive, Rate, Size
+from s2v.model.config_validation import ValidationConfig
 from s2v.model.wan_config import WanConfig
 
 
@@ -186,6 +188,8 @@ class TrainConfig(_Strict):
     threads: Size = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: Size = 10
+    #: Where metrics go besides ``metrics.jsonl``.
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
     checkpoint_every: Size = 100
     #: Minutes between two checkpoints at most, whatever ``checkpoint_every`` says; null: no bound.
     checkpoint_minutes: Positive | None = None
@@ -216,12 +220,15 @@ class Config(_Strict):
     flow: FlowConfig = FlowConfig()
     dropout: DropoutConfig = DropoutConfig()
     data: DataConfig = DataConfig()
+    latents: LatentsConfig = LatentsConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
     parallel: ParallelConfig = ParallelConfig()
     heldout: HeldoutConfig = HeldoutConfig()
     sample: SampleConfig = SampleConfig()
+    validation: ValidationConfig = ValidationConfig()
+    plan: PlanConfig = PlanConfig()
 
     @model_validator(mode="after")
     def _enough_ids(self) -> Self:
@@ -276,32 +283,24 @@ def _toml(value: Any) -> str:
 
 def recipes() -> list[str]:
     """Names of the recipes that come with the package."""
-    folder = resources.files("s2v.model") / "recipes"
-    return sorted(
-        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
-    )
+    return config_recipes.names()
 
 
 def load(recipe: str | Path = "demo_tiny", overrides: Sequence[str] = ()) -> Config:
     """Read a recipe by name or a TOML file, then apply ``a.b=value`` overrides.
 
     Args:
-        recipe: a name of :func:`recipes`, or the path of a ``.toml`` file.
+        recipe: a name of :func:`recipes`, the path of a ``.toml`` file, or several joined by
+            ``+``: each is laid over those before it.
         overrides: ``section.key=value``; the value is TOML, a bare word is a string.
 
     Raises:
         SettingsError: no such recipe or file, broken TOML, an unknown key (the nearest known
             one is named) or a value out of range.
     """
-    name = str(recipe)
-    if name in recipes():
-        with resources.as_file(resources.files("s2v.model") / "recipes" / f"{name}.toml") as path:
-            return settings.load(Config, path, overrides)
-    if not Path(name).is_file():
-        near = difflib.get_close_matches(name, recipes(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"recipes: {', '.join(recipes())}"
-        raise settings.SettingsError(f"{name}: no such recipe or file; {hint}")
-    return settings.load(Config, Path(name), overrides)
+    data, where = config_recipes.gather(str(recipe), Config)
+    settings.apply(data, overrides)
+    return parse(data, where)
 
 
 def parse(data: Mapping[str, Any], where: str) -> Config:
@@ -313,14 +312,6 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     """``config`` with ``a.b=value`` overrides; raises as :func:`load`."""
     if not overrides:
         return config
+    # As a model first: a preset among them brings values of its own.
     changed = settings.load(Config, None, overrides).model_dump(exclude_unset=True)
-    return parse(_merged(config.model_dump(), changed), "--set")
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(below)
-    for key, value in above.items():
-        inner = out.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        out[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]  # both checked
-    return out
+    return parse(config_recipes.merged(Config, config.model_dump(), changed), "--set")

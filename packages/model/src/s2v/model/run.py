@@ -6,6 +6,8 @@
 ``checkpoints/``             see :mod:`s2v.model.checkpoint`
 ``metrics.jsonl``            one line per step
 ``quarantine.jsonl``         samples that could not be read
+``lora.safetensors``         pairs of a LoRA (``tune.kind = "lora"``)
+``samples/step-*/``          of the averaged weights (``validation.sample_every``)
 ``result.json``              written at the end
 """
 
@@ -26,14 +28,16 @@ from s2v.model import autoencoder, checkpoint, tune
 from s2v.model import config as configuration
 from s2v.model.config import Config
 from s2v.model.config_parallel import ParallelConfig
+from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
+from s2v.model.config_validation import ValidationConfig
 from s2v.model.data.features import Encoders, FeatureStore
 from s2v.model.data.index import select
 from s2v.model.data.plan import permuted
 from s2v.model.data.quarantine import Fault, Quarantine
 from s2v.model.data.reader import Pixels, Reader
 from s2v.model.data.references import fit_and_pad
-from s2v.model.encoders import VideoAutoencoder, image_encoder, text_encoder
+from s2v.model.encoders import VideoAutoencoder, image_encoder, text_encoder, wan_vae
 from s2v.model.errors import ModelError
 from s2v.model.networks import Network, build
 from s2v.model.progress import Track, quiet
@@ -45,6 +49,7 @@ _FREE: dict[str, set[str]] = {
         "threads",
         "device",
         "log_every",
+        "log",
         "checkpoint_every",
         "checkpoint_minutes",
         "checkpoint_async",
@@ -56,9 +61,12 @@ _FREE: dict[str, set[str]] = {
     "data": {"exclusions", "fuse", "workers", "prefetch_mb", "worker_timeout_s"},
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
+    "plan": set(PlanConfig.model_fields),
+    "validation": set(ValidationConfig.model_fields),
     # Where weights lie; what they are stands in the features' fingerprint.
     "encoders": {"text_weights", "text_tokenizer", "image_weights"},
     "autoencoder": {"weights"},
+    "latents": {"use", "folder"},
 }
 
 
@@ -72,6 +80,8 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.metrics = self.folder / "metrics.jsonl"
         self.quarantine = self.folder / "quarantine.jsonl"
+        self.lora = self.folder / "lora.safetensors"
+        self.samples = self.folder / "samples"
         self.result = self.folder / "result.json"
 
     def begin(self, config: Config) -> None:
@@ -118,14 +128,13 @@ class Run:
             text_encoder(config.encoders, device_of(config)),
             image_encoder(config.encoders, device_of(config)),
             self._latent_space(config),
+            getattr(torch, config.latents.dtype),
         )
 
     def _latent_space(self, config: Config) -> VideoAutoencoder:
         if config.autoencoder.kind == "linear":
             return autoencoder.LinearAutoencoder.load(self.autoencoder)
-        from s2v.model.wan_encoders import WanVae
-
-        return WanVae.load(str(config.autoencoder.weights), device=device_of(config))
+        return wan_vae(config.autoencoder, device_of(config))
 
     def reader(self, config: Config) -> Reader:
         """A reader that keeps decoded windows in the cache."""
@@ -136,7 +145,9 @@ class Run:
         if variants is not None:
             data = config.data.model_copy(update={"variants": variants})
             config = config.model_copy(update={"data": data})
-        return FeatureStore(self.reader(config), self.encoders(config), self.cache / "features")
+        return FeatureStore(
+            self.reader(config), self.encoders(config), self.cache / "features", config.latents
+        )
 
     def network(self, which: str, device: torch.device) -> tuple[Network, dict[str, Any]]:
         """The newest checkpoint's network and ``{"step", "weights", "sha256", ...}``.

@@ -10,12 +10,9 @@ number of processes sees the same samples and computes the same step, but for ro
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +21,7 @@ import torch
 
 from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import ShardIndex
-from s2v.model import checkpoint, conditioning, flow, metrics, networks, optim, tune
+from s2v.model import checkpoint, conditioning, flow, lora, metrics, networks, optim, tune
 from s2v.model.binding import HasOffsets
 from s2v.model.checkpoint import Checkpoint
 from s2v.model.config import Config
@@ -38,16 +35,23 @@ from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.samples import UNREADABLE, Samples, together
 from s2v.model.data.steps import Step, StepPlan
 from s2v.model.errors import Interrupted, ModelError
+from s2v.model.figures import Figures, note
+from s2v.model.flops import Sizes
+from s2v.model.measures import Measures
 from s2v.model.mmdit import Widths
+from s2v.model.monitor import Evaluator
 from s2v.model.parallel import gradients
 from s2v.model.parallel import world as processes
 from s2v.model.parallel.build import build
 from s2v.model.parallel.compiled import graphs
+from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.parallel.shard import share_gradients
 from s2v.model.parallel.world import World
 from s2v.model.progress import Track, quiet, shown
 from s2v.model.records import Records, SlotRecord, StepRecord
 from s2v.model.run import Run, device_of, fit_autoencoder
+from s2v.model.signals import stop_on_signals
+from s2v.model.sinks import Log
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def train(
     track: Track = shown,
     *,
     cache: str | Path | None = None,
+    evaluate: Evaluator | None = None,
 ) -> TrainResult:
     """Train from a shard folder; the same call goes on where it was.
 
@@ -98,6 +103,7 @@ def train(
         out: run folder, see :mod:`s2v.model.run`.
         track: where progress is shown.
         cache: where pixels and features are kept; ``out/cache`` by default.
+        evaluate: scores the samples that ``validation.sample_every`` asks for; ``jobs/`` has one.
 
     Raises:
         ModelError: wrong input; the message says what to do.
@@ -105,10 +111,18 @@ def train(
     """
     with processes.begin(config.parallel, device_of(config)) as world:
         world.check_slots(config.train.slots)
-        return _train(config, shards, Run(out, cache), track if world.first else quiet, world)
+        told = track if world.first else quiet
+        return _train(config, shards, Run(out, cache), told, world, evaluate)
 
 
-def _train(config: Config, shards: str | Path, run: Run, track: Track, world: World) -> TrainResult:
+def _train(
+    config: Config,
+    shards: str | Path,
+    run: Run,
+    track: Track,
+    world: World,
+    evaluate: Evaluator | None,
+) -> TrainResult:
     index = ShardIndex.open(shards)
     torch.set_num_threads(config.train.threads)
 
@@ -121,16 +135,20 @@ def _train(config: Config, shards: str | Path, run: Run, track: Track, world: Wo
     exclusions = Exclusions.read(config.data.exclusions, index.table)
     if world.first and exclusions.unmatched:
         print(exclusions.told, file=sys.stderr)
-    samples = Samples(index, run.store(config), config.train.seed, exclusions)
+    store = run.store(config)
+    samples = Samples(index, store, config.train.seed, exclusions)
     pool = pool_of(index.table, config.data, excluded=exclusions.reasons)
     pool, quarantined = _encode(config, pool, samples, run, track, world)
-    trainer = Trainer(config, pool, samples, run, world)
+    null = store.encoders.text.encode("").cpu()
+    measures = Measures(config, index, store, null, run, world, evaluate, track)
+    trainer = Trainer(config, pool, samples, run, world, measures)
     if world.first and config.tune.kind != "full":
         print(tune.told(tune.table(trainer.model)), file=sys.stderr)
     spent = time.process_time()
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, attention_kernels(config.parallel):
         trainer.loop(track, stop)
     spent = time.process_time() - spent
+    world.gather(None)  # rank 0 has written the last line
     losses = [x["loss"] for x in metrics.read(run.metrics) if x["loss"] is not None]
     tenth = max(1, len(losses) // 10)
     last = checkpoint.latest(run.checkpoints)
@@ -180,8 +198,9 @@ class Trainer:
         samples: Samples,
         run: Run,
         world: World,
+        measures: Measures,
     ) -> None:
-        self.config, self.run, self.world = config, run, world
+        self.config, self.run, self.world, self.measures = config, run, world, measures
         self.device = world.device
         encoders = samples.encoders
         self.null_text = encoders.text.encode("").cpu()
@@ -215,41 +234,50 @@ class Trainer:
         }
         self.step = 0
         self.verdicts = gradients.Verdicts(self.device)
-        self.bad_in_a_row = 0
-        self.records = Records(world, {})
+        self.bad_in_a_row = self.measured = 0
+        self.records = Records(world, {}, Figures(config, self.device, world.size))
         if path is not None:
             self._restore(path)
 
     def loop(self, track: Track, stop: Mapping[str, int]) -> None:
         """Train up to ``train.steps``; see :func:`train` for what it raises."""
         t = self.config.train
-        log = metrics.MetricsLog(self.run.metrics, after=self.step) if self.world.first else None
+        log = self._log()
         saver = checkpoint.Saver(self.run.checkpoints, t.keep, asynchronous=t.checkpoint_async)
         try:
             with track("train", max(0, t.steps - self.step)) as progress, saver:
                 watch = checkpoint.Watch(t.checkpoint_every, t.checkpoint_minutes)
-                recent: list[float] = []
                 batches = iter(self.loader)
+                told = ""
+                self.records.resume()
                 while self.step < t.steps:
                     self.one_step(*next(batches))
+                    if self.step % self.log_every == 0 or self.measures.due(self.step):
+                        told = self.tell(log) or told
+                    progress(1, told)
                     asked = watch.look(self.step, self.step == t.steps, stop, saver.failed)
-                    if asked.save or asked.failed or self.step % self.log_every == 0:
-                        for line in self.flush():
-                            recent = [*recent, line["loss"]][-t.log_every :]
-                            if log:
-                                log.add(line)
-                    progress(1, f"loss {sum(recent) / len(recent):.4f}" if recent else "")
-                    if asked.failed:
-                        saver.retry(self.now())
-                    elif asked.save:
-                        saver.save(self.now(), wait=bool(asked.signal))
                     if asked.failed or asked.save:
+                        told = self.tell(log) or told
+                        if asked.failed:
+                            saver.retry(self.now())
+                        else:
+                            saver.save(self.now(), wait=bool(asked.signal))
                         watch.saved()
+                        self.write_lora()
+                        self.records.resume()
                     if asked.signal and self.step < t.steps:
                         raise Interrupted(self.step, asked.signal)
         finally:
             if log:
                 log.close()
+
+    def _log(self) -> Log | None:
+        """Where rank 0 writes its lines."""
+        if not self.world.first:
+            return None
+        shown, names = self.config.model_dump(mode="json"), self.config.train.log
+        run = self.run
+        return Log(run.metrics, names, folder=run.folder, config=shown, after=self.step)
 
     @property
     def log_every(self) -> int:
@@ -259,9 +287,9 @@ class Trainer:
 
     def one_step(self, step: Step, parts: Sequence[Part[Batch]]) -> None:
         """Take a step on this process's slots."""
-        c, began = self.config, time.process_time()
-        numbers = range(len(step.slots))[self.world.reader :: self.world.readers]
-        total = step.weight * self.world.cp
+        c, world, began = self.config, self.world, time.process_time()
+        numbers = range(len(step.slots))[world.reader :: world.readers]
+        total = step.weight * world.cp
         self.optimiser.zero_grad(set_to_none=True)
         slots = []
         for number, part in zip(numbers, parts, strict=True):
@@ -277,7 +305,10 @@ class Trainer:
         more = {"lr": lr, "cpu_seconds": round(time.process_time() - began, 3)}
         if c.parallel.compile:
             more["graphs"] = graphs()
-        self.records.add(StepRecord(self.step, norm, slots, more))
+        shares = [step.of_rank(r, world.readers) for r in range(world.readers)]
+        loads = [sum(micro.cost for micro in share) for share in shares]
+        waited = self.loader.figures.last_wait_s
+        self.records.add(StepRecord(self.step, norm, slots, waited, loads, more))
 
     def _slot(self, number: int, part: Part[Batch], total: float) -> SlotRecord:
         """Forward and backward of one micro-batch, its share of the step's loss."""
@@ -297,7 +328,10 @@ class Trainer:
         loss = (losses * flow.level_weights(c.flow, t)).sum() * (each / total)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         references = [int(n) for n in batch.condition.reference_mask.sum(dim=1)]
-        return SlotRecord(number, losses.detach(), levels.tolist(), part.draws, references, hidden)
+        rows, image = batch.condition.text.shape[1], batch.condition.image.shape[2]
+        sizes = [Sizes.of_video(*part.bucket.size, n, image, rows) for n in references]
+        kept = losses.detach()
+        return SlotRecord(number, kept, levels.tolist(), part.draws, references, hidden, sizes)
 
     def _tokens(self, bucket: Bucket) -> int:
         """Video tokens of one sample."""
@@ -305,14 +339,25 @@ class Trainer:
         area = (bucket.height // 8 // ph) * (bucket.width // 8 // pw)
         return ((bucket.frames - 1) // 4 + 1) * area
 
-    def flush(self) -> list[dict[str, object]]:
-        """Lines of the steps since the last time; here the host waits for the device.
+    def tell(self, log: Log | None) -> str:
+        """Write the lines of the steps since the last time; here the host waits for the device.
+
+        Returns:
+            The newest in a few words; on other ranks than 0 nothing.
 
         Raises:
             ModelError: more steps in a row were not finite than ``train.patience``.
         """
         lines = self.records.flush()
-        skipped, row, worst = self.verdicts.read()
+        if self.measures.due(self.step) and self.measured < self.step:
+            self.measured = self.step
+            measured = self.measures.take(self.step, self.model, self.ema)
+            if lines:
+                lines[-1] |= measured
+        for line in lines:
+            if log:
+                log.add(line)
+        skipped, self.bad_in_a_row, worst = self.verdicts.read()
         self.records.counts["skipped"] = skipped
         if worst > self.config.train.patience:
             c = self.config.optim
@@ -320,8 +365,8 @@ class Trainer:
                 f"{self.run.folder}: {worst} steps in a row are not finite at step "
                 f"{self.step}; lower optim.lr ({c.lr}) or optim.clip"
             )
-        self.bad_in_a_row = row
-        return lines
+        self.records.resume()
+        return note(lines[-1]) if lines else ""
 
     def rates(self) -> dict[str, float]:
         """Realised shares since step 0: dropout states, hidden latents, sources, skipped steps."""
@@ -346,6 +391,15 @@ class Trainer:
             about=self.about,
         )
 
+    def write_lora(self) -> None:
+        """The average of a LoRA's pairs as a file of its own, for export and other programs."""
+        c = self.config
+        if c.tune.kind == "lora":
+            pairs = {n: optim.whole(w) for n, w in self.ema.weights.items() if ".lora_" in n}
+            if self.world.first:
+                scale = c.tune.alpha / c.tune.rank
+                lora.write(self.run.lora, pairs, scale, peft=c.network.kind == "wan")
+
     def _restore(self, path: Path) -> None:
         if dict(checkpoint.describe(path).about) != json.loads(json.dumps(self.about)):
             raise ModelError(
@@ -365,30 +419,5 @@ class Trainer:
         counts, self.bad_in_a_row = saved.state["counts"], int(saved.state["bad_in_a_row"])
         skipped = int(counts.get("skipped", 0))
         self.verdicts = gradients.Verdicts(self.device, skipped, self.bad_in_a_row)
-        self.records = Records(self.world, counts)
+        self.records.counts.update(counts)
         self.step = saved.step
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[dict[str, int]]:
-    """Turn SIGTERM and SIGINT into ``{"signal": n}``; a second one ends the process at once.
-
-    Signals reach the main thread only; elsewhere (a Ray worker) nothing is installed.
-    """
-    seen: dict[str, int] = {}
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-
-    def note(number: int, _frame: object) -> None:
-        if seen:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        seen["signal"] = number
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

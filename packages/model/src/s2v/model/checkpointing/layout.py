@@ -180,7 +180,7 @@ def _file(name: str, facts: Mapping[str, Any]) -> File:
 
 
 def _part(name: str) -> str:
-    return name.split("/")[0].removesuffix(".safetensors")
+    return name.split("/", maxsplit=1)[0].removesuffix(".safetensors")
 
 
 def _digest(body: Mapping[str, Any]) -> str:

@@ -76,7 +76,9 @@ def load(path: Path, into: Tensors | None = None) -> Checkpoint:
     return _checkpoint(described, {part: into.get(part, {}) for part in layout.PARTS})
 
 
-def blank_optimiser(path: Path, parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+def blank_optimiser(
+    path: Path, parameters: Iterable[tuple[str, nn.Parameter]]
+) -> dict[str, Tensor]:
     """Zeros for ``load`` to fill with the optimiser's state, shaped and cut as the parameters.
 
     A fresh optimiser has no state to be filled. What is saved tells which parameters have one.

@@ -7,6 +7,7 @@ processes through a group of its own, so that nothing it says gets between the t
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import sys
 import time
@@ -200,13 +201,19 @@ class Saver:
             if self.rank == 0:
                 shutil.rmtree(writer.hidden, ignore_errors=True)
             raise self._said(writer, plan, error) from None
+        except RuntimeError as error:  # a connection closed: no word from the others any more
+            raise ModelError(
+                f"{writer.final}: not written: another process ended meanwhile ({error}); start "
+                "again, it goes on from the one before"
+            ) from None
 
     def _said(self, writer: Writer, plan: Planner, error: CheckpointException) -> ModelError:
         rank, (cause, _) = sorted(error.failures.items())[0]
         if isinstance(cause, ModelError):
             return cause
         if not isinstance(cause, OSError):
-            return _unforeseen(writer, rank, cause)
+            text = f"process {rank} met {type(cause).__name__}: {cause}"
+            return ModelError(f"{writer.final}: cannot write the checkpoint: {text}")
         room = ""
         if cause.errno in _FULL:
             size = plan.bytes * self.world / 1e9
@@ -217,7 +224,7 @@ class Saver:
             room = f"; it needs about {size:.1f} GB beside the {self.keep} kept, {free}"
         where = f" on process {rank}" if self.world > 1 else ""
         return ModelError(
-            f"{names.final(self.folder, writer.step)}: cannot write the checkpoint{where} "
+            f"{writer.final}: cannot write the checkpoint{where} "
             f"({cause}){room}; free some space and start again, it goes on from the one before"
         )
 
@@ -231,17 +238,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         saver.close()
 
 
-def _unforeseen(writer: Writer, rank: int, cause: BaseException) -> ModelError:
-    text = f"{type(cause).__name__}: {cause}"
-    return ModelError(
-        f"{names.final(writer.folder, writer.step)}: cannot write the checkpoint: process {rank} "
-        f"met {text}"
-    )
-
-
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that later steps do not change."""
-    import json
-
     out: dict[str, Any] = json.loads(json.dumps(dict(values)))
     return out

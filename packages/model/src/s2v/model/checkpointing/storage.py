@@ -55,7 +55,7 @@ class Writer(StorageWriter):
     def __init__(self, folder: Path, rank: int, head: Mapping[str, Any], keep: int) -> None:
         self.folder, self.rank, self.head, self.keep = folder, rank, head, keep
         self.step = int(head["step"])
-        self.hidden = names.hidden(folder, self.step)
+        self.hidden, self.final = names.hidden(folder, self.step), names.final(folder, self.step)
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Nothing: a writer serves one checkpoint."""

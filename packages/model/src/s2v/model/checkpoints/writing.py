@@ -53,9 +53,7 @@ def write_file(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str,
             handle.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
-def header(
-    entries: Mapping[str, Entry], metadata: Mapping[str, str]
-) -> tuple[list[str], bytes]:
+def header(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> tuple[list[str], bytes]:
     """What a file begins with.
 
     Args:
