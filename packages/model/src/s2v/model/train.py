@@ -32,7 +32,7 @@ from s2v.model.data.fetch import Fetch
 from s2v.model.data.loader import Loader, Part
 from s2v.model.data.pool import Pool, pool_of
 from s2v.model.data.quarantine import Quarantine
-from s2v.model.data.samples import UNREADABLE, Samples, together
+from s2v.model.data.samples import UNREADABLE, Samples
 from s2v.model.data.steps import Step, StepPlan
 from s2v.model.errors import Interrupted, ModelError
 from s2v.model.figures import Figures, note
@@ -202,7 +202,7 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.world, self.measures = config, run, world, measures
         self.device = world.device
-        encoders = samples.encoders
+        encoders = samples.store.encoders
         self.null_text = encoders.text.encode("").cpu()
         if config.network.subject_ids and not isinstance(encoders.text, HasOffsets):
             raise ModelError(
@@ -214,7 +214,7 @@ class Trainer:
         self.loader = Loader(
             self.plan,
             Fetch(pool, samples, config.train.seed),
-            together,
+            samples.together,
             rank=world.reader,
             world=world.readers,
             until=config.train.steps,

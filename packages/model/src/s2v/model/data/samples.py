@@ -1,21 +1,29 @@
-"""From a draw to what a batch is made of: the sample's features, with its choices made."""
+"""From a draw to what a batch is made of: the sample's features, with its choices made.
+
+A worker looks for features that were made before, takes of them what the draw shows, and gives
+an item. Where there are none it decodes, and the training process, which has the encoders, makes
+them when the batch is put together. Either way the numbers are the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
-from s2v.datapipe.base.shards import Sample, ShardIndex
-from s2v.model.config_data import DataConfig, VideoSize
+from pydantic import ValidationError
+
+from s2v.datapipe.base.shards import Sample, ShardError, ShardIndex
 from s2v.model.data.buckets import Bucket
 from s2v.model.data.collate import Batch, Item, choose, collate
 from s2v.model.data.exclusions import Exclusions
-from s2v.model.data.features import Features, FeatureStore
+from s2v.model.data.features import Features, FeatureStore, StoredFeatures
 from s2v.model.data.fetch import LeftOut
 from s2v.model.data.plan import Draw
 from s2v.model.data.pool import Pool
 from s2v.model.data.quarantine import Quarantine
-from s2v.model.data.reader import Reader
+from s2v.model.data.reader import Clip
+from s2v.model.data.references import forms
 from s2v.model.errors import ModelError
 from s2v.model.progress import Track, quiet
 
@@ -23,12 +31,19 @@ from s2v.model.progress import Track, quiet
 UNREADABLE: Final = "unreadable"
 
 
+@dataclass(frozen=True)
+class Raw:
+    """A sample that is still to be encoded."""
+
+    clip: Clip
+
+
 class Samples:
     """Reads the samples of an index in the sizes that the plan gives them.
 
     Args:
         index: of the shards.
-        store: features of the size that the configuration names; others get stores beside it.
+        store: features by sample and size.
         seed: of the run.
         exclusions: what they say of a sample's references is looked up when it is read.
     """
@@ -40,38 +55,39 @@ class Samples:
         seed: int,
         exclusions: Exclusions | None = None,
     ) -> None:
-        self.index, self.seed, self.config = index, seed, store.config
+        self.index, self.store, self.seed = index, store, seed
         self._exclusions = exclusions if exclusions is not None and exclusions.asks else None
-        c = store.config
-        self._stores: dict[VideoSize, FeatureStore] = {(c.frames, c.height, c.width): store}
-        self._first, self.encoders = store, store.encoders
+        self._encodes = True
 
-    def __call__(self, draw: Draw, bucket: Bucket) -> Item:
-        """One sample with variant, references, order and forms chosen.
+    def __call__(self, draw: Draw, bucket: Bucket) -> Item | Raw:
+        """One sample with variant, references, order and forms chosen, or still to be encoded.
 
         Raises:
             LeftOut: an exclusion list names one of its references.
             ModelError: it cannot be read.
         """
-        return self.item(draw, self.features(self.index[draw.row], bucket.size))
+        sample = self.index[draw.row]
+        self._may(sample)
+        if self._encodes:
+            return self._item(draw, self.store.get(sample, bucket.size))
+        features = self.store.look(sample, bucket.size)
+        if features is not None:
+            return self._item(draw, features)
+        clip = self.store.clip(sample, bucket.size)
+        for reference in clip.references:
+            forms(reference)  # a mask that does not fit is found here, where others can stand in
+        return Raw(clip)
 
-    def item(self, draw: Draw, features: Features) -> Item:
-        """The choices of a draw, functions of seed, sample and number alone."""
-        data = self.config
-        return choose(
-            (draw.sample_id, draw.number),
-            features,
-            {str(form): odds for form, odds in data.forms.items()},
-            self.seed,
-            epoch=draw.epoch,
-            most=data.max_references,
+    def together(self, bucket: Bucket, draws: Sequence[Draw], items: Sequence[Item | Raw]) -> Batch:
+        """What :class:`s2v.model.data.loader.Loader` makes of a bucket's items."""
+        return collate(
+            [
+                self._item(draw, self.store.add(item.clip, bucket.size))
+                if isinstance(item, Raw)
+                else item
+                for draw, item in zip(draws, items, strict=True)
+            ]
         )
-
-    def features(self, sample: Sample, size: VideoSize) -> Features:
-        """Of one sample in one size; raises as :meth:`__call__`."""
-        if self._exclusions is not None and (why := self._exclusions.reason(sample.meta())):
-            raise LeftOut(why)
-        return self._store(size).get(sample)
 
     def prepare(
         self,
@@ -87,15 +103,20 @@ class Samples:
             Rows that cannot be trained on, and why.
 
         Raises:
-            ModelError: the quarantine's fuse is spent, or no sample is readable.
+            ModelError: the quarantine's fuse is spent, no sample is readable, or encoded shards
+                are asked for and lack one.
         """
         rows = pool.drawn_rows()[rank::world].tolist()
+        sizes = (pool.first_bucket(row).size for row in rows)
+        self.store.check((self.index[row] for row in rows), sizes)
         bad: dict[int, str] = {}
         with track("encode", len(rows)) as step:
             for row in rows:
-                sample, bucket = self.index[row], pool.first_bucket(row)
+                sample, size = self.index[row], pool.first_bucket(row).size
                 try:
-                    self.features(sample, bucket.size)
+                    self._may(sample)
+                    if not self.store.has(sample, size):
+                        self.store.get(sample, size)
                 except LeftOut as error:
                     bad[row] = str(error)
                 except ModelError as error:
@@ -107,18 +128,29 @@ class Samples:
         quarantine.close()
         return bad
 
-    def _store(self, size: VideoSize) -> FeatureStore:
-        if size not in self._stores:
-            first = self._first
-            frames, height, width = size
-            changed = {"frames": frames, "height": height, "width": width}
-            config: DataConfig = self.config.model_copy(update=changed)
-            self._stores[size] = FeatureStore(
-                Reader(config, first._reader.pixels), first.encoders, first.folder.parent
-            )
-        return self._stores[size]
+    def _may(self, sample: Sample) -> None:
+        if self._exclusions is None:
+            return
+        try:
+            why = self._exclusions.reason(sample.meta())
+        except (ShardError, KeyError, ValidationError) as error:
+            said = str(error).splitlines()[0]
+            raise ModelError(f"{sample.folder}: sample {sample.id}, member json: {said}") from None
+        if why is not None:
+            raise LeftOut(why)
 
+    def _item(self, draw: Draw, features: Features | StoredFeatures) -> Item:
+        """The choices of a draw, functions of seed, sample and number alone."""
+        data = self.store.config
+        return choose(
+            (draw.sample_id, draw.number),
+            features,
+            {str(form): odds for form, odds in data.forms.items()},
+            self.seed,
+            epoch=draw.epoch,
+            most=data.max_references,
+        )
 
-def together(bucket: Bucket, draws: Sequence[Draw], items: Sequence[Item]) -> Batch:
-    """What :class:`s2v.model.data.loader.Loader` makes of a bucket's items."""
-    return collate(items)
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker, which does not encode."""
+        return self.__dict__ | {"_encodes": False}
