@@ -48,13 +48,13 @@ class Pool:
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of_ids(cls, sources: Mapping[str, Sequence[str]]) -> Pool:
+    def of_ids(cls, sources: Mapping[str, Sequence[str]], phases: int = 1) -> Pool:
         """A pool of one bucket from ids alone."""
         ids = [i for source in sorted(sources) for i in sorted(sources[source])]
         ends = np.cumsum([0, *(len(sources[source]) for source in sorted(sources))])
         spans = zip(sorted(sources), ends, ends[1:], strict=False)
         rows = {s: np.arange(a, b, dtype=np.int64) for s, a, b in spans if b > a}
-        one = (np.zeros(len(ids), np.int16),)
+        one = (np.zeros(len(ids), np.int16),) * phases
         return cls(
             pa.array(ids, pa.string()),
             rows,
