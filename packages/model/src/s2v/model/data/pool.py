@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -176,12 +177,15 @@ def pool_of(
     places = []
     why = np.zeros(n, np.int64)
     at = np.flatnonzero(usable)
-    columns = [_numbers(table, c)[at] for c in ("frames", "fps", "height", "width")]
+    # Millions of clips have thousands of shapes: each is fitted once.
+    shapes, shape = _distinct(
+        [_numbers(table, c)[at] for c in ("frames", "fps", "height", "width")]
+    )
     for stage in stages:
-        fits = fit(*columns, stage.sizes, rate=config.fps, max_enlarge=config.max_enlarge)
+        fits = fit(*shapes, stage.sizes, rate=config.fps, max_enlarge=config.max_enlarge)
         place = np.full(n, -1, np.int16)
-        place[at] = _numbered(fits.size, fits.sizes, shown[at], config, names)
-        why[at] = fits.reasons
+        place[at] = _numbered(fits.size[shape], fits.sizes, shown[at], config, names)
+        why[at] = fits.reasons[shape]
         for number, name in enumerate(kinds):
             if name not in stage.mix:
                 place[(kind == number)] = -1
@@ -203,6 +207,20 @@ def pool_of(
         said = ", ".join(f"{count} {text}" for text, count in sorted(dropped.items()))
         raise ModelError(f"no sample for train among {n}: {said or 'none at all'}")
     return pool
+
+
+def _distinct(
+    columns: Sequence[npt.NDArray[np.generic]],
+) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.intp]]:
+    """The distinct rows of some columns, and which of them each row is."""
+    code = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        values, at = np.unique(column, return_inverse=True)
+        code = code * len(values) + at
+        # Kept small, so that no product of counts overflows.
+        code = np.unique(code, return_inverse=True)[1]
+    _, first, which = np.unique(code, return_index=True, return_inverse=True)
+    return [column[first] for column in columns], which
 
 
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.generic]:
