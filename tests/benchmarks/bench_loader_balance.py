@@ -42,7 +42,7 @@ def naive_steps(plan: StepPlan, count: int) -> float:
 def measure(samples: int = 20_000, steps: int = 300) -> str:
     """A table in Markdown: slots, ways of grouping, imbalance of both, and what waits."""
     lines = [
-        "| slots | sorted by references | micro-batch | imbalance | worst step | most that waited | "
+        "| slots | sorted by references | micro-batch | imbalance | worst step | most waiting | "
         "equal tokens instead |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -83,7 +83,8 @@ def opened(folder: Path) -> dict[str, float]:
     """Process seconds and memory of each step from the file to the first step of a run."""
 
     def memory() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 1e6
 
     found: dict[str, float] = {}
     before, config = memory(), wan("train.slots=8")

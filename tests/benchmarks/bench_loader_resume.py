@@ -67,7 +67,7 @@ def write_samples(folder: Path, count: int) -> None:
         "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
     )
     listed = [
-        {"url": r.name, "nsamples": r.samples, "filesize": (folder / r.name).stat().st_size}
+        {"url": r.shard, "nsamples": r.samples, "filesize": (folder / r.shard).stat().st_size}
         for r in records
     ]
     text = json.dumps({"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": listed})

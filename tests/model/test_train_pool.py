@@ -16,7 +16,7 @@ import pytest
 from s2v.datapipe.base.shards import SampleMeta, ShardIndex
 from s2v.datapipe.write.tar import write_index
 from s2v.model.config import Config, DataConfig, load
-from s2v.model.data.buckets import Bucket, fit, strides
+from s2v.model.data.buckets import Bucket, Shapes, fit, strides
 from s2v.model.data.exclusions import Exclusions
 from s2v.model.data.index import select, stride
 from s2v.model.data.plan import Plan
@@ -33,9 +33,8 @@ SIZES = [(81, 480, 832), (33, 480, 832), (81, 272, 480), (81, 832, 480), (17, 72
 
 
 def _fit(frames: int, height: int, width: int, **options: float | None) -> tuple[int, ...] | None:
-    one = fit(
-        *(np.array([x]) for x in (frames, 24.0, height, width)), SIZES, rate=16.0, **options
-    )  # fmt: skip
+    clip = Shapes(*(np.array([x]) for x in (frames, 24.0, height, width)))
+    one = fit(clip, SIZES, rate=16.0, **options)
     return None if one.size[0] < 0 else one.sizes[one.size[0]]
 
 

@@ -165,12 +165,7 @@ def _split(shards: Any) -> Any:
     yield from (shard for n, shard in enumerate(shards) if n % options.world == options.rank)
 
 
-TOOLS = {
-    "energon": energon,
-    "streaming": streaming,
-    "torchdata": torchdata,
-    "webdataset": webdataset,
-}
+TOOLS = {f.__name__: f for f in (energon, streaming, torchdata, webdataset)}
 
 
 def run(options: argparse.Namespace, make: Callable[[argparse.Namespace], Loader]) -> Any:

@@ -18,7 +18,7 @@ from s2v.model.data.fetch import Fetch, Got
 from s2v.model.data.plan import Draw
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.steps import Micro, Step, StepPlan
-from s2v.model.data.workers import Workers
+from s2v.model.data.workers import Workers, warm
 from s2v.model.errors import ModelError
 
 T = TypeVar("T")
@@ -107,6 +107,8 @@ class Loader(Generic[T, B]):
         self._rank, self._world, self._until = rank, world, until
         self._count, self._bytes, self._timeout = workers, prefetch_bytes, timeout_s
         self.quarantine = quarantine or Quarantine(20)
+        if workers:
+            warm()
         self.figures = Figures()
 
     def state(self) -> dict[str, Any]:

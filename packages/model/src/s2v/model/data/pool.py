@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2v.model.config_data import DataConfig
-from s2v.model.data.buckets import REASONS, Bucket, Ints, fit
+from s2v.model.data.buckets import REASONS, Bucket, Ints, Shapes, fit
 from s2v.model.errors import ModelError
 
 COLUMNS = (
@@ -178,11 +178,11 @@ def pool_of(
     why = np.zeros(n, np.int64)
     at = np.flatnonzero(usable)
     # Millions of clips have thousands of shapes: each is fitted once.
-    shapes, shape = _distinct(
-        [_numbers(table, c)[at] for c in ("frames", "fps", "height", "width")]
-    )
+    columns = [_numbers(table, c)[at] for c in ("frames", "fps", "height", "width")]
+    (frames, fps, height, width), shape = _distinct(columns)
+    shapes = Shapes(frames, fps, height, width)
     for stage in stages:
-        fits = fit(*shapes, stage.sizes, rate=config.fps, max_enlarge=config.max_enlarge)
+        fits = fit(shapes, stage.sizes, rate=config.fps, max_enlarge=config.max_enlarge)
         place = np.full(n, -1, np.int16)
         place[at] = _numbered(fits.size[shape], fits.sizes, shown[at], config, names)
         why[at] = fits.reasons[shape]
@@ -243,7 +243,10 @@ def _numbered(
     span = config.max_references + 1
     code = np.where(size >= 0, size * span + references, -1)
     out = np.full(len(size), -1, np.int64)
-    found = {c: Bucket(*sizes[c // span], c % span) for c in np.unique(code).tolist() if c >= 0}
+    found = {}
+    for c in (int(c) for c in np.unique(code) if c >= 0):
+        frames, height, width = sizes[c // span]
+        found[c] = Bucket(frames, height, width, c % span)
     for c, bucket in sorted(found.items(), key=lambda item: item[1]):
         out[code == c] = names.setdefault(bucket, len(names))
     return out

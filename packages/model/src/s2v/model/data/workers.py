@@ -18,7 +18,9 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.util import Finalize
 from typing import Any, Final, Generic, TypeVar
 
@@ -88,6 +90,17 @@ class _Worker:
     since: float = 0.0
 
 
+def warm() -> ForkServerContext:
+    """Start the process that workers are forked from: it loads libraries while others do work.
+
+    A fresh one, so that no worker has this process's threads, locks or GPU memory.
+    """
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "s2v.model.data.samples"])
+    forkserver.ensure_running()
+    return context
+
+
 class Workers(Generic[J, R]):
     """An ordered map over processes: results are taken in the order the jobs were given.
 
@@ -101,8 +114,7 @@ class Workers(Generic[J, R]):
 
     def __init__(self, work: Work[J, R], count: int, ahead_bytes: int, timeout_s: float) -> None:
         self._ahead, self._timeout = ahead_bytes, timeout_s
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "s2v.model.data.fetch"])
+        context = warm()
         packed = pickle.dumps(work)
         self._workers: list[_Worker] = []
         for number in range(count):
