@@ -27,6 +27,7 @@ Loader = tuple[Callable[[], Iterator[Batch]], Callable[[], Any], Callable[[Any],
 
 def streaming(options: argparse.Namespace) -> Loader:
     """MosaicML Streaming on its own format, written from the same samples."""
+    _without_vision_operators()
     from streaming import StreamingDataLoader, StreamingDataset
 
     data = StreamingDataset(
@@ -44,10 +45,29 @@ def streaming(options: argparse.Namespace) -> Loader:
     )
 
 
+def _without_vision_operators() -> None:
+    """Streaming imports torchvision, whose build for GPUs fails beside a torch without them.
+
+    Two missing operators stop it; nothing here calls any.
+    """
+    import torch
+
+    if not torch.version.cuda:
+        said = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        global _library  # noqa: PLW0603 - an operator lives as long as its library
+        _library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            _library.define(name + said)
+
+
+_library: Any = None
+
+
 def write_streaming(options: argparse.Namespace) -> None:
     """The samples of all tars in Streaming's format."""
     import tarfile
 
+    _without_vision_operators()
     from streaming import MDSWriter
 
     columns = {"id": "str", "data": "bytes"}
