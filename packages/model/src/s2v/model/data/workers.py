@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing as mp
-import pickle
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
+from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from typing import Any, Final, Generic, TypeVar
 
@@ -38,8 +38,8 @@ _AT, _DONE, _REFUSED, _FAILED = b"a", b"d", b"r", b"f"
 _LOOK_S: Final = 0.5
 
 
-class _Pickler(pickle.Pickler):
-    """Tensors as their bytes: torch's own way copies them twice more, or needs shared memory."""
+class _Pickler(ForkingPickler):
+    """As between all processes of one program, but tensors as their bytes, not as shared memory."""
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is Tensor and obj.device.type == "cpu" and obj.layout == torch.strided:
@@ -54,7 +54,7 @@ def _tensor(raw: np.ndarray[Any, Any], dtype: str, shape: tuple[int, ...]) -> Te
 
 def _packed(value: object) -> bytes:
     out = io.BytesIO()
-    _Pickler(out, protocol=5).dump(value)
+    _Pickler(out, 5).dump(value)
     return out.getvalue()
 
 
@@ -64,7 +64,7 @@ def _serve(pipe: Connection, packed: bytes) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    work = pickle.loads(packed)  # noqa: S301 - from the process that started this one
+    work = ForkingPickler.loads(packed)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job = pipe.recv()
@@ -115,7 +115,7 @@ class Workers(Generic[J, R]):
     def __init__(self, work: Work[J, R], count: int, ahead_bytes: int, timeout_s: float) -> None:
         self._ahead, self._timeout = ahead_bytes, timeout_s
         context = warm()
-        packed = pickle.dumps(work)
+        packed = _packed(work)
         self._workers: list[_Worker] = []
         for number in range(count):
             mine, theirs = context.Pipe()
@@ -168,7 +168,8 @@ class Workers(Generic[J, R]):
         self._ring()
         if isinstance(found, ModelError):
             raise found
-        return pickle.loads(found)  # type: ignore[no-any-return]  # noqa: S301 - of our own worker
+        result: R = ForkingPickler.loads(found)
+        return result
 
     def close(self) -> None:
         """End the processes."""
