@@ -147,13 +147,12 @@ class FeatureStore:
         Raises:
             ModelError: the quarantine's fuse is spent, or no sample is readable.
         """
-        size = _size(self.config)
         self.check(samples)
         readable = []
         with track(title, len(samples)) as step:
             for sample in samples:
                 try:
-                    if not self.has(sample, size):
+                    if not self.has(sample):
                         self.get(sample)
                 except ModelError as error:
                     quarantine.add(sample.id, error)
@@ -168,6 +167,10 @@ class FeatureStore:
         """Before a run: are the encoded shards those that it may train on?
 
         A sample that could not be encoded is no error here: it is quarantined when it comes.
+
+        Args:
+            samples: of a shard folder.
+            sizes: in which each is wanted; the configuration's by default.
 
         Raises:
             ModelError: ``latents.folder`` is of other encoders; or nothing may be made and an
@@ -198,10 +201,10 @@ class FeatureStore:
                 return known
         return self.encoders.caption("")
 
-    def has(self, sample: Sample, size: Size) -> bool:
+    def has(self, sample: Sample, size: Size | None = None) -> bool:
         """Whether a sample's entry is there, without reading it."""
         latents = self._latents(sample)
-        wanted = want(sample, sized(self.config, size))
+        wanted = want(sample, sized(self.config, size or _size(self.config)))
         try:
             return latents is not None and not latents.lacks(sample, wanted)
         except ModelError:
