@@ -216,7 +216,7 @@ def table(results: dict[str, Result]) -> str:
         lines.append(f"| {name} | " + " | ".join(result.same.get(c, "") for c in changes) + " |")
     places = list(next(iter(results.values())).first_s)
     head = [f"batch {at}" if at else "start" for at in places]
-    lines += ["", "|  | " + " | ".join(head) + " | last less start |", "|---" * 6 + "|"]
+    lines += ["", "|  | " + " | ".join(head) + f" | last less {head[1]} |", "|---" * 6 + "|"]
     for name, result in results.items():
         cells = []
         for at in places:
@@ -225,8 +225,8 @@ def table(results: dict[str, Result]) -> str:
                 f"{statistics.median(took):.2f} ({min(took):.2f}–{max(took):.2f})" if took else "–"
             )
         more = "–"
-        if result.first_s[places[-1]] and result.first_s[0]:
-            last, start = (statistics.median(result.first_s[at]) for at in (places[-1], 0))
+        if result.first_s[places[-1]] and result.first_s[places[1]]:
+            last, start = (statistics.median(result.first_s[at]) for at in (places[-1], places[1]))
             more = f"{last - start:+.2f}"
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {more} |")
     return "\n".join(lines)

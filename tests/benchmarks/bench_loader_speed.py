@@ -104,7 +104,11 @@ def theirs(folder: Path, count: int, workers: int) -> Iterator[list[Sample]]:
 
     tars = [str(path) for path in sorted(folder.glob("*.tar"))]
     data = wds.WebDataset(tars, shardshuffle=False).map(_members).batched(BATCH, collation_fn=list)
-    yield from wds.WebLoader(data, batch_size=None, num_workers=workers)
+    yield from wds.WebLoader(data, batch_size=None, num_workers=workers, collate_fn=_as_is)
+
+
+def _as_is(batch: list[Sample]) -> list[Sample]:
+    return batch
 
 
 def _members(sample: dict[str, Any]) -> Sample:

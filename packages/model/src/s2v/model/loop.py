@@ -10,6 +10,7 @@ number of processes sees the same samples and computes the same step, but for ro
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -77,6 +78,7 @@ class Trainer:
             prefetch_bytes=config.data.prefetch_mb << 20,
             timeout_s=config.data.worker_timeout_s,
             quarantine=Quarantine(config.data.fuse),
+            tell=lambda said: print(f"s2v-model: {said}", file=sys.stderr),
         )
         path = checkpoint.resume_point(run.checkpoints)
         self.model = build(config, widths, world, fresh=path is None)

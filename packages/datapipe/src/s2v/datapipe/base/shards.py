@@ -275,18 +275,22 @@ class Sample:
         where = f"{path}: sample {self.id}, member {member['suffix']}"
         size, at = int(member["size"]), int(member["offset"]) - _TAR_BLOCK
         try:
-            with path.open("rb") as handle:
-                if min(size, at) < 0 or at + size > os.fstat(handle.fileno()).st_size:
-                    raise ShardError(
-                        f"{where}: {size} bytes at {member['offset']} are not in the shard; it is "
-                        "cut short, or the index is not of it"
-                    )
-                found = os.pread(handle.fileno(), _TAR_BLOCK + size, at)
+            opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise ShardError(
                 f"{where}: the shard is missing; write it again: `s2v-data select --config FILE`"
             ) from None
-        header, data = found[:_TAR_BLOCK], found[_TAR_BLOCK:]
+        try:
+            if min(size, at) < 0 or at + size > os.fstat(opened).st_size:
+                raise ShardError(
+                    f"{where}: {size} bytes at {member['offset']} are not in the shard; it is "
+                    "cut short, or the index is not of it"
+                )
+            # Two reads: cutting the header off one would copy the data.
+            header = os.pread(opened, _TAR_BLOCK, at)
+            data = os.pread(opened, size, at + _TAR_BLOCK)
+        finally:
+            os.close(opened)
         if len(data) != size:
             raise ShardError(f"{where}: {len(data)} of {size} bytes; the shard is cut short")
         # The header stands before the data: a folder that was written anew since its index was
