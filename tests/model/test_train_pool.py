@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -14,9 +15,11 @@ import pyarrow as pa
 import pytest
 
 from s2v.datapipe.base.shards import SampleMeta, ShardIndex
+from s2v.datapipe.write.previous import record, write_records
 from s2v.datapipe.write.tar import write_index
 from s2v.model.config import Config, DataConfig, load
 from s2v.model.data.buckets import Bucket, Shapes, fit, strides
+from s2v.model.data.complete import check_shards
 from s2v.model.data.exclusions import Exclusions
 from s2v.model.data.index import select, stride
 from s2v.model.data.plan import Plan
@@ -197,8 +200,34 @@ def test_the_trainer_honours_lists_and_goes_on_when_one_grows(
     again = train(longer, drawn_shards, tmp_path / "run", quiet)
     assert again.steps == 10
     assert again.dropped["excluded by subject_id"] == 1
+    # Nothing else looks at them either: the latent space is fitted to what is left.
+    fitted = {s.id for s in select(ShardIndex.open(drawn_shards), longer.data, "train").samples}
+    assert fitted.isdisjoint({"in-01-002", "in-00-003", "in-01-000"})
+    assert len(fitted) == sum(again.samples.values())
     rows = sum(again.samples.values()) + sum(again.dropped.values()) + again.quarantined
     assert rows == len(ShardIndex.open(drawn_shards))
+
+
+def test_a_copy_that_lacks_a_shard_is_refused_before_the_first_step(
+    drawn_shards: Path, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    part = tmp_path / "shards"
+    shutil.copytree(drawn_shards, part)
+    (part / "cross-000000.tar").unlink()
+    with pytest.raises(
+        ModelError, match=r"cross-000000\.tar: the shard is missing; fetch"
+    ):
+        train(tiny(), part, tmp_path / "run", quiet)
+    only_in = tiny("data.mix={ in = 1.0 }")
+    index = ShardIndex.open(part)
+    check_shards(index, pool_of(index.table, only_in.data))  # nobody asks for the missing one
+    names = ["in-000000.tar"]
+    records = [record(part / name, 1, "") for name in names]
+    write_records(part, records)
+    with (part / names[0]).open("r+b") as file:
+        file.truncate(records[0].bytes - 512)
+    with pytest.raises(ModelError, match=r"in-000000\.tar: has \d+ bytes of \d+; it is cut short"):
+        check_shards(index, pool_of(index.table, only_in.data))
 
 
 def test_a_large_index_is_read_row_by_row_and_says_the_same(

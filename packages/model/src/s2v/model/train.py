@@ -14,6 +14,7 @@ from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import checkpoint, metrics, tune
 from s2v.model.config import Config
+from s2v.model.data.complete import check_shards
 from s2v.model.data.exclusions import Exclusions
 from s2v.model.data.pool import Pool, pool_of
 from s2v.model.data.quarantine import Quarantine
@@ -104,18 +105,21 @@ def _train(
     index = ShardIndex.open(shards)
     torch.set_num_threads(config.train.threads)
 
+    exclusions = Exclusions.read(config.data.exclusions, index.table)
+    if world.first and exclusions.unmatched:
+        print(exclusions.told, file=sys.stderr)
+    where = str(index.folder)
+    pool = pool_of(index.table, config.data, excluded=exclusions.reasons, where=where)
+    check_shards(index, pool)
+
     def prepare() -> None:
         run.begin(config)
         if config.autoencoder.kind == "linear" and not run.autoencoder.is_file():
             fit_autoencoder(config, shards, run, track)
 
     world.alone("begun", prepare)
-    exclusions = Exclusions.read(config.data.exclusions, index.table)
-    if world.first and exclusions.unmatched:
-        print(exclusions.told, file=sys.stderr)
     store = run.store(config)
     samples = Samples(index, store, config.train.seed, exclusions)
-    pool = pool_of(index.table, config.data, excluded=exclusions.reasons)
     pool, quarantine = _encode(config, pool, samples, run, track, world)
     quarantined = len(quarantine.faults)
     measures = Measures(config, index, store, run, world, evaluate, track)

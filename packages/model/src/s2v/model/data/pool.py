@@ -140,7 +140,11 @@ class Pool:
 
 
 def pool_of(
-    table: pa.Table, config: DataConfig, *, excluded: npt.NDArray[np.object_] | None = None
+    table: pa.Table,
+    config: DataConfig,
+    *,
+    excluded: npt.NDArray[np.object_] | None = None,
+    where: str = "the index",
 ) -> Pool:
     """The training samples of an index.
 
@@ -148,6 +152,7 @@ def pool_of(
         table: columns :data:`COLUMNS`, a row per sample.
         config: sizes, mixture, phases.
         excluded: per row None or the reason why a list keeps it out.
+        where: names the index in errors.
 
     Raises:
         ModelError: nothing is left; the message counts the reasons.
@@ -205,7 +210,7 @@ def pool_of(
     pool = Pool(ids, rows, tuple(names), tuple(places), shown, dropped)
     if not pool.size:
         said = ", ".join(f"{count} {text}" for text, count in sorted(dropped.items()))
-        raise ModelError(f"no sample for train among {n}: {said or 'none at all'}")
+        raise ModelError(f"{where}: no sample for train among {n}: {said or 'none at all'}")
     return pool
 
 

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from s2v.datapipe.base.shards import Sample, ShardError, ShardIndex
+from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.data.buckets import Bucket
 from s2v.model.data.collate import Batch, Item, choose, collate
 from s2v.model.data.exclusions import Exclusions
@@ -129,14 +127,7 @@ class Samples:
         return bad
 
     def _may(self, sample: Sample) -> None:
-        if self._exclusions is None:
-            return
-        try:
-            why = self._exclusions.reason(sample.meta())
-        except (ShardError, KeyError, ValidationError) as error:
-            said = str(error).splitlines()[0]
-            raise ModelError(f"{sample.folder}: sample {sample.id}, member json: {said}") from None
-        if why is not None:
+        if self._exclusions is not None and (why := self._exclusions.of_sample(sample)):
             raise LeftOut(why)
 
     def _item(self, draw: Draw, features: Features | StoredFeatures) -> Item:
