@@ -127,7 +127,8 @@ class MMDiT(nn.Module):
         if self.config.reference_timestep == "zero" and K:
             at_zero = self._vec(torch.zeros_like(t), condition, vision.dtype)
             clean = Clean(at_zero, T * h * w, (T + K) * h * w)
-        wheres = self._layouts(T, (h, w), condition.reference_mask, context_mask)
+        masks = condition.reference_mask, context_mask
+        wheres = self._layouts(T, (h, w), *masks, vision.device)
         blocks = chain(self.double_blocks, self.single_blocks)
         for block, where in zip(blocks, wheres, strict=False):
             vision, context = block(vision, context, vec, where, clean)
@@ -136,9 +137,17 @@ class MMDiT(nn.Module):
         return unpatchify(out, (T + K, h, w), self.config.patch)
 
     def _layouts(
-        self, frames: int, grid: tuple[int, int], reference_mask: Tensor, context_mask: Tensor
+        self,
+        frames: int,
+        grid: tuple[int, int],
+        reference_mask: Tensor,
+        context_mask: Tensor,
+        device: torch.device,
     ) -> Iterator[Layout]:
-        """The layout of every block in turn: all alike, or every second one shifted."""
+        """The layout of every block in turn: all alike, or every second one shifted.
+
+        Masks that stay on the CPU spare a GPU the wait for them.
+        """
         c = self.config
         window = c.window if c.attention == "window" else None
         made = [
@@ -153,7 +162,7 @@ class MMDiT(nn.Module):
                 shifted=shifted,
                 place=Placement(c.reference_position, c.reference_offset),
                 packed=c.masking == "packed",
-            )
+            ).to(device)
             for shifted in ((False, True) if c.shift_windows and window else (False,))
         ]
         while True:
@@ -162,7 +171,8 @@ class MMDiT(nn.Module):
     def _vision(self, latents: Tensor, condition: Condition, area: int) -> Tensor:
         """Video tokens, then the tokens of every reference: ``[B, (T + K)*h*w, d]``."""
         frames = torch.cat([latents, condition.references.to(latents.dtype)], dim=2)
-        tokens: Tensor = self.vision_in(patchify(frames, self.config.patch))
+        patches = patchify(frames, self.config.patch).to(self.vision_in.weight.dtype)
+        tokens: Tensor = self.vision_in(patches)
         n = latents.shape[2] * area
         tail = tokens[:, n:]
         if self.config.reference_embedding:
@@ -174,8 +184,9 @@ class MMDiT(nn.Module):
 
     def _context(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Text tokens, then the image tokens of every reference: ``[B, L + K*N, d]``."""
-        text = self.text_in(condition.text) + self.kind[0]
-        image = self.image_in(condition.image) + self.kind[1]  # [B, K, N, d]
+        dtype = self.text_in.weight.dtype
+        text = self.text_in(condition.text.to(dtype)) + self.kind[0]
+        image = self.image_in(condition.image.to(dtype)) + self.kind[1]  # [B, K, N, d]
         if self.config.subject_ids:
             text = text + self.subject(condition.text_subject)
             image = image + self.subject(condition.reference_subject)[:, :, None]
@@ -189,7 +200,7 @@ class MMDiT(nn.Module):
         """What modulates every block: ``[B, d]``."""
         vec: Tensor = self.time_in(time_features(t).to(dtype))
         if self.config.pooled_text == "mean":
-            there = condition.text_mask[..., None].to(condition.text.dtype)
+            there = condition.text_mask[..., None].to(condition.text)
             mean = (condition.text * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
-            vec = vec + self.pooled_in(mean)
+            vec = vec + self.pooled_in(mean.to(dtype))
         return vec
