@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -65,6 +64,10 @@ class FeatureStore:
         self._roots: dict[Path, Latents] = {}
         self.taken: Counter[str] = Counter()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a reading process gets: what is in memory here stays here."""
+        return {**vars(self), "_memory": {}, "_bytes": 0, "taken": Counter()}
+
     def get(self, sample: Sample, size: Size | None = None) -> Features | StoredFeatures:
         """Features of one sample.
 
@@ -112,7 +115,7 @@ class FeatureStore:
         Raises:
             ModelError: the quarantine's fuse is spent, or no sample is readable.
         """
-        self.check(samples)
+        self.check((sample, None) for sample in samples)
         readable = []
         with track(title, len(samples)) as step:
             for sample in samples:
@@ -128,25 +131,24 @@ class FeatureStore:
         quarantine.close()
         return tuple(readable)
 
-    def check(self, samples: Sequence[Sample], sizes: Sequence[Size] | None = None) -> None:
+    def check(self, wanted: Iterable[tuple[Sample, Size | None]]) -> None:
         """Before a run: are the encoded shards those that it may train on?
 
         A sample that could not be encoded is no error here: it is quarantined when it comes.
 
         Args:
-            samples: of a shard folder.
-            sizes: in which each is wanted; the configuration's by default.
+            wanted: samples, and in which sizes; None is the configuration's.
 
         Raises:
             ModelError: ``latents.folder`` is of other encoders; or nothing may be made and an
                 entry is missing, of other encoders, or of what the sample was before.
         """
-        own = _size(self.config)
-        for sample, size in zip(samples, sizes or repeat(own, len(samples)), strict=True):
+        for sample, size in wanted:
             latents = self._latents(sample)
             if latents is None or self.latents.use != "require":
                 return
-            missing = latents.lacks(sample, want(sample, sized(self.config, size)))
+            config = sized(self.config, size or _size(self.config))
+            missing = latents.lacks(sample, want(sample, config))
             if missing is not None and not missing.fault:
                 raise self._refused(sample, missing.reason)
 
