@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,7 +123,7 @@ class FeatureStore:
         """For a process that looks and decodes but does not encode: no encoders, no memory."""
         state = dict(self.__dict__)
         state.pop("encoders")
-        return state | {"_memory": {}, "_bytes": 0, "_readers": {}}
+        return state | {"_memory": {}, "_bytes": 0, "_readers": {}, "taken": Counter()}
 
     def _path(self, sample: Sample, wanted: Want) -> Path:
         name = stable_hash([content(sample), repr(wanted)], 12)
@@ -147,7 +146,7 @@ class FeatureStore:
         Raises:
             ModelError: the quarantine's fuse is spent, or no sample is readable.
         """
-        self.check(samples)
+        self.check((sample, None) for sample in samples)
         readable = []
         with track(title, len(samples)) as step:
             for sample in samples:
@@ -163,24 +162,24 @@ class FeatureStore:
         quarantine.close()
         return tuple(readable)
 
-    def check(self, samples: Iterable[Sample], sizes: Iterable[Size] | None = None) -> None:
+    def check(self, wanted: Iterable[tuple[Sample, Size | None]]) -> None:
         """Before a run: are the encoded shards those that it may train on?
 
         A sample that could not be encoded is no error here: it is quarantined when it comes.
 
         Args:
-            samples: of a shard folder.
-            sizes: in which each is wanted; the configuration's by default.
+            wanted: samples, and in which sizes; None is the configuration's.
 
         Raises:
             ModelError: ``latents.folder`` is of other encoders; or nothing may be made and an
                 entry is missing, of other encoders, or of what the sample was before.
         """
-        for sample, size in zip(samples, sizes or repeat(_size(self.config)), strict=False):
+        for sample, size in wanted:
             latents = self._latents(sample)
             if latents is None or self.latents.use != "require":
                 return
-            missing = latents.lacks(sample, want(sample, sized(self.config, size)))
+            config = sized(self.config, size or _size(self.config))
+            missing = latents.lacks(sample, want(sample, config))
             if missing is not None and not missing.fault:
                 raise self._refused(sample, missing.reason)
 

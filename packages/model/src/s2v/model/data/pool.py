@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s2v.model.config_data import DataConfig
+from s2v.model.config_data import DataConfig, VideoSize
 from s2v.model.data.buckets import REASONS, Bucket, Ints, Shapes, fit
 from s2v.model.errors import ModelError
 
@@ -94,6 +94,11 @@ class Pool:
     def first_bucket(self, row: int) -> Bucket:
         """The bucket of a row in the first phase that draws it."""
         return next(b for p in range(len(self.places)) if (b := self.bucket(row, p)) is not None)
+
+    def sizes(self, row: int) -> list[VideoSize]:
+        """All sizes of a row, over the phases that draw it."""
+        found = (self.bucket(row, phase) for phase in range(len(self.places)))
+        return sorted({bucket.size for bucket in found if bucket is not None})
 
     def count(self, source: str, phase: int) -> int:
         """Samples of a source that a phase can draw."""

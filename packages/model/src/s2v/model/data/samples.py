@@ -105,8 +105,7 @@ class Samples:
                 are asked for and lack one.
         """
         rows = pool.drawn_rows()[rank::world].tolist()
-        sizes = (pool.first_bucket(row).size for row in rows)
-        self.store.check((self.index[row] for row in rows), sizes)
+        self.store.check((self.index[row], size) for row in rows for size in pool.sizes(row))
         bad: dict[int, str] = {}
         with track("encode", len(rows)) as step:
             for row in rows:
