@@ -224,13 +224,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
         "import resource, sys, torch\n"
         "from pathlib import Path\n"
         "from s2v.model import checkpoint\n"
+        "from s2v.model.errors import ModelError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "big = {'w': torch.zeros(100_000)}\n"
         "two = checkpoint.Checkpoint(2, big, big, {}, {}, {})\n"
         "try:\n"
         "    checkpoint.save(Path(sys.argv[1]), two, keep=1)\n"
-        "except checkpoint.ModelError as error:\n"
+        "except ModelError as error:\n"
         "    print(error)\n"
     )
     done = subprocess.run(
