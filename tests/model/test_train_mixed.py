@@ -71,6 +71,10 @@ def test_workers_change_no_loss(
     (cached / "config.json").unlink()
     train(tiny(*MIXED, "data.workers=2"), mixed_shards, cached, quiet)
     assert _losses(cached) == _losses(alone)
+    on_the_way = tmp_path / "on the way"
+    config = tiny(*MIXED, "data.workers=2", "data.prepare=false")
+    train(config, mixed_shards, on_the_way, quiet)
+    assert _losses(on_the_way) == _losses(alone)
 
 
 def test_a_clip_decoded_by_a_worker_makes_the_batch_that_it_makes_here(

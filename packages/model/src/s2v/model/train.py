@@ -166,7 +166,10 @@ def _encode(
 ) -> tuple[Pool, Quarantine]:
     """Every process encodes its part of what is not cached; what is readable, and what is not."""
     quarantine = Quarantine(config.data.fuse)
-    bad = samples.prepare(pool, quarantine, track, world.rank, world.size)
+    if config.data.prepare:
+        bad = samples.prepare(pool, quarantine, track, world.rank, world.size)
+    else:
+        bad = samples.check(pool, world.rank, world.size)
     told = world.gather((bad, quarantine.faults))
     quarantine.faults = [fault for _, faults in told for fault in faults]
     if world.first:

@@ -105,8 +105,7 @@ class Samples:
                 are asked for and lack one.
         """
         rows = pool.drawn_rows()[rank::world].tolist()
-        self.store.check((self.index[row], size) for row in rows for size in pool.sizes(row))
-        bad: dict[int, str] = {}
+        bad = self.check(pool, rank, world)
         with track("encode", len(rows)) as step:
             for row in rows:
                 sample, size = self.index[row], pool.first_bucket(row).size
@@ -124,6 +123,19 @@ class Samples:
                 step(1, f"{len(quarantine.faults)} unreadable" if quarantine.faults else "")
         quarantine.close()
         return bad
+
+    def check(self, pool: Pool, rank: int = 0, world: int = 1) -> dict[int, str]:
+        """Where nothing may be made, whether all is there; nothing is read.
+
+        Returns:
+            No rows: what cannot be trained on is found when it is read.
+
+        Raises:
+            ModelError: encoded shards are asked for and lack one.
+        """
+        rows = pool.drawn_rows()[rank::world].tolist()
+        self.store.check((self.index[row], size) for row in rows for size in pool.sizes(row))
+        return {}
 
     def _may(self, sample: Sample) -> None:
         if self._exclusions is not None and (why := self._exclusions.of_sample(sample)):
