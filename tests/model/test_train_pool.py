@@ -214,9 +214,7 @@ def test_a_copy_that_lacks_a_shard_is_refused_before_the_first_step(
     part = tmp_path / "shards"
     shutil.copytree(drawn_shards, part)
     (part / "cross-000000.tar").unlink()
-    with pytest.raises(
-        ModelError, match=r"cross-000000\.tar: the shard is missing; fetch"
-    ):
+    with pytest.raises(ModelError, match=r"cross-000000\.tar: the shard is missing; fetch"):
         train(tiny(), part, tmp_path / "run", quiet)
     only_in = tiny("data.mix={ in = 1.0 }")
     index = ShardIndex.open(part)
