@@ -1,4 +1,4 @@
-"""``s2v-model train|plan|encode|heldout|sample|verify|inspect|export|verify-resume``."""
+"""``s2v-model train|plan|encode|heldout|which|sample|verify|inspect|export|verify-resume``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import encode_cli, export_cli, plan_cli, sample_cli, verify_resume_cli
+from s2v.model import encode_cli, export_cli, plan_cli, sample_cli, verify_resume_cli, which_cli
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError, RankError
 
@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
   s2v-model plan --recipe phantom_wan_1_3b_480p --gpus 8 --memory 80 --device h100
   s2v-model verify-resume --config my.toml --shards shards --steps 6
   s2v-model heldout --run run --shards shards
+  s2v-model which --run run --shards shards --groups 8
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model verify samples/sample.mp4
   s2v-model encode --shards shards --recipe my.toml
@@ -72,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
     resume = verify_resume_cli.add_arguments(command)
     encode = encode_cli.add_arguments(command)
 
-    for one in (train, heldout, sample, plan, resume, encode):
+    which = which_cli.add_arguments(command)
+
+    for one in (train, heldout, sample, plan, resume, encode, which):
         one.add_argument(
             "--set",
             dest="overrides",
@@ -187,6 +190,7 @@ _COMMANDS = {
     "inspect": _inspect,
     "export": export_cli.run,
     "verify-resume": verify_resume_cli.run,
+    "which": which_cli.run,
     **sample_cli.COMMANDS,
     **plan_cli.COMMANDS,
     **encode_cli.COMMANDS,

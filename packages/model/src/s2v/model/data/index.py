@@ -8,6 +8,7 @@ from typing import Literal
 
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.config import DataConfig
+from s2v.model.data.exclusions import Exclusions
 from s2v.model.errors import ModelError
 
 Part = Literal["train", "heldout", "validate"]
@@ -75,8 +76,9 @@ def select(index: ShardIndex, config: DataConfig, part: Part) -> Selection:
     use_test = part != "train" and not any(index.table.column("heldout").to_pylist())
     kept: list[Sample] = []
     dropped: Counter[str] = Counter()
-    for sample in index:
-        reason = _reason(sample, config, part, use_test)
+    lists = Exclusions.read(config.exclusions, index.table)
+    for row, sample in enumerate(index):
+        reason = _reason(sample, config, part, use_test) or _excluded(lists, row, sample)
         if reason is None:
             kept.append(sample)
         else:
@@ -85,6 +87,16 @@ def select(index: ShardIndex, config: DataConfig, part: Part) -> Selection:
         told = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items())) or "none at all"
         raise ModelError(f"{index.folder}: no sample for {part} among {len(index)}: {told}")
     return Selection(tuple(kept), dict(sorted(dropped.items())))
+
+
+def _excluded(lists: Exclusions, row: int, sample: Sample) -> str | None:
+    """Why a list keeps a sample out, or None; one that cannot be read is found when it is."""
+    if lists.reasons is not None and lists.reasons[row] is not None:
+        return str(lists.reasons[row])
+    try:
+        return lists.of_sample(sample)
+    except ModelError:
+        return None
 
 
 def _reason(sample: Sample, config: DataConfig, part: Part, use_test: bool) -> str | None:
