@@ -278,6 +278,57 @@ def test_a_takedown_takes_the_latents_too(made: SimpleNamespace, tmp_path: Path)
     assert contents(result.folder) == contents(fresh.folder)
 
 
+def _listed(path: Path, **keys: str) -> str:
+    """An exclusion list as settings."""
+    lines = [
+        {"key_type": kind, "key": key, "reason": "asked", "by": "us", "when": "2026-11-23"}
+        for kind, key in keys.items()
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return f'data.exclusions=["{path}"]'
+
+
+def test_what_a_list_names_is_not_encoded_and_goes_where_it_was(
+    made: SimpleNamespace, tiny: Tiny, tmp_path: Path
+) -> None:
+    """By what the index says, and by what only the sample says of its references."""
+    shards = own(made.shards, tmp_path)
+    listed = _listed(tmp_path / "l.jsonl", sample_id="in-00-002", subject_id="v1-0-s1")
+    config = tiny("data.variants=2", listed)
+    r = encoded(config, shards, made.run)
+    assert (r.made, r.kept, r.removed, r.encoded) == (0, 14, 2, 14)
+    assert r.excluded["excluded by sample_id"] == r.excluded["excluded by subject_id"] == 1
+    assert r.samples == r.encoded + r.quarantined + sum(r.excluded.values()) + r.open
+    raw = b"".join(contents(r.folder).values())
+    assert b"in-00-002." not in raw
+    assert b"cross-01-000." not in raw, "one of its two references shows the subject"
+    assert b"in-00-001." in raw
+
+
+def test_sizes_of_all_phases_share_a_folder_and_another_recipe_leaves_them(
+    made: SimpleNamespace, tiny: Tiny, tmp_path: Path
+) -> None:
+    shards = own(made.shards, tmp_path)
+    later = "data.phases=[{ from_step = 2, sizes = [[5, 32, 48]] }]"
+    two = tiny("data.variants=2", later)
+    r = encoded(two, shards, made.run)
+    assert (r.fingerprint, r.made, r.kept) == (made.result.fingerprint, 12, 16)
+    assert (r.encoded, r.open) == (16, 0), "counted in samples"
+    store = Run(made.run, tmp_path / "cache").store(two)
+    sample = samples(shards)["in-00-001"]
+    for size, shape in (((9, 48, 80), (16, 3, 6, 10)), ((5, 32, 48), (16, 2, 4, 6))):
+        features = store.get(sample, size)
+        assert isinstance(features, StoredFeatures)
+        video, references, _ = features.pick(0, torch.tensor([0]), torch.tensor([0]))
+        assert tuple(video.shape) == shape
+        assert tuple(references.shape) == (1, 16, *shape[2:])
+    again = encoded(made.config, shards, made.run)
+    assert (again.made, again.removed, again.bytes) == (0, 0, r.bytes)
+    pruned = encoded(made.config, shards, made.run, prune=True)
+    assert (pruned.made, pruned.removed) == (0, 12)
+    assert contents(pruned.folder) == contents(made.result.folder)
+
+
 def test_a_bad_sample_costs_itself_and_not_its_shard(made: SimpleNamespace, tmp_path: Path) -> None:
     shards = own(made.shards, tmp_path)
     bad = samples(shards)["in-00-003"]

@@ -112,6 +112,27 @@ def test_five_steps_on_encoded_shards_are_five_steps_on_raw_ones(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_phases_of_two_sizes_and_a_reading_process_change_nothing(
+    drawn_shards: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    """The second phase's size is among the encoded; a worker reads what the trainer would."""
+    shards = own(drawn_shards, tmp_path, "in-00-000", "in-01-001", "cross-00-000", "cross-01-001")
+    common = (
+        "train.steps=4", "train.batch=2", "optim.warmup=0",
+        "data.phases=[{ from_step = 2, sizes = [[5, 32, 48]] }]",
+    )  # fmt: skip
+    train(tiny(*common, "latents.use=off"), shards, tmp_path / "raw", quiet)
+    config = tiny(*common, "latents.use=require", "data.workers=1")
+    (tmp_path / "cached").mkdir()
+    Run(tmp_path / "cached").autoencoder.write_bytes(Run(tmp_path / "raw").autoencoder.read_bytes())
+    encoded(config, shards, tmp_path / "cached")
+    train(config, shards, tmp_path / "cached", quiet)
+    assert len(_losses(tmp_path / "raw")) == 4
+    assert _losses(tmp_path / "raw") == _losses(tmp_path / "cached")
+    one, other = _weights(tmp_path / "raw"), _weights(tmp_path / "cached")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_rounding_changes_what_is_trained_on_and_is_part_of_the_fingerprint(
     drawn_shards: Path, tiny: Tiny, tmp_path: Path
 ) -> None:

@@ -11,9 +11,8 @@ from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ValidationError
 
-from s2v.datapipe.base.shards import Sample, ShardError, ShardIndex
+from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.config import Config
 from s2v.model.data.exclusions import Exclusions
 from s2v.model.data.index import select
@@ -119,7 +118,7 @@ class Plan:
         table = self.index.table.take(pa.array(task.rows, pa.int64()))
         for n, row in zip(task.rows, table.to_pylist(), strict=True):
             sample, wanted = Sample(self.index.folder, row), self._wanted(n)
-            why = self._why(sample) if self._lists.asks else None
+            why = self._why(sample)
             if why is not None and wanted:
                 out.excluded[why] += 1
             if why is None and not self._banned[n]:
@@ -140,8 +139,8 @@ class Plan:
 
     def _why(self, sample: Sample) -> str | None:
         """Why a list keeps a sample out by its references."""
-        with suppress(ShardError, KeyError, ValidationError):  # it is quarantined when it is read
-            return self._lists.reason(sample.meta())
+        with suppress(ModelError):  # it is quarantined when it is read
+            return self._lists.of_sample(sample)
         return None
 
     def _heldout(self, *, needed: bool) -> set[int]:
