@@ -1,4 +1,4 @@
-"""``s2v-model train|plan|heldout|sample|verify|inspect|export``."""
+"""``s2v-model train|plan|heldout|chart|sample|verify|inspect|export``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import export_cli, plan_cli, sample_cli
+from s2v.model import chart_cli, export_cli, plan_cli, sample_cli
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError
 
@@ -23,6 +23,7 @@ _EXAMPLES = """examples:
   s2v-model heldout --run run --shards shards
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model verify samples/sample.mp4
+  s2v-model chart --run run
   s2v-model inspect run/checkpoints/step-00000400
   s2v-model inspect Phantom-Wan-1.3B.pth
   s2v-model export Phantom-Wan-1.3B.pth --to diffusers --dtype bf16 --out phantom-diffusers
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", type=Path)
     inspect.add_argument("--no-digest", action="store_true", help="do not read files whole")
     export_cli.add_arguments(command)
+    chart_cli.add_arguments(command)
     return top
 
 
@@ -174,6 +176,7 @@ _COMMANDS = {
     "export": export_cli.run,
     **sample_cli.COMMANDS,
     **plan_cli.COMMANDS,
+    **chart_cli.COMMANDS,
 }
 
 if __name__ == "__main__":
