@@ -155,12 +155,17 @@ def test_heldout_and_inspect_print_what_is_there(
     assert json.loads(capsys.readouterr().out)["clips"] == 4
     kinds = {}
     newest = run / "checkpoints" / "step-00000002"
-    for path in (run, newest, newest / "ema.safetensors", run / "autoencoder.safetensors"):
+    for path in (
+        run,
+        newest,
+        newest / "ema" / "rank-00000.safetensors",
+        run / "autoencoder.safetensors",
+    ):
         assert main(["inspect", "--json", str(path)]) == 0
         kinds[path.name] = json.loads(capsys.readouterr().out)
     assert kinds["run"]["kind"] == "run"
-    assert kinds["step-00000002"]["parameters"] == kinds["ema.safetensors"]["parameters"]
-    assert kinds["ema.safetensors"]["widths"] == {"latent": 16, "text": 64, "image": 12}
+    assert kinds["step-00000002"]["parameters"] == kinds["rank-00000.safetensors"]["parameters"]
+    assert kinds["rank-00000.safetensors"]["widths"] == {"latent": 16, "text": 64, "image": 12}
     assert kinds["autoencoder.safetensors"]["kind"] == "s2v-linear-autoencoder-1"
 
 

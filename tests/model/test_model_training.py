@@ -45,8 +45,9 @@ def _losses(run: Path) -> list[tuple[int, float]]:
 def _weights(run: Path) -> dict[str, torch.Tensor]:
     path = checkpoint.latest(run / "checkpoints")
     assert path is not None
-    return load_file(path / "ema.safetensors") | {
-        f"model.{k}": v for k, v in load_file(path / "model.safetensors").items()
+    one = "rank-00000.safetensors"
+    return load_file(path / "ema" / one) | {
+        f"model.{k}": v for k, v in load_file(path / "model" / one).items()
     }
 
 
@@ -200,10 +201,12 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_serves(
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
     newest = out / "checkpoints" / "step-00000012"
-    with (newest / "optim.safetensors").open("r+b") as file:
+    with (newest / "optim" / "rank-00000.safetensors").open("r+b") as file:
         file.seek(-8, os.SEEK_END)
         file.write(b"\x01" * 8)
-    with pytest.raises(ModelError, match=r"optim\.safetensors: .*remove .*step-00000012"):
+    with pytest.raises(
+        ModelError, match=r"optim/rank-00000\.safetensors: .*remove .*step-00000012"
+    ):
         train(tiny(), drawn_shards, out, quiet)
     shutil.rmtree(newest)
     train(tiny(), drawn_shards, out, quiet)

@@ -15,7 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
 from s2v.model import config_recipes
+from s2v.model.config_data import (  # part of what this module offers
+    AugmentConfig,  # noqa: F401
+    DataConfig,
+    ReferenceAugmentConfig,  # noqa: F401
+)
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.config_latents import LatentsConfig
 from s2v.model.config_parallel import ParallelConfig
 from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
@@ -154,70 +160,6 @@ class DropoutConfig(_Strict):
         return self
 
 
-class AugmentConfig(_Strict):
-    """How far a variant of a clip and its references is moved, both alike."""
-
-    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1  # of a full turn
-    saturation: Rate = 0.3
-    contrast: Rate = 0.2
-    brightness: Rate = 0.1
-    mirror: Rate = 0.5  # how often
-
-
-class ReferenceAugmentConfig(_Strict):
-    """Changes of references alone, which keep a network from pasting them (Video Alchemist;
-    noise: Concat-ID). Each with its odds; off by default: Phantom publishes none.
-
-    Variant 0 of a sample stays as it is. Faces are never flipped: a mirrored face is another
-    one, and the network would learn to mirror it.
-    """
-
-    odds: Rate = 0.0
-    downscale: Annotated[float, Field(ge=1.0, le=16.0)] = 4.0  # at most, of each side
-    blur: Annotated[float, Field(ge=0.0, le=0.1)] = 0.01  # sigma at most, of the short side
-    jitter: Rate = 0.2  # factor of each colour channel
-    brightness: Rate = 0.2
-    flip: bool = True  # half of the time; never a person or a face
-    shear: Annotated[float, Field(ge=0.0, le=45.0)] = 10.0  # degrees at most
-    rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0  # degrees at most
-    noise: Rate = 0.05  # standard deviation at most, of white
-
-
-class DataConfig(_Strict):
-    """The training window and the mixture."""
-
-    height: Size = 96
-    width: Size = 160
-    frames: Size = 17
-    fps: Positive = 8.0
-    #: Variants cached per sample: windows spread over the clip, variants 1.. also augmented.
-    variants: Size = 4
-    augment: AugmentConfig = AugmentConfig()
-    augment_references: ReferenceAugmentConfig = ReferenceAugmentConfig()
-    #: References of a sample that a step sees at most; of more candidates every epoch takes the
-    #: next, so that all are seen (paper: up to four).
-    max_references: Count = 4
-    #: Share of samples per pair type; those that the shards lack are left out.
-    mix: dict[Literal["in", "cross", "image", "t2v"], Positive] = {"in": 0.7, "cross": 0.3}
-    #: Odds of the reference forms: box crop, subject on white, subject cut tight on white.
-    forms: dict[Literal["crop", "white", "masked"], Positive] = {
-        "crop": 1.0,
-        "white": 1.0,
-        "masked": 1.0,
-    }
-    pad: Literal["white", "grey", "black"] = "white"
-    #: This many unreadable samples in a row stop the run: the shards are broken, not a sample.
-    fuse: Size = 20
-
-    @model_validator(mode="after")
-    def _whole_latents(self) -> Self:
-        if (self.frames - 1) % 4:
-            raise ValueError(f"frames {self.frames} must be 4n+1 (1, 5, 9, 13, 17, ...)")
-        if not self.mix or not self.forms:
-            raise ValueError("mix and forms need at least one entry")
-        return self
-
-
 class OptimConfig(_Strict):
     """AdamW with warm-up; weight decay on matrices only."""
 
@@ -239,6 +181,8 @@ class TrainConfig(_Strict):
     steps: Size = 400
     #: Micro-batches of a step, whatever the number of GPUs; ranks share them evenly.
     slots: Size = 1
+    #: Samples of a micro-batch of the dearest size; cheaper sizes get more where
+    #: ``data.max_tokens`` allows it.
     batch: Size = 8
     seed: int = 0
     threads: Size = 1
@@ -247,6 +191,10 @@ class TrainConfig(_Strict):
     #: Where metrics go besides ``metrics.jsonl``.
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
     checkpoint_every: Size = 100
+    #: Minutes between two checkpoints at most, whatever ``checkpoint_every`` says; null: no bound.
+    checkpoint_minutes: Positive | None = None
+    #: Write while training goes on, from a copy in host memory; false: stand still, and no copy.
+    checkpoint_async: bool = True
     keep: Size = 2
     #: Steps in a row with a non-finite loss that are skipped before the run stops.
     patience: Count = 3
@@ -272,6 +220,7 @@ class Config(_Strict):
     flow: FlowConfig = FlowConfig()
     dropout: DropoutConfig = DropoutConfig()
     data: DataConfig = DataConfig()
+    latents: LatentsConfig = LatentsConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
@@ -294,13 +243,19 @@ class Config(_Strict):
     @model_validator(mode="after")
     def _divides(self) -> Self:
         _, ph, pw = (self.wan if self.network.kind == "wan" else self.network).patch
-        for name, patch in (("height", ph), ("width", pw)):
-            size, unit = getattr(self.data, name), 8 * patch
+        asked = [("data.height", self.data.height, ph), ("data.width", self.data.width, pw)]
+        for n, phase in enumerate(self.data.stages()):
+            named = f"data.phases[{n - 1}].sizes" if n else "data.sizes"
+            for frames, height, width in phase.sizes if self.data.sizes or n else ():
+                where = f"{named} [{frames}, {height}, {width}]"
+                asked += [(f"{where}: height", height, ph), (f"{where}: width", width, pw)]
+        for name, size, patch in asked:
+            unit = 8 * patch
             if size % unit:
                 below = size // unit * unit
                 near = f"{below} or {below + unit}" if below else str(unit)
                 raise ValueError(
-                    f"data.{name} {size} does not divide by {unit} (8 pixels a latent, "
+                    f"{name} {size} does not divide by {unit} (8 pixels a latent, "
                     f"{patch} latents a token); take {near}"
                 )
         return self
@@ -319,7 +274,8 @@ class Config(_Strict):
 
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+        said = {k: v for k, v in value.items() if v is not None}  # TOML has no null
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in said.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     return json.dumps(value)  # strings, numbers and booleans are written alike in both

@@ -103,9 +103,7 @@ def _find(recipe: str, folder: Path | None) -> Path:
     """The file of a name, or a path: of a base, beside the file that names it."""
     if recipe in names():
         # Packages are installed as files; a zipped one has no other way to be read twice.
-        with resources.as_file(
-            resources.files("s2v.model") / "recipes" / f"{recipe}.toml"
-        ) as path:
+        with resources.as_file(resources.files("s2v.model") / "recipes" / f"{recipe}.toml") as path:
             return Path(path).resolve()
     path = (folder or Path()) / recipe
     if path.is_file():

@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from s2v.datapipe.base.atomic import replacing
 from s2v.model.errors import ModelError
 from s2v.model.rng import generator
 
@@ -24,8 +27,8 @@ class LoraLinear(nn.Linear):
     Its own weight and bias keep their names and do not learn. Made by :func:`add`, from a layer.
     """
 
-    lora_A: nn.Linear
-    lora_B: nn.Linear
+    lora_A: nn.Linear  # noqa: N815 - peft's names
+    lora_B: nn.Linear  # noqa: N815
     scale: float
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,3 +100,23 @@ def merged(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
         weight = out[f"{name}.weight"]
         out[f"{name}.weight"] = weight + b.to(weight) @ a.to(weight)
     return out
+
+
+def write(path: Path, weights: Mapping[str, Tensor], scale: float, *, peft: bool) -> None:
+    """The pairs alone, as a file that ``s2v-model export`` and, with ``peft``, diffusers read.
+
+    Args:
+        path: ``.safetensors``.
+        weights: of the tuned network, whole tensors.
+        scale: alpha / rank.
+        peft: name them as diffusers does; a network of Wan's names only.
+    """
+    pairs = adapter(weights, scale)
+    if peft:
+        from s2v.model.export.lora_keys import to_peft
+
+        named = to_peft(pairs)
+    else:
+        named = {f"{n}.lora_{x}.weight": t for n, p in pairs.items() for x, t in zip("AB", p)}  # noqa: B905 - two of each
+    with replacing(path) as temporary:
+        save_file({n: t.detach().cpu().contiguous() for n, t in named.items()}, temporary)

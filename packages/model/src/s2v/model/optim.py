@@ -21,7 +21,7 @@ from s2v.model.errors import ModelError
 def adamw(
     model: nn.Module, config: OptimConfig, tune: TuneConfig | None = None
 ) -> torch.optim.AdamW:
-    """Over what learns. Weight decay on matrices only: norms, biases and embeddings keep their size.
+    """Over what learns; weight decay on matrices only: norms and biases keep their size.
 
     Args:
         model: its parameters, whole or shared out.
@@ -137,6 +137,11 @@ class Ema:
         """Take over saved weights."""
         for name, own in self.weights.items():
             own.copy_(weights[name])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be shared out; all processes must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:

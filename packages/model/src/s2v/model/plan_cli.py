@@ -38,9 +38,7 @@ def _plan(a: argparse.Namespace) -> dict[str, Any] | str:
     if a.efficiency is not None and a.efficiency > 1:
         raise ModelError(f"--efficiency {a.efficiency}: is a share of the peak, at most 1")
     config = configuration.load(a.recipe, a.overrides)
-    on = hardware(
-        config, gpus=a.gpus, memory=a.memory, device=a.device, efficiency=a.efficiency
-    )
+    on = hardware(config, gpus=a.gpus, memory=a.memory, device=a.device, efficiency=a.efficiency)
     made = plan(config, on, search=a.search)
     return made.to_json() if a.json else text(made)
 

@@ -6,6 +6,8 @@
 ``checkpoints/``             see :mod:`s2v.model.checkpoint`
 ``metrics.jsonl``            one line per step
 ``quarantine.jsonl``         samples that could not be read
+``lora.safetensors``         pairs of a LoRA (``tune.kind = "lora"``)
+``samples/step-*/``          of the averaged weights (``validation.sample_every``)
 ``result.json``              written at the end
 """
 
@@ -22,7 +24,7 @@ import torch
 
 from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import ShardIndex
-from s2v.model import autoencoder, checkpoint
+from s2v.model import autoencoder, checkpoint, tune
 from s2v.model import config as configuration
 from s2v.model.config import Config
 from s2v.model.config_parallel import ParallelConfig
@@ -35,15 +37,28 @@ from s2v.model.data.plan import permuted
 from s2v.model.data.quarantine import Fault, Quarantine
 from s2v.model.data.reader import Pixels, Reader
 from s2v.model.data.references import fit_and_pad
-from s2v.model.encoders import VideoAutoencoder, image_encoder, text_encoder
+from s2v.model.encoders import VideoAutoencoder, image_encoder, text_encoder, wan_vae
 from s2v.model.errors import ModelError
 from s2v.model.networks import Network, build
 from s2v.model.progress import Track, quiet
 
 #: What may change between two starts of one run without changing a step that was done.
 _FREE: dict[str, set[str]] = {
-    "train": {"steps", "threads", "device", "log_every", "log", "checkpoint_every", "keep", "patience"},
+    "train": {
+        "steps",
+        "threads",
+        "device",
+        "log_every",
+        "log",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "checkpoint_async",
+        "keep",
+        "patience",
+    },
     "parallel": set(ParallelConfig.model_fields),
+    # How samples are read; and lists, which pass samples over and move no others.
+    "data": {"exclusions", "fuse", "workers", "prefetch_mb", "worker_timeout_s"},
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
     "plan": set(PlanConfig.model_fields),
@@ -51,6 +66,7 @@ _FREE: dict[str, set[str]] = {
     # Where weights lie; what they are stands in the features' fingerprint.
     "encoders": {"text_weights", "text_tokenizer", "image_weights"},
     "autoencoder": {"weights"},
+    "latents": {"use", "folder"},
 }
 
 
@@ -64,6 +80,8 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.metrics = self.folder / "metrics.jsonl"
         self.quarantine = self.folder / "quarantine.jsonl"
+        self.lora = self.folder / "lora.safetensors"
+        self.samples = self.folder / "samples"
         self.result = self.folder / "result.json"
 
     def begin(self, config: Config) -> None:
@@ -99,7 +117,8 @@ class Run:
         if bound := _changes(stored, changed):
             raise ModelError(
                 f"--set: {bound}: the run's weights were trained with it; free are "
-                f"{', '.join(sorted(_FREE))} (of train only {', '.join(sorted(_FREE['train']))})"
+                f"{', '.join(sorted(_FREE))} (of train only {', '.join(sorted(_FREE['train']))}; "
+                f"of data only {', '.join(sorted(_FREE['data']))})"
             )
         return changed
 
@@ -109,14 +128,13 @@ class Run:
             text_encoder(config.encoders, device_of(config)),
             image_encoder(config.encoders, device_of(config)),
             self._latent_space(config),
+            getattr(torch, config.latents.dtype),
         )
 
     def _latent_space(self, config: Config) -> VideoAutoencoder:
         if config.autoencoder.kind == "linear":
             return autoencoder.LinearAutoencoder.load(self.autoencoder)
-        from s2v.model.wan_encoders import WanVae
-
-        return WanVae.load(str(config.autoencoder.weights), device=device_of(config))
+        return wan_vae(config.autoencoder, device_of(config))
 
     def reader(self, config: Config) -> Reader:
         """A reader that keeps decoded windows in the cache."""
@@ -127,7 +145,9 @@ class Run:
         if variants is not None:
             data = config.data.model_copy(update={"variants": variants})
             config = config.model_copy(update={"data": data})
-        return FeatureStore(self.reader(config), self.encoders(config), self.cache / "features")
+        return FeatureStore(
+            self.reader(config), self.encoders(config), self.cache / "features", config.latents
+        )
 
     def network(self, which: str, device: torch.device) -> tuple[Network, dict[str, Any]]:
         """The newest checkpoint's network and ``{"step", "weights", "sha256", ...}``.
@@ -139,9 +159,10 @@ class Run:
         if path is None:
             raise ModelError(f"{self.checkpoints}: no checkpoint yet; train first")
         weights, about, digest = checkpoint.load_weights(path, which)
-        model = build(self.config(), checkpoint.widths_of(about))
-        model.load_state_dict(weights)
-        step = int(path.name.removeprefix("step-"))
+        config = self.config()
+        model = build(config, checkpoint.widths_of(about))
+        model.load_state_dict(tune.plain(weights, config.tune))
+        step = checkpoint.describe(path).step
         facts = {"step": step, "weights": which, "sha256": digest, "features": about["features"]}
         return model.to(device).eval(), facts
 

@@ -10,43 +10,48 @@ number of processes sees the same samples and computes the same step, but for ro
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from s2v.datapipe.base.atomic import write_bytes, write_json
-from s2v.datapipe.base.shards import Sample, ShardIndex
-from s2v.model import checkpoint, conditioning, flow, metrics, networks, optim, tune
+from s2v.datapipe.base.shards import ShardIndex
+from s2v.model import checkpoint, conditioning, flow, lora, metrics, networks, optim, tune
 from s2v.model.binding import HasOffsets
 from s2v.model.checkpoint import Checkpoint
 from s2v.model.config import Config
+from s2v.model.data.buckets import Bucket
 from s2v.model.data.collate import Batch
-from s2v.model.data.features import FeatureStore
-from s2v.model.data.index import Selection, select
-from s2v.model.data.plan import Plan
+from s2v.model.data.exclusions import Exclusions
+from s2v.model.data.fetch import Fetch
+from s2v.model.data.loader import Loader, Part
+from s2v.model.data.pool import Pool, pool_of
 from s2v.model.data.quarantine import Quarantine
-from s2v.model.data.slots import Bucket, Loader, Micro, Step, StepPlan
+from s2v.model.data.samples import UNREADABLE, Samples, together
+from s2v.model.data.steps import Step, StepPlan
 from s2v.model.errors import Interrupted, ModelError
+from s2v.model.figures import Figures, note
+from s2v.model.flops import Sizes
+from s2v.model.measures import Measures
 from s2v.model.mmdit import Widths
+from s2v.model.monitor import Evaluator
 from s2v.model.parallel import gradients
 from s2v.model.parallel import world as processes
 from s2v.model.parallel.build import build
 from s2v.model.parallel.compiled import graphs
+from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.parallel.shard import share_gradients
 from s2v.model.parallel.world import World
 from s2v.model.progress import Track, quiet, shown
 from s2v.model.records import Records, SlotRecord, StepRecord
 from s2v.model.run import Run, device_of, fit_autoencoder
+from s2v.model.signals import stop_on_signals
+from s2v.model.sinks import Log
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ def train(
     track: Track = shown,
     *,
     cache: str | Path | None = None,
+    evaluate: Evaluator | None = None,
 ) -> TrainResult:
     """Train from a shard folder; the same call goes on where it was.
 
@@ -97,6 +103,7 @@ def train(
         out: run folder, see :mod:`s2v.model.run`.
         track: where progress is shown.
         cache: where pixels and features are kept; ``out/cache`` by default.
+        evaluate: scores the samples that ``validation.sample_every`` asks for; ``jobs/`` has one.
 
     Raises:
         ModelError: wrong input; the message says what to do.
@@ -104,11 +111,17 @@ def train(
     """
     with processes.begin(config.parallel, device_of(config)) as world:
         world.check_slots(config.train.slots)
-        return _train(config, shards, Run(out, cache), track if world.first else quiet, world)
+        told = track if world.first else quiet
+        return _train(config, shards, Run(out, cache), told, world, evaluate)
 
 
 def _train(
-    config: Config, shards: str | Path, run: Run, track: Track, world: World
+    config: Config,
+    shards: str | Path,
+    run: Run,
+    track: Track,
+    world: World,
+    evaluate: Evaluator | None,
 ) -> TrainResult:
     index = ShardIndex.open(shards)
     torch.set_num_threads(config.train.threads)
@@ -119,16 +132,23 @@ def _train(
             fit_autoencoder(config, shards, run, track)
 
     world.alone("begun", prepare)
+    exclusions = Exclusions.read(config.data.exclusions, index.table)
+    if world.first and exclusions.unmatched:
+        print(exclusions.told, file=sys.stderr)
     store = run.store(config)
-    selection = select(index, config.data, "train")
-    samples, quarantined = _encode(config, selection, store, run, track, world)
-    trainer = Trainer(config, samples, store, run, world)
+    samples = Samples(index, store, config.train.seed, exclusions)
+    pool = pool_of(index.table, config.data, excluded=exclusions.reasons)
+    pool, quarantined = _encode(config, pool, samples, run, track, world)
+    null = store.encoders.text.encode("").cpu()
+    measures = Measures(config, index, store, null, run, world, evaluate, track)
+    trainer = Trainer(config, pool, samples, run, world, measures)
     if world.first and config.tune.kind != "full":
         print(tune.told(tune.table(trainer.model)), file=sys.stderr)
     spent = time.process_time()
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, attention_kernels(config.parallel):
         trainer.loop(track, stop)
     spent = time.process_time() - spent
+    world.gather(None)  # rank 0 has written the last line
     losses = [x["loss"] for x in metrics.read(run.metrics) if x["loss"] is not None]
     tenth = max(1, len(losses) // 10)
     last = checkpoint.latest(run.checkpoints)
@@ -137,8 +157,8 @@ def _train(
         checkpoint=str(last),
         steps=trainer.step,
         parameters=sum(p.numel() for p in trainer.model.parameters()),
-        samples=dict(sorted(Counter(str(s.row["pair_type"]) for s in samples).items())),
-        dropped=selection.dropped,
+        samples=pool.counts,
+        dropped={why: n for why, n in pool.dropped.items() if why != UNREADABLE},
         quarantined=quarantined,
         first_loss=sum(losses[:tenth]) / tenth,
         last_loss=sum(losses[-tenth:]) / tenth,
@@ -151,21 +171,21 @@ def _train(
 
 def _encode(
     config: Config,
-    selection: Selection,
-    store: FeatureStore,
+    pool: Pool,
+    samples: Samples,
     run: Run,
     track: Track,
     world: World,
-) -> tuple[tuple[Sample, ...], int]:
-    """Every process encodes its part of what is not cached; returns the readable and how many not."""
+) -> tuple[Pool, int]:
+    """Every process encodes its part of what is not cached; what is readable, how many not."""
     quarantine = Quarantine(config.data.fuse)
-    part = store.prepare(selection.samples[world.rank :: world.size], quarantine, "encode", track)
-    told = world.gather(([s.id for s in part], quarantine.faults))
-    readable = {name for names, _ in told for name in names}
+    bad = samples.prepare(pool, quarantine, track, world.rank, world.size)
+    told = world.gather((bad, quarantine.faults))
     quarantine.faults = [fault for _, faults in told for fault in faults]
     if world.first:
         write_bytes(run.quarantine, quarantine.lines().encode())
-    return tuple(s for s in selection.samples if s.id in readable), len(quarantine.faults)
+    unusable = {row: why for rows, _ in told for row, why in rows.items()}
+    return pool.without(unusable), len(quarantine.faults)
 
 
 class Trainer:
@@ -174,22 +194,15 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        samples: tuple[Sample, ...],
-        store: FeatureStore,
+        pool: Pool,
+        samples: Samples,
         run: Run,
         world: World,
+        measures: Measures,
     ) -> None:
-        self.config, self.store, self.run, self.world = config, store, run, world
+        self.config, self.run, self.world, self.measures = config, run, world, measures
         self.device = world.device
-        sources: dict[str, list[str]] = {}
-        for sample in samples:
-            sources.setdefault(str(sample.row["pair_type"]), []).append(sample.id)
-        plan = Plan(sources, {str(k): v for k, v in config.data.mix.items()}, config.train.seed)
-        self.plan = StepPlan(plan, config)
-        self.loader = Loader(
-            self.plan, store, {s.id: s for s in samples}, config, world.reader, world.readers
-        )
-        encoders = store.encoders
+        encoders = samples.encoders
         self.null_text = encoders.text.encode("").cpu()
         if config.network.subject_ids and not isinstance(encoders.text, HasOffsets):
             raise ModelError(
@@ -197,8 +210,21 @@ class Trainer:
                 f"{encoders.text.id} does not say where its tokens stand; set it to 0"
             )
         widths = Widths(encoders.video.channels, encoders.text.width, encoders.image.width)
-        path = checkpoint.latest(run.checkpoints)
-        self.model = build(config, widths, world, fresh=path is None or config.tune.kind == "lora")
+        self.plan = StepPlan.of(config, pool, widths, encoders.image.tokens)
+        self.loader = Loader(
+            self.plan,
+            Fetch(pool, samples, config.train.seed),
+            together,
+            rank=world.reader,
+            world=world.readers,
+            until=config.train.steps,
+            workers=config.data.workers,
+            prefetch_bytes=config.data.prefetch_mb << 20,
+            timeout_s=config.data.worker_timeout_s,
+            quarantine=Quarantine(config.data.fuse),
+        )
+        path = checkpoint.resume_point(run.checkpoints)
+        self.model = build(config, widths, world, fresh=path is None)
         self.optimiser = optim.adamw(self.model, config.optim, config.tune)
         self.ema = optim.Ema(self.model.named_parameters(), config.optim.ema)
         self.about = {
@@ -208,34 +234,50 @@ class Trainer:
         }
         self.step = 0
         self.verdicts = gradients.Verdicts(self.device)
-        self.records = Records(world, {})
+        self.bad_in_a_row = self.measured = 0
+        self.records = Records(world, {}, Figures(config, self.device, world.size))
         if path is not None:
-            self._restore(checkpoint.load(path), path)
+            self._restore(path)
 
     def loop(self, track: Track, stop: Mapping[str, int]) -> None:
         """Train up to ``train.steps``; see :func:`train` for what it raises."""
         t = self.config.train
-        log = metrics.MetricsLog(self.run.metrics, after=self.step) if self.world.first else None
+        log = self._log()
+        saver = checkpoint.Saver(self.run.checkpoints, t.keep, asynchronous=t.checkpoint_async)
         try:
-            with track("train", max(0, t.steps - self.step)) as progress:
-                recent: list[float] = []
+            with track("train", max(0, t.steps - self.step)) as progress, saver:
+                watch = checkpoint.Watch(t.checkpoint_every, t.checkpoint_minutes)
                 batches = iter(self.loader)
+                told = ""
+                self.records.resume()
                 while self.step < t.steps:
                     self.one_step(*next(batches))
-                    asked = self.world.any(stop.get("signal", 0))
-                    save = self.step % t.checkpoint_every == 0 or self.step == t.steps or asked
-                    if save or self.step % self.log_every == 0:
-                        for line in self.flush():
-                            log.add(line) if log else None
-                            recent = [*recent, line["loss"]][-t.log_every :]
-                    progress(1, f"loss {sum(recent) / len(recent):.4f}" if recent else "")
-                    if save:
-                        self.save()
-                    if asked and self.step < t.steps:
-                        raise Interrupted(self.step, asked)
+                    if self.step % self.log_every == 0 or self.measures.due(self.step):
+                        told = self.tell(log) or told
+                    progress(1, told)
+                    asked = watch.look(self.step, self.step == t.steps, stop, saver.failed)
+                    if asked.failed or asked.save:
+                        told = self.tell(log) or told
+                        if asked.failed:
+                            saver.retry(self.now())
+                        else:
+                            saver.save(self.now(), wait=bool(asked.signal))
+                        watch.saved()
+                        self.write_lora()
+                        self.records.resume()
+                    if asked.signal and self.step < t.steps:
+                        raise Interrupted(self.step, asked.signal)
         finally:
             if log:
                 log.close()
+
+    def _log(self) -> Log | None:
+        """Where rank 0 writes its lines."""
+        if not self.world.first:
+            return None
+        shown, names = self.config.model_dump(mode="json"), self.config.train.log
+        run = self.run
+        return Log(run.metrics, names, folder=run.folder, config=shown, after=self.step)
 
     @property
     def log_every(self) -> int:
@@ -243,17 +285,17 @@ class Trainer:
         waits = self.device.type == "cuda" or self.world.size > 1
         return self.config.train.log_every if waits else 1
 
-    def one_step(self, step: Step, batches: Sequence[Batch]) -> None:
+    def one_step(self, step: Step, parts: Sequence[Part[Batch]]) -> None:
         """Take a step on this process's slots."""
-        c, began = self.config, time.process_time()
-        numbers = range(len(step.slots))[self.world.reader :: self.world.readers]
-        total = self._weight(step) * self.world.cp
+        c, world, began = self.config, self.world, time.process_time()
+        numbers = range(len(step.slots))[world.reader :: world.readers]
+        total = step.weight * world.cp
         self.optimiser.zero_grad(set_to_none=True)
         slots = []
-        for number, batch in zip(numbers, batches, strict=True):
+        for number, part in zip(numbers, parts, strict=True):
             now = c.parallel.reduce_every_slot or number == numbers[-1]
             share_gradients(self.model, now)
-            slots.append(self._slot(number, step.slots[number], batch, total))
+            slots.append(self._slot(number, part, total))
         norm = gradients.clip(self.model.parameters(), c.optim.clip)
         bad = self.verdicts.judge(norm)
         lr = optim.learning_rate(c.optim, self.step, c.train.steps)
@@ -263,18 +305,21 @@ class Trainer:
         more = {"lr": lr, "cpu_seconds": round(time.process_time() - began, 3)}
         if c.parallel.compile:
             more["graphs"] = graphs()
-        self.records.add(StepRecord(self.step, norm, slots, more))
+        shares = [step.of_rank(r, world.readers) for r in range(world.readers)]
+        loads = [sum(micro.cost for micro in share) for share in shares]
+        waited = self.loader.figures.last_wait_s
+        self.records.add(StepRecord(self.step, norm, slots, waited, loads, more))
 
-    def _slot(self, number: int, micro: Micro, batch: Batch, total: float) -> SlotRecord:
+    def _slot(self, number: int, part: Part[Batch], total: float) -> SlotRecord:
         """Forward and backward of one micro-batch, its share of the step's loss."""
-        c, seed = self.config, self.config.train.seed
-        keys = [(d.sample_id, d.number) for d in micro.draws]
+        c, seed, batch = self.config, self.config.train.seed, part.batch
+        keys = [(d.sample_id, d.number) for d in part.draws]
         hidden = [
             conditioning.draw(c.dropout, seed, key, int(mask.sum()))
             for key, mask in zip(keys, batch.condition.reference_mask, strict=True)
         ]
         condition = conditioning.hide(batch.condition, hidden, self.null_text).on(self.device)
-        tokens = self._tokens(micro.bucket)
+        tokens = self._tokens(part.bucket)
         levels = flow.noise_levels(c.flow, seed, keys, tokens)
         eps = flow.noise(tuple(batch.video.shape[1:]), seed, keys).to(self.device)
         x0, t = batch.video.to(self.device), levels.to(self.device)
@@ -283,15 +328,10 @@ class Trainer:
         loss = (losses * flow.level_weights(c.flow, t)).sum() * (each / total)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         references = [int(n) for n in batch.condition.reference_mask.sum(dim=1)]
-        return SlotRecord(
-            number, losses.detach(), levels.tolist(), micro.draws, references, hidden
-        )
-
-    def _weight(self, step: Step) -> int:
-        """Of all samples of a step, by the plan alone: no process asks another."""
-        if self.config.flow.reduction == "sample":
-            return sum(len(micro.draws) for micro in step.slots)
-        return sum(len(micro.draws) * self._tokens(micro.bucket) for micro in step.slots)
+        rows, image = batch.condition.text.shape[1], batch.condition.image.shape[2]
+        sizes = [Sizes.of_video(*part.bucket.size, n, image, rows) for n in references]
+        kept = losses.detach()
+        return SlotRecord(number, kept, levels.tolist(), part.draws, references, hidden, sizes)
 
     def _tokens(self, bucket: Bucket) -> int:
         """Video tokens of one sample."""
@@ -299,14 +339,25 @@ class Trainer:
         area = (bucket.height // 8 // ph) * (bucket.width // 8 // pw)
         return ((bucket.frames - 1) // 4 + 1) * area
 
-    def flush(self) -> list[dict[str, object]]:
-        """Lines of the steps since the last time; here the host waits for the device.
+    def tell(self, log: Log | None) -> str:
+        """Write the lines of the steps since the last time; here the host waits for the device.
+
+        Returns:
+            The newest in a few words; on other ranks than 0 nothing.
 
         Raises:
             ModelError: more steps in a row were not finite than ``train.patience``.
         """
         lines = self.records.flush()
-        skipped, row, worst = self.verdicts.read()
+        if self.measures.due(self.step) and self.measured < self.step:
+            self.measured = self.step
+            measured = self.measures.take(self.step, self.model, self.ema)
+            if lines:
+                lines[-1] |= measured
+        for line in lines:
+            if log:
+                log.add(line)
+        skipped, self.bad_in_a_row, worst = self.verdicts.read()
         self.records.counts["skipped"] = skipped
         if worst > self.config.train.patience:
             c = self.config.optim
@@ -314,74 +365,59 @@ class Trainer:
                 f"{self.run.folder}: {worst} steps in a row are not finite at step "
                 f"{self.step}; lower optim.lr ({c.lr}) or optim.clip"
             )
-        self.bad_in_a_row = row
-        return lines
+        self.records.resume()
+        return note(lines[-1]) if lines else ""
 
     def rates(self) -> dict[str, float]:
         """Realised shares since step 0: dropout states, hidden latents, sources, skipped steps."""
         counts = self.records.counts
         total = max(1, counts["samples"])
-        sources = {
-            f"source {s}": counts[f"source {s}"] / total for s in sorted(self.plan.plan.share)
-        }
+        sources = {f"source {s}": counts[f"source {s}"] / total for s in self.plan.plan.sources}
         out = conditioning.rates(counts) | sources
         return out | {"skipped": counts["skipped"] / max(1, self.step)}
 
-    def save(self) -> None:
-        """Write a checkpoint of the finished steps."""
-        saved = Checkpoint(
+    def now(self) -> Checkpoint:
+        """The finished steps, as a checkpoint."""
+        return Checkpoint(
             step=self.step,
-            model=whole(self.model.state_dict()),
-            ema=whole(self.ema.weights),
-            optim=whole(optim.state_tensors(self.model, self.optimiser)),
+            model=self.model.state_dict(),
+            ema=self.ema.weights,
+            optim=optim.state_tensors(self.model, self.optimiser),
             state={
-                "plan": self.plan.state(),
+                "plan": self.loader.state(),
                 "counts": dict(self.records.counts),
                 "bad_in_a_row": self.bad_in_a_row,
             },
             about=self.about,
         )
-        if self.world.first:
-            checkpoint.save(self.run.checkpoints, saved, self.config.train.keep)
 
-    def _restore(self, saved: Checkpoint, path: Path) -> None:
-        if saved.about != json.loads(json.dumps(self.about)):
+    def write_lora(self) -> None:
+        """The average of a LoRA's pairs as a file of its own, for export and other programs."""
+        c = self.config
+        if c.tune.kind == "lora":
+            pairs = {n: optim.whole(w) for n, w in self.ema.weights.items() if ".lora_" in n}
+            if self.world.first:
+                scale = c.tune.alpha / c.tune.rank
+                lora.write(self.run.lora, pairs, scale, peft=c.network.kind == "wan")
+
+    def _restore(self, path: Path) -> None:
+        if dict(checkpoint.describe(path).about) != json.loads(json.dumps(self.about)):
             raise ModelError(
                 f"{path}: was trained on other features or another network than this "
                 "configuration makes; start a new run folder"
             )
-        self.plan.restore(saved.state["plan"])
-        for name, target in self.model.state_dict().items():
-            set_share(target, saved.model[name])
+        saved = checkpoint.load(
+            path,
+            {
+                "model": self.model.state_dict(),
+                "ema": self.ema.weights,
+                "optim": checkpoint.blank_optimiser(path, self.model.named_parameters()),
+            },
+        )
+        self.loader.restore(saved.state["plan"])
         optim.load_state_tensors(self.model, self.optimiser, saved.optim)
-        self.ema.load(saved.ema)
-        counts = saved.state["counts"]
-        row = int(saved.state["bad_in_a_row"])
-        self.verdicts = gradients.Verdicts(self.device, int(counts.get("skipped", 0)), row)
-        self.records = Records(self.world, counts)
+        counts, self.bad_in_a_row = saved.state["counts"], int(saved.state["bad_in_a_row"])
+        skipped = int(counts.get("skipped", 0))
+        self.verdicts = gradients.Verdicts(self.device, skipped, self.bad_in_a_row)
+        self.records.counts.update(counts)
         self.step = saved.step
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[dict[str, int]]:
-    """Turn SIGTERM and SIGINT into ``{"signal": n}``; a second one ends the process at once.
-
-    Signals reach the main thread only; elsewhere (a Ray worker) nothing is installed.
-    """
-    seen: dict[str, int] = {}
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-
-    def note(number: int, _frame: object) -> None:
-        if seen:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        seen["signal"] = number
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

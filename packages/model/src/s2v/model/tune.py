@@ -90,8 +90,7 @@ def told(parts: list[Part]) -> str:
     total, learns = sum(p.parameters for p in parts), sum(p.trained for p in parts)
     width = max(len(p.name) for p in parts)
     rows = [
-        f"  {p.name:<{width}}  {p.tensors:>5}  {p.parameters:>14,}  {p.trained:>14,}"
-        for p in parts
+        f"  {p.name:<{width}}  {p.tensors:>5}  {p.parameters:>14,}  {p.trained:>14,}" for p in parts
     ]
     head = f"  {'part':<{width}}  {'':>5}  {'parameters':>14}  {'trained':>14}"
     share = 100 * learns / total

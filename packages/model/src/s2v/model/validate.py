@@ -179,9 +179,7 @@ class Validator:
             "by_level": {
                 f"{(j + 0.5) / v.levels:.4f}": float(shown[:, j].mean()) for j in range(v.levels)
             },
-            "by_branch": {
-                name: float(losses[:, i].mean()) for i, name in enumerate(v.branches)
-            },
+            "by_branch": {name: float(losses[:, i].mean()) for i, name in enumerate(v.branches)},
             "samples": len(rows),
         }
 
@@ -199,17 +197,14 @@ def by_turns(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
 
 def _longer(condition: Condition, rows: int) -> Condition:
     """Room for ``rows`` more words, all absent."""
+
     def padded(x: Tensor) -> Tensor:
         return torch.cat([x, x.new_zeros(x.shape[0], rows, *x.shape[2:])], dim=1)
 
     text, mask, ids = condition.text, condition.text_mask, condition.text_subject
-    return replace(
-        condition, text=padded(text), text_mask=padded(mask), text_subject=padded(ids)
-    )
+    return replace(condition, text=padded(text), text_mask=padded(mask), text_subject=padded(ids))
 
 
 def _means(values: Any, groups: Sequence[str]) -> dict[str, float]:
     names = np.array(groups)
     return {str(name): float(values[names == name].mean()) for name in np.unique(names)}
-
-

@@ -69,10 +69,7 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
         raise ModelError(f"{path}: no such file or folder")
     if not path.is_dir():
         weights = open_weights(path)
-        identity = ident.identify(weights)
-        if identity.kind != kind:
-            raise ModelError(f"{path}: {identity.model}, not {_WANTED[kind]}")
-        return weights, identity
+        return weights, checked(weights, kind)
     inner = path / _COMPONENT.get(kind, "")
     if _COMPONENT.get(kind) and inner.is_dir() and groups(inner):
         path = inner
@@ -96,6 +93,18 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
         raise faults[0]
     there = ", ".join(f"{w.path.name}: {i.model}" for w, i in found) or "no weights"
     raise ModelError(f"{path}: holds {there}, but not {_WANTED[kind]}")
+
+
+def checked(weights: Weights, kind: str) -> Identity:
+    """What opened weights are.
+
+    Raises:
+        ModelError: not of this kind.
+    """
+    identity = ident.identify(weights)
+    if identity.kind != kind:
+        raise ModelError(f"{weights.path}: {identity.model}, not {_WANTED[kind]}")
+    return identity
 
 
 _WANTED: Final = {
@@ -170,7 +179,7 @@ def _opened(
     options: Mapping[str, Any] | None,
     missing: Sequence[str],
 ) -> tuple[Weights, dict[str, Piece], WanModel, tuple[str, ...]]:
-    """The file, where each tensor comes from, the network without memory, and what may be missing."""
+    """The file, where each tensor comes from, the empty network, and what may be missing."""
     weights, identity = find(Path(path), ident.WAN)
     told = dict(options or {})
     config = ident.wan_config(weights, identity, heads)
@@ -225,9 +234,7 @@ def assign(
     Raises:
         ModelError: anything else is missing, left over or of another shape; all are counted.
     """
-    left = check(
-        model, weights, pieces, missing=missing, unexpected=unexpected, optional=optional
-    )
+    left = check(model, weights, pieces, missing=missing, unexpected=unexpected, optional=optional)
     made: dict[int, nn.Parameter] = {}
     for name in model.state_dict(keep_vars=True):
         if name in pieces:
@@ -244,7 +251,7 @@ def check(
     unexpected: Sequence[str] = (),
     optional: Callable[[str], bool] = lambda name: False,
 ) -> list[str]:
-    """Names of the model that the file lacks; the arguments, and what it raises, of :func:`assign`."""
+    """Names of the model that the file lacks; arguments and errors as :func:`assign`."""
     targets = {name: tuple(t.shape) for name, t in model.state_dict(keep_vars=True).items()}
     shapes = {name: _shape(weights, piece) for name, piece in pieces.items()}
     left = [n for n in targets if n not in pieces]

@@ -27,6 +27,7 @@ class Quarantine:
     def __init__(self, fuse: int) -> None:
         self._fuse, self._in_a_row, self._good = fuse, 0, 0
         self.faults: list[Fault] = []
+        self._named: set[str] = set()
 
     def good(self) -> None:
         """A sample was read."""
@@ -38,7 +39,9 @@ class Quarantine:
         Raises:
             ModelError: the fuse is spent.
         """
-        self.faults.append(Fault(sample_id, str(error)))
+        if sample_id not in self._named:  # a sample that comes again every epoch is one fault
+            self._named.add(sample_id)
+            self.faults.append(Fault(sample_id, str(error)))
         self._in_a_row += 1
         if self._in_a_row >= self._fuse:
             raise ModelError(f"{self._in_a_row} samples in a row are unreadable, the last: {error}")

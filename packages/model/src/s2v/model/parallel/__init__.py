@@ -8,5 +8,6 @@
 ``compiled``    blocks as compiled graphs
 ``meta``        a network that starts without memory, filled tensor by tensor
 ``gradients``   norm, clipping and the verdict on a step
+``kernels``     which kernels attention may use
 ``build``       all of these in their order
 """

@@ -58,6 +58,15 @@ def share_gradients(model: nn.Module, now: bool) -> None:
         module.set_requires_gradient_sync(now, recurse=False)
 
 
+def reshard(model: nn.Module) -> None:
+    """Give gathered weights back, so that the next forward gathers what they are then.
+
+    A backward does it by itself; a forward without one leaves the last block's and the root's.
+    """
+    for module in units(model):
+        module.reshard()
+
+
 def _prefetch(stack: list[nn.Module], config: ParallelConfig) -> None:
     sharded = [m for m in stack if isinstance(m, FSDPModule)]
     for i, block in enumerate(sharded):

@@ -23,6 +23,7 @@ from s2v.model.errors import Interrupted, ModelError, RankError
 
 _ALONE_FOR: Final = timedelta(days=7)  # rank 0 may encode for days while others wait
 _FAILED: Final = "s2v/failed"
+_CPU: Final = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class World:
     replicate: int = 1
     shard: int = 1
     cp: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     mesh: DeviceMesh | None = None
     sequence: dist.ProcessGroup | None = None
     store: dist.Store | None = None
@@ -81,14 +82,6 @@ class World:
                 f"run may set train.slots = {-(-slots // W) * W}; with {slots} start "
                 f"{', '.join(map(str, fit))} processes"
             )
-
-    def any(self, flag: int) -> int:
-        """The largest of all processes' ``flag``: whoever was asked, all know."""
-        if self.size == 1:
-            return flag
-        told = torch.tensor([flag], dtype=torch.int64)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
-        return int(told)
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's ``value``, by rank. Plain values only; all processes must call."""
@@ -172,6 +165,7 @@ def begin(config: ParallelConfig, device: torch.device) -> Iterator[World]:
         )
         with _last_words(world):
             yield world
+        world.gather(None)  # rank 0 holds the store: it leaves last
     finally:
         dist.destroy_process_group()
 

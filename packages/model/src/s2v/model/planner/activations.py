@@ -167,7 +167,7 @@ def _kept(shape: str, sizes: Sizes, dtype: torch.dtype) -> Kept:
     def enter(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
             owner[0] = name
-            streams = [a for a in args if isinstance(a, Tensor) and a.dim() == 3][:_streams(model)]
+            streams = [a for a in args if isinstance(a, Tensor) and a.dim() == 3][: _streams(model)]
             inputs[name] = sum(a.nbytes for a in streams)
 
         return hook
@@ -236,5 +236,3 @@ def _inputs(config: Config, sizes: Sizes, dtype: torch.dtype) -> tuple[Tensor, T
         1, widths.latent, sizes.frames, sizes.height, sizes.width, dtype=dtype, device="meta"
     )
     return latents, torch.empty(1, device="meta"), made
-
-

@@ -224,9 +224,7 @@ class Planner:
                     train=flops.train,
                     recomputed=recomputed(flops, layout),
                     batch=batch,
-                    most=most(
-                        self.config, self.count, layout, bucket, self.on.room, self.on.dtype
-                    ),
+                    most=most(self.config, self.count, layout, bucket, self.on.room, self.on.dtype),
                     memory={name: size / GIB for name, size in asdict(held).items()}
                     | {"total": held.total / GIB},
                     speed=self._speed(layout, bucket),
