@@ -27,7 +27,8 @@ from s2v.model.parallel import world as processes
 from s2v.model.parallel.build import build
 from s2v.model.parallel.compiled import graphs
 from s2v.model.planner.layout import Layout
-from s2v.model.planner.shapes import Bucket, sizes_of, widths_of
+from s2v.model.data.buckets import Bucket
+from s2v.model.planner.shapes import sizes_of, widths_of
 from s2v.model.planner.speed import ceiling, flops_of, recomputed
 
 Row = dict[str, Any]

@@ -15,10 +15,11 @@ import torch
 
 from s2v.model import networks, tune
 from s2v.model.config import Config
+from s2v.model.data.buckets import Bucket
 from s2v.model.parallel import seam
 from s2v.model.planner.activations import Kept, kept
 from s2v.model.planner.layout import Layout
-from s2v.model.planner.shapes import Bucket, grown, sizes_of, widths_of
+from s2v.model.planner.shapes import grown, sizes_of, widths_of
 
 #: Of a device, for CUDA's context, NCCL's buffers and fragmentation: ours, an estimate.
 RESERVE: Final = 0.08
@@ -167,7 +168,12 @@ def _gathered(count: Counts, layout: Layout, width: int) -> int:
 
 
 def encoder_bytes(config: Config) -> int:
-    """Frozen encoders of the release, which stay loaded beside the network; others are small."""
+    """The release's frozen encoders, where a run loads them; others are small.
+
+    A run whose samples are encoded before and which samples nothing on the way loads none.
+    """
+    if config.latents.use == "require" and not config.validation.sample_every:
+        return 0
     e = config.encoders
     width = 2 if e.precision == "bfloat16" else _FLOAT32
     found = sum(width * _ENCODERS[name] for name in (e.text, e.image) if name in _ENCODERS)

@@ -9,11 +9,12 @@ from typing import Any, Final
 import torch
 
 from s2v.model.config import Config
+from s2v.model.data.buckets import Bucket
 from s2v.model.devices import DEVICES, GIB, Device
 from s2v.model.errors import ModelError
 from s2v.model.planner.layout import Layout, divides, layouts
-from s2v.model.planner.memory import RESERVE, Memory, counts, memory, most
-from s2v.model.planner.shapes import Bucket, batches_of, buckets_of, sizes_of
+from s2v.model.planner.memory import RESERVE, Memory, counts, encoder_bytes, memory, most
+from s2v.model.planner.shapes import batches_of, sizes_of
 from s2v.model.planner.speed import EFFICIENCY, SOURCE, Speed, flops_of, recomputed, speed
 
 #: Numbers of devices that a refusal tries to name a way out.
@@ -181,10 +182,8 @@ class Planner:
     def __init__(self, config: Config, on: Hardware) -> None:
         self.config, self.on = config, on
         self.count = counts(config)
-        flops = {b: flops_of(config, sizes_of(config, b)) for b in buckets_of(config)}
-        self.flops = dict(sorted(flops.items(), key=lambda pair: pair[1].train))
-        costs = {bucket: float(f.train) for bucket, f in self.flops.items()}
-        self.batches = batches_of(config, costs)
+        self.batches = batches_of(config)
+        self.flops = {b: flops_of(config, sizes_of(config, b)) for b in self.batches}
 
     def layouts(self) -> list[Layout]:
         """All of these devices."""
@@ -218,7 +217,7 @@ class Planner:
             held = self._memory(layout, bucket, batch)
             out.append(
                 BucketPlan(
-                    bucket=str(bucket),
+                    bucket=shown(bucket),
                     tokens=flops.tokens,
                     forward=flops.forward,
                     train=flops.train,
@@ -363,6 +362,13 @@ def _ways_out(config: Config, on: Hardware) -> list[str]:
         if _any_fits(_with(config, "train", batch=batch), on):
             ways.append(f"--set train.batch={batch}")
             break
+    if encoder_bytes(config):
+        latents = _with(_with(config, "latents", use="require"), "validation", sample_every=0)
+        if _any_fits(latents, on):
+            ways.append(
+                "s2v-model encode before, then --set latents.use=require "
+                "--set validation.sample_every=0"
+            )
     for recompute in ("selective", "full"):
         if _any_fits(_with(config, "parallel", recompute=recompute, compile=True), on):
             ways.append(f"--set parallel.recompute={recompute} --set parallel.compile=true")
@@ -383,6 +389,11 @@ def _ways_out(config: Config, on: Hardware) -> list[str]:
             ways.append(f"--set data.max_references={references}")
             break
     return ways
+
+
+def shown(bucket: Bucket) -> str:
+    """``frames x height x width + references``."""
+    return f"{bucket.frames}x{bucket.height}x{bucket.width}+{bucket.references}"
 
 
 def _with(config: Config, section: str, **changes: Any) -> Config:
