@@ -152,7 +152,9 @@ def test_another_network_is_refused_by_name(tmp_path: Path) -> None:
         into({**state(2).model, "extra": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"model: the network lacks the saved n"):
         into({"w": torch.zeros(3, 4)})
-    with pytest.raises(ModelError, match=r"saved as float32 \(3, 4\), here it is bfloat16 \(3, 4\)"):
+    with pytest.raises(
+        ModelError, match=r"saved as float32 \(3, 4\), here it is bfloat16 \(3, 4\)"
+    ):
         into({**state(2).model, "w": torch.zeros(3, 4, dtype=torch.bfloat16)})
     with pytest.raises(ModelError, match=r"has the optimiser's w/exp_avg, of no trained parameter"):
         checkpoint.blank_optimiser(path, [("v", torch.nn.Parameter(torch.zeros(3, 4)))])

@@ -120,7 +120,9 @@ def test_killed_at_any_file_operation_a_whole_newest_checkpoint_is_left(
         with Saver(folder, keep) as saver:  # and goes on
             saver.save(state(3))
             saver.save(state(4))
-        assert [p.name for p in names.steps(folder)] == [p.name for p in names.steps(folder)][-keep:]
+        assert [p.name for p in names.steps(folder)] == [p.name for p in names.steps(folder)][
+            -keep:
+        ]
         assert_is(folder / "step-00000004", state(4))
         shutil.rmtree(folder)
         if status == 0:

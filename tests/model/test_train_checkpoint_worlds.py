@@ -141,7 +141,10 @@ def test_two_processes_save_what_they_hold_and_one_reads_all(tmp_path: Path, mes
             torch.save(whole, tmp_path / "whole.pt")
 
     assert together(tmp_path, 2, training) == [0, 0]
-    assert [p.name for p in sorted((tmp_path / "c").iterdir())] == ["step-00000002", "step-00000003"]
+    assert [p.name for p in sorted((tmp_path / "c").iterdir())] == [
+        "step-00000002",
+        "step-00000003",
+    ]
     path = checkpoint.latest(tmp_path / "c")
     assert path is not None
     expected = torch.load(tmp_path / "whole.pt", weights_only=True)
@@ -180,7 +183,9 @@ def test_a_training_goes_on_in_another_world_where_it_was(
         if rank == 0:
             torch.save(whole, tmp_path / "end.pt")
 
-    assert together(tmp_path, 1 if before is None else 2, begin) == [0] * (1 if before is None else 2)
+    assert together(tmp_path, 1 if before is None else 2, begin) == [0] * (
+        1 if before is None else 2
+    )
     assert together(tmp_path, 1 if after is None else 2, go_on) == [0] * (1 if after is None else 2)
     straight = Training(None)
     straight.run(6)

@@ -36,14 +36,14 @@ PAPER = ("network.window=3", "network.double_layers=2", "network.single_layers=2
 def inputs(frames: int = 5, size: int = 4) -> tuple[Tensor, Tensor, Condition]:
     """Noisy latents, levels and a condition of two samples, one reference short."""
     random = torch.Generator().manual_seed(1)
-    K, L, N = 2, 6, 3
+    k, n, words = 2, 3, 6
     mask = torch.tensor([[True, True], [True, False]])
     condition = Condition(
-        torch.randn(2, L, 64, generator=random),
-        torch.tensor([[True] * L, [True] * 4 + [False] * 2]),
-        torch.randn(2, 16, K, size, size, generator=random),
+        torch.randn(2, words, 64, generator=random),
+        torch.tensor([[True] * words, [True] * 4 + [False] * 2]),
+        torch.randn(2, 16, k, size, size, generator=random),
         mask,
-        torch.randn(2, K, N, 12, generator=random),
+        torch.randn(2, k, n, 12, generator=random),
         mask.clone(),
     )
     return (
@@ -160,7 +160,7 @@ def test_what_cannot_be_compiled_is_said(tiny: Callable[..., Config]) -> None:
     with pytest.raises(ModelError, match="set it to 'bias'"):
         compile_blocks(networks.build(config, WIDTHS), config)
     config = tiny("parallel.compile=true", "parallel.compile_backend=inductr")
-    with pytest.raises(ModelError, match="inductr.*inductor"):
+    with pytest.raises(ModelError, match=r"inductr.*inductor"):
         compile_blocks(networks.build(config, WIDTHS), config)
 
 

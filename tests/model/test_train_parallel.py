@@ -252,25 +252,28 @@ def attention_case(out: Path) -> None:
     rank, group = dist.get_rank(), dist.group.WORLD
     assert group is not None
     random = torch.Generator().manual_seed(3)
-    B, H, D, T, K, area, context = 2, 4, 12, 5, 2, 3, 5  # 21 and 5 tokens: both are padded
+    batch, heads, width, context = 2, 4, 12, 5
+    frames, references, area = 5, 2, 3
+    vision = (frames + references) * area  # 21 and 5 tokens: both are padded
     found: dict[str, tuple[Tensor, Tensor]] = {}
     where = attention.layout(
-        frames=T, grid=(1, area), reference_mask=torch.tensor([[True, True], [True, False]]),
+        frames=frames, grid=(1, area), reference_mask=torch.tensor([[True, True], [True, False]]),
         context_mask=torch.tensor([[True] * context, [True] * 3 + [False] * 2]),
         axes=(4, 4, 4), theta=1e4, window=4,
     )  # fmt: skip
     whole = [
-        torch.randn(B, H, n, D, generator=random, requires_grad=True)
-        for n in ((T + K) * area,) * 3 + (context,) * 3
+        torch.randn(batch, heads, n, width, generator=random, requires_grad=True)
+        for n in (vision,) * 3 + (context,) * 3
     ]
-    pull = [torch.randn(B, n, H * D, generator=random) for n in ((T + K) * area, context)]
+    wide = heads * width
+    pull = [torch.randn(batch, n, wide, generator=random) for n in (vision, context)]
     seen = attention.attend(tuple(whole[:3]), tuple(whole[3:]), where)  # type: ignore[arg-type]
     torch.autograd.backward(seen, pull)
     parts = [
         share(x.detach().transpose(1, 2), group).transpose(1, 2).requires_grad_() for x in whole
     ]
     joint = JointAttention(attention.Attend(), group)
-    own = joint(tuple(parts[:3]), tuple(parts[3:]), Told(where, (T + K) * area, context))
+    own = joint(tuple(parts[:3]), tuple(parts[3:]), Told(where, vision, context))
     torch.autograd.backward(own, [share(p, group) for p in pull])
     for i, name in enumerate(("vision", "context")):
         found[f"paper {name}"] = (own[i].detach(), share(seen[i].detach(), group))
@@ -280,12 +283,15 @@ def attention_case(out: Path) -> None:
         found[f"paper gradient {i}"] = (
             parts[i].grad, share(x.grad.transpose(1, 2), group).transpose(1, 2),
         )  # fmt: skip
-    S = 7
-    bias = torch.zeros(B, 1, 1, S)
+    length = 7
+    bias = torch.zeros(batch, 1, 1, length)
     bias[1, ..., 5:] = -1e30
-    local = Local(torch.empty(0), torch.empty(0), bias, None, None, (4, 0), total=S)
-    q, k, v = (torch.randn(B, S, H, D, generator=random, requires_grad=True) for _ in range(3))
-    pulled = torch.randn(B, S, H * D, generator=random)
+    local = Local(torch.empty(0), torch.empty(0), bias, None, None, (4, 0), total=length)
+    q, k, v = (
+        torch.randn(batch, length, heads, width, generator=random, requires_grad=True)
+        for _ in range(3)
+    )
+    pulled = torch.randn(batch, length, wide, generator=random)
     out_ = wan.Attend()(q, k, v, local)
     out_.backward(pulled)
     mine = [share(x.detach(), group).requires_grad_() for x in (q, k, v)]
@@ -301,8 +307,8 @@ def attention_case(out: Path) -> None:
 
 def spoil(run: Mapping[str, Any]) -> Callable[[], None]:
     """Make this process fail, or its gradient not finite; returns what undoes it."""
+    from s2v.model.loop import Trainer
     from s2v.model.parallel import gradients
-    from s2v.model.train import Trainer
 
     rank = int(os.environ["RANK"])
     before = Trainer.one_step, gradients.clip

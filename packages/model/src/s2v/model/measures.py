@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import optim
@@ -25,7 +25,6 @@ class Measures:
         config: of the run, its ``validation``.
         index: of the shards.
         store: of features.
-        null_text: ``[Ln, Dt]`` features of the empty prompt.
         run: its folder.
         world: the processes.
         evaluate: scores samples; None writes them alone.
@@ -40,7 +39,6 @@ class Measures:
         config: Config,
         index: ShardIndex,
         store: FeatureStore,
-        null_text: Tensor,
         run: Run,
         world: World,
         evaluate: Evaluator | None,
@@ -52,7 +50,7 @@ class Measures:
 
         def prepare() -> None:
             if config.validation.every:
-                self._validator = Validator(config, index, store, null_text, track)
+                self._validator = Validator(config, index, store, store.empty_text, track)
             if config.validation.sample_every:
                 self._monitor = Monitor(config, index, store.encoders, evaluate)
 

@@ -180,9 +180,7 @@ def _launch(job: Path, processes: int, ready: Path | None) -> tuple[list[int], s
     try:
         with log.open("wb") as out:
             for environment in _environments(processes):
-                children.append(
-                    subprocess.Popen(command, env=environment, stdout=out, stderr=out)  # noqa: S603 - our own interpreter and module
-                )
+                children.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
         while any(child.poll() is None for child in children):
             if ready is not None and ready.exists():
                 for child in children:

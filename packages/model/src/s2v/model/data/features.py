@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -116,7 +117,7 @@ class FeatureStore:
         with track(title, len(samples)) as step:
             for sample in samples:
                 try:
-                    if not self._has(sample):
+                    if not self.has(sample):
                         self.get(sample)
                 except ModelError as error:
                     quarantine.add(sample.id, error)
@@ -127,20 +128,25 @@ class FeatureStore:
         quarantine.close()
         return tuple(readable)
 
-    def check(self, samples: Sequence[Sample]) -> None:
+    def check(self, samples: Sequence[Sample], sizes: Sequence[Size] | None = None) -> None:
         """Before a run: are the encoded shards those that it may train on?
 
         A sample that could not be encoded is no error here: it is quarantined when it comes.
+
+        Args:
+            samples: of a shard folder.
+            sizes: in which each is wanted; the configuration's by default.
 
         Raises:
             ModelError: ``latents.folder`` is of other encoders; or nothing may be made and an
                 entry is missing, of other encoders, or of what the sample was before.
         """
-        for sample in samples:
+        own = _size(self.config)
+        for sample, size in zip(samples, sizes or repeat(own, len(samples)), strict=True):
             latents = self._latents(sample)
             if latents is None or self.latents.use != "require":
                 return
-            missing = latents.lacks(sample, want(sample, self.config))
+            missing = latents.lacks(sample, want(sample, sized(self.config, size)))
             if missing is not None and not missing.fault:
                 raise self._refused(sample, missing.reason)
 
@@ -168,11 +174,12 @@ class FeatureStore:
             self._readers[size] = Reader(config, self._pixels)
         return self.encoders.sample(self._readers[size].read(sample), config)
 
-    def _has(self, sample: Sample) -> bool:
+    def has(self, sample: Sample, size: Size | None = None) -> bool:
         """Whether a sample's entry is there, without reading it."""
         latents = self._latents(sample)
+        config = sized(self.config, size or _size(self.config))
         try:
-            return latents is not None and not latents.lacks(sample, want(sample, self.config))
+            return latents is not None and not latents.lacks(sample, want(sample, config))
         except ModelError:
             return False
 

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from s2v.datapipe.base.shards import Sample, ShardIndex
-from s2v.model.config_data import DataConfig, VideoSize
+from s2v.model.config_data import VideoSize
 from s2v.model.data.buckets import Bucket
 from s2v.model.data.collate import Batch, Item, choose, collate
 from s2v.model.data.exclusions import Exclusions
-from s2v.model.data.features import Features, FeatureStore
+from s2v.model.data.features import Features, FeatureStore, StoredFeatures
 from s2v.model.data.fetch import LeftOut
 from s2v.model.data.plan import Draw
 from s2v.model.data.pool import Pool
 from s2v.model.data.quarantine import Quarantine
-from s2v.model.data.reader import Reader
 from s2v.model.errors import ModelError
 from s2v.model.progress import Track, quiet
 
@@ -28,7 +27,7 @@ class Samples:
 
     Args:
         index: of the shards.
-        store: features of the size that the configuration names; others get stores beside it.
+        store: of features.
         seed: of the run.
         exclusions: what they say of a sample's references is looked up when it is read.
     """
@@ -42,9 +41,7 @@ class Samples:
     ) -> None:
         self.index, self.seed, self.config = index, seed, store.config
         self._exclusions = exclusions if exclusions is not None and exclusions.asks else None
-        c = store.config
-        self._stores: dict[VideoSize, FeatureStore] = {(c.frames, c.height, c.width): store}
-        self._first, self.encoders = store, store.encoders
+        self.store, self.encoders = store, store.encoders
 
     def __call__(self, draw: Draw, bucket: Bucket) -> Item:
         """One sample with variant, references, order and forms chosen.
@@ -55,7 +52,7 @@ class Samples:
         """
         return self.item(draw, self.features(self.index[draw.row], bucket.size))
 
-    def item(self, draw: Draw, features: Features) -> Item:
+    def item(self, draw: Draw, features: Features | StoredFeatures) -> Item:
         """The choices of a draw, functions of seed, sample and number alone."""
         data = self.config
         return choose(
@@ -67,11 +64,11 @@ class Samples:
             most=data.max_references,
         )
 
-    def features(self, sample: Sample, size: VideoSize) -> Features:
+    def features(self, sample: Sample, size: VideoSize) -> Features | StoredFeatures:
         """Of one sample in one size; raises as :meth:`__call__`."""
         if self._exclusions is not None and (why := self._exclusions.reason(sample.meta())):
             raise LeftOut(why)
-        return self._store(size).get(sample)
+        return self.store.get(sample, size)
 
     def prepare(
         self,
@@ -90,12 +87,15 @@ class Samples:
             ModelError: the quarantine's fuse is spent, or no sample is readable.
         """
         rows = pool.drawn_rows()[rank::world].tolist()
+        sizes = [pool.first_bucket(row).size for row in rows]
+        self.store.check([self.index[row] for row in rows], sizes)
         bad: dict[int, str] = {}
         with track("encode", len(rows)) as step:
             for row in rows:
                 sample, bucket = self.index[row], pool.first_bucket(row)
                 try:
-                    self.features(sample, bucket.size)
+                    if self._exclusions is not None or not self.store.has(sample, bucket.size):
+                        self.features(sample, bucket.size)
                 except LeftOut as error:
                     bad[row] = str(error)
                 except ModelError as error:
@@ -106,17 +106,6 @@ class Samples:
                 step(1, f"{len(quarantine.faults)} unreadable" if quarantine.faults else "")
         quarantine.close()
         return bad
-
-    def _store(self, size: VideoSize) -> FeatureStore:
-        if size not in self._stores:
-            first = self._first
-            frames, height, width = size
-            changed = {"frames": frames, "height": height, "width": width}
-            config: DataConfig = self.config.model_copy(update=changed)
-            self._stores[size] = FeatureStore(
-                Reader(config, first._reader.pixels), first.encoders, first.folder.parent
-            )
-        return self._stores[size]
 
 
 def together(bucket: Bucket, draws: Sequence[Draw], items: Sequence[Item]) -> Batch:
