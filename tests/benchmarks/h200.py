@@ -71,9 +71,7 @@ def versions(bench: Bench) -> Row:
     return found
 
 
-def measure(
-    bench: Bench, sections: list[str], budget_s: float, out: Path | None
-) -> list[Row]:
+def measure(bench: Bench, sections: list[str], budget_s: float, out: Path | None) -> list[Row]:
     """Run the sections in order; those for which no time is left say so."""
     began = time.monotonic()
     rows = [versions(bench)]

@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from s2v.model import config as configuration
 from s2v.model import flow, optim
 from s2v.model.conditioning import Condition
 from s2v.model.config import Config
+from s2v.model.data.buckets import Bucket
 from s2v.model.devices import named
 from s2v.model.parallel import gradients
 from s2v.model.parallel import world as processes
 from s2v.model.parallel.build import build
 from s2v.model.parallel.compiled import graphs
 from s2v.model.planner.layout import Layout
-from s2v.model.data.buckets import Bucket
 from s2v.model.planner.shapes import sizes_of, widths_of
 from s2v.model.planner.speed import ceiling, flops_of, recomputed
 
@@ -44,8 +44,8 @@ _TOY: Final = (
     "wan.width=48", "wan.ffn=96", "wan.heads=2", "wan.layers=2", "wan.text_width=64",
     "wan.text_tokens=16", "network.width=48", "network.heads=2", "network.double_layers=1",
     "network.single_layers=1", "encoders.text=hashed", "encoders.text_tokens=16",
-    "encoders.image=pixels", "autoencoder.kind=linear", "data.height=32", "data.width=48",
-    "data.frames=9", "parallel.compile_backend=aot_eager",
+    "network.rope_axes=[8,8,8]", "encoders.image=pixels", "autoencoder.kind=linear",
+    "data.height=32", "data.width=48", "data.frames=9", "parallel.compile_backend=aot_eager",
 )  # fmt: skip
 
 
@@ -80,6 +80,11 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def references(self) -> tuple[int, ...]:
+        """Numbers of references that a step is measured with."""
+        return (4,) if self.toy else (0, 4)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -162,9 +167,7 @@ def attention(bench: Bench) -> Iterator[Row]:
         yield attempt(lambda s=shape, k=kernel: _attention(bench, s, k), f"{shape} {name}")  # type: ignore[misc]  # bound now
 
 
-def _attention(
-    bench: Bench, shape: tuple[int, int, int, int], kernel: SDPBackend | None
-) -> Row:
+def _attention(bench: Bench, shape: tuple[int, int, int, int], kernel: SDPBackend | None) -> Row:
     q, k, v = (
         torch.randn(shape, device=bench.device, dtype=bench.dtype, requires_grad=True)
         for _ in range(3)
@@ -173,7 +176,7 @@ def _attention(
 
     def forward() -> Tensor:
         with nullcontext() if kernel is None else sdpa_kernel(kernel):
-            return F.scaled_dot_product_attention(q, k, v)
+            return functional.scaled_dot_product_attention(q, k, v)
 
     def both() -> None:
         for x in (q, k, v):
@@ -196,10 +199,8 @@ def _attention(
 
 def steps(bench: Bench) -> Iterator[Row]:
     """Wan-1.3B: ours in every way of keeping activations, and diffusers' beside it."""
-    for references in (0, 4):
-        for compiled, recompute in itertools.product(
-            (False, True), ("none", "selective", "full")
-        ):
+    for references in bench.references:
+        for compiled, recompute in itertools.product((False, True), ("none", "selective", "full")):
             config = bench.config(
                 "phantom_wan_1_3b_480p",
                 f"parallel.compile={str(compiled).lower()}",
@@ -216,7 +217,7 @@ def _ours(bench: Bench, config: Config, references: int) -> Row:
     """The trainer's own network, wrapping, clipping and optimiser."""
     bench.clear()
     model = build(config, widths_of(config), bench.world)
-    return _stepped(bench, config, model, references, lambda x, t, told: model(x, t, told))
+    return _stepped(bench, config, model, references, model)
 
 
 def _stepped(
@@ -298,7 +299,7 @@ def peers(bench: Bench) -> Iterator[Row]:
             "phantom_wan_1_3b_480p", f"parallel.recompute={'full' if full else 'none'}"
         )
         how = f"{'compiled' if compiled else 'eager'}, recompute {'full' if full else 'none'}"
-        for references in (0, 4):
+        for references in bench.references:
 
             def run(
                 c: Config = config, k: int = references, comp: bool = compiled, again: bool = full
@@ -329,7 +330,7 @@ def _peer(
 
     def predict(x: Tensor, t: Tensor, told: Condition) -> Tensor:
         joined = torch.cat([x, told.references], dim=2)
-        text = F.pad(told.text, (0, 0, 0, w.text_tokens - told.text.shape[1]))
+        text = functional.pad(told.text, (0, 0, 0, w.text_tokens - told.text.shape[1]))
         out: Tensor = model(joined, 1000 * t, text, return_dict=False)[0]
         return out
 
@@ -340,7 +341,7 @@ def _shard_peer(model: nn.Module, bench: Bench) -> None:
     """FSDP2 with bf16 products and float32 weights, as ours is wrapped."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    assert bench.world.mesh is not None  # noqa: S101 - the caller has looked
+    assert bench.world.mesh is not None
     policy = MixedPrecisionPolicy(
         param_dtype=bench.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
@@ -353,7 +354,7 @@ def _shard_peer(model: nn.Module, bench: Bench) -> None:
 
 def mmdit(bench: Bench) -> Iterator[Row]:
     """The paper's network, whose windows make it cheaper by the sample."""
-    for references, compiled in itertools.product((0, 4), (False, True)):
+    for references, compiled in itertools.product(bench.references, (False, True)):
         config = bench.config(
             "phantom_mmdit_1b",
             f"parallel.compile={str(compiled).lower()}",

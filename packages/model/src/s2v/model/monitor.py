@@ -150,7 +150,7 @@ class Monitor:
     def _frames(self, model: nn.Module, case: _Case) -> Pixels:
         condition = condition_of(case.meta.caption, case.images, self._encoders, self.config)
         latents = generate(
-            model,  # type: ignore[arg-type]  # either network, perhaps sharded
+            model,
             condition,
             self._null,
             shape=latent_shape(self._encoders, self.config),

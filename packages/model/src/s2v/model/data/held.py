@@ -1,4 +1,4 @@
-"""Held-out samples for measuring while training: which there are, and in which size each is seen."""
+"""Held-out samples for measuring while training: which there are, and the size of each."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ of it was measured on a GPU yet.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -17,7 +18,7 @@ from s2v.model import networks, tune
 from s2v.model.config import Config
 from s2v.model.data.buckets import Bucket
 from s2v.model.parallel import seam
-from s2v.model.planner.activations import Kept, kept
+from s2v.model.planner.activations import SHAPING, Kept, kept
 from s2v.model.planner.layout import Layout
 from s2v.model.planner.shapes import grown, sizes_of, widths_of
 
@@ -64,6 +65,12 @@ def counts(config: Config) -> Counts:
     Raises:
         ModelError: ``[tune]`` matches nothing of the network.
     """
+    return _counts(config.model_dump_json(include=SHAPING))
+
+
+@lru_cache(maxsize=16)
+def _counts(shape: str) -> Counts:
+    config = Config.model_validate_json(shape)
     with torch.device("meta"):
         model = networks.build(config, widths_of(config))
         tune.apply(model, config.tune)
