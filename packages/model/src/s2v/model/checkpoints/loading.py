@@ -122,6 +122,7 @@ def load_wan(
     Args:
         path: ``.pth``, ``.safetensors``, an index of shards, or a folder of them.
         dtype: floating type of the parameters; as stored without it, and then nothing is copied.
+            The time vector's layers and the modulation (:data:`WIDE`) stay float32 in half types.
         heads: needed only where the width is no multiple of 128 and nothing else tells.
         options: what a file cannot say: ``rope_precision``, ``reference_position`` and the like.
             ``image_width`` adds the branch for image tokens to weights that lack it; it starts
@@ -143,13 +144,16 @@ def load_wan(
     allowed = (*missing, *(_IMAGE_BRANCH if adds_image else ()))
     left = assign(
         model, weights, wan_pieces(weights, identity), dtype=dtype, missing=allowed,
-        unexpected=unexpected,
+        unexpected=unexpected, wide=WIDE,
     )  # fmt: skip
     _fill(model, left, config, dtype)
     return model
 
 
 _IMAGE_BRANCH: Final = ("img_emb.*", "blocks.*.cross_attn.*_img.*")
+#: What stays float32 when a network is loaded in half precision, as the release computes it: it
+#: modulates every block, and costs one part in a hundred of the memory.
+WIDE: Final = ("time_embedding.*", "time_projection.*", "*modulation")
 
 
 def wan_pieces(weights: Weights, identity: Identity) -> dict[str, Piece]:
@@ -174,6 +178,7 @@ def assign(
     missing: Sequence[str] = (),
     unexpected: Sequence[str] = (),
     optional: Callable[[str], bool] = lambda name: False,
+    wide: Sequence[str] = (),
 ) -> list[str]:
     """Replace the parameters (and stored buffers) of ``model`` by tensors of the file.
 
@@ -185,6 +190,7 @@ def assign(
         missing: patterns of the model's names that may stay as they are.
         unexpected: patterns of names in ``pieces`` that may be left over.
         optional: names of the model that are never missed.
+        wide: patterns of the model's names that become float32 where ``dtype`` is a half type.
 
     Returns:
         Names that stayed as they were.
@@ -208,12 +214,15 @@ def assign(
         told = "; ".join(f"{len(v)} {k}: {_listed(v)}" for k, v in faults.items() if v)
         raise ModelError(
             f"{weights.path}: does not fit {type(model).__name__}: {told}; "
-            "give the checkpoint of this network, or list the names if this is meant"
+            "give the checkpoint of this network; what is left over can be passed over by name "
+            "(--pass-over of sample and export)"
         )
     made: dict[int, nn.Parameter] = {}
     for name in targets:
         if name in pieces:
-            _set(model, name, _converted(weights, pieces[name], dtype), made)
+            half = dtype in (torch.bfloat16, torch.float16)
+            to = torch.float32 if half and _matches(name, wide) else dtype
+            _set(model, name, _converted(weights, pieces[name], to), made)
     return left
 
 
