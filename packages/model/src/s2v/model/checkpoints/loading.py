@@ -198,6 +198,39 @@ def assign(
     Raises:
         ModelError: anything else is missing, left over or of another shape; all are counted.
     """
+    left = _compared(model, weights, pieces, missing, unexpected, optional)
+    made: dict[int, nn.Parameter] = {}
+    for name in model.state_dict(keep_vars=True):
+        if name in pieces:
+            half = dtype in (torch.bfloat16, torch.float16)
+            to = torch.float32 if half and _matches(name, wide) else dtype
+            _set(model, name, _converted(weights, pieces[name], to), made)
+    return left
+
+
+def wan_fits(weights: Weights, identity: Identity) -> None:
+    """Whether :func:`load_wan` would take a Wan file; reads names and shapes only.
+
+    Raises:
+        ModelError: it would not.
+    """
+    with torch.device("meta"):
+        model = WanModel(ident.wan_config(weights, identity))
+    pieces = wan_pieces(weights, identity)
+    _compared(model, weights, pieces, (), (), lambda name: False)
+    for name in model.state_dict(keep_vars=True):
+        _check_type(weights, pieces[name])
+
+
+def _compared(
+    model: nn.Module,
+    weights: Weights,
+    pieces: Mapping[str, Piece],
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    optional: Callable[[str], bool],
+) -> list[str]:
+    """Names that the file lacks and may lack; everything else that does not fit is told."""
     targets = {name: tuple(t.shape) for name, t in model.state_dict(keep_vars=True).items()}
     shapes = {name: _shape(weights, piece) for name, piece in pieces.items()}
     left = [n for n in targets if n not in pieces]
@@ -217,12 +250,6 @@ def assign(
             "give the checkpoint of this network; what is left over can be passed over by name "
             "(--pass-over of sample and export)"
         )
-    made: dict[int, nn.Parameter] = {}
-    for name in targets:
-        if name in pieces:
-            half = dtype in (torch.bfloat16, torch.float16)
-            to = torch.float32 if half and _matches(name, wide) else dtype
-            _set(model, name, _converted(weights, pieces[name], to), made)
     return left
 
 
@@ -231,13 +258,17 @@ def _shape(weights: Weights, piece: Piece) -> tuple[int, ...]:
     return tuple(piece.take(torch.empty(shape, device="meta")).shape)
 
 
-def _converted(weights: Weights, piece: Piece, dtype: torch.dtype | None) -> Tensor:
+def _check_type(weights: Weights, piece: Piece, dtype: torch.dtype | None = None) -> None:
     stored = weights.entries[piece.source].dtype
     if stored.startswith("float8") or (stored not in _FLOATS and dtype is not None):
         raise ModelError(
             f"{weights.path}: {piece.source} is stored as {stored}; "
             "give bf16, fp16 or fp32 weights of the same model"
         )
+
+
+def _converted(weights: Weights, piece: Piece, dtype: torch.dtype | None) -> Tensor:
+    _check_type(weights, piece, dtype)
     tensor = piece.take(weights.read(piece.source))
     return tensor.contiguous() if dtype is None else tensor.to(dtype).contiguous()
 

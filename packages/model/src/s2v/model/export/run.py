@@ -108,7 +108,7 @@ def export(
         write_bytes(temporary / "README.md", card(to, facts, measured, licence).encode())
         temporary.rename(out)
     except OSError as error:
-        raise ModelError(f"{out}: cannot be written ({error})") from None
+        raise ModelError(f"{out}: cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return ExportResult(out, to, files, measured, facts)
