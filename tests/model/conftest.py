@@ -176,6 +176,17 @@ def six_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def drawing_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Shards of in-pairs ``(identity, number, held out)``."""
+
+    def make(samples: Sequence[tuple[int, int, bool]]) -> Path:
+        drawn = [Drawn(i, n, heldout=heldout) for i, n, heldout in samples]
+        return write_shards(tmp_path_factory.mktemp("drawn"), drawn)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def drawing() -> Callable[[int, int, int], np.ndarray]:
     """``draw_video``: the clips before they were encoded."""
     return draw_video

@@ -1,4 +1,4 @@
-"""``s2v-model train|heldout|sample|verify|inspect|export``."""
+"""``s2v-model train|heldout|which|sample|verify|inspect|export``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import export_cli, sample_cli
+from s2v.model import export_cli, sample_cli, which_cli
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError
 
@@ -20,6 +20,7 @@ _EXAMPLES = """examples:
   s2v-model train --shards shards --out run --recipe my.toml --set train.steps=2000
   s2v-model train --recipe demo_tiny --print-config
   s2v-model heldout --run run --shards shards
+  s2v-model which --run run --shards shards --groups 8
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model sample --weights Phantom-Wan-1.3B.pth --wan Wan2.1-T2V-1.3B --prompt "it runs" --out o
   s2v-model verify samples/sample.mp4
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
     sample = sample_cli.add_arguments(command)
 
-    for one in (train, heldout, sample):
+    for one in (train, heldout, sample, which_cli.add_arguments(command)):
         one.add_argument(
             "--set",
             dest="overrides",
@@ -179,6 +180,7 @@ _COMMANDS = {
     "heldout": _heldout,
     "inspect": _inspect,
     "export": export_cli.run,
+    "which": which_cli.run,
     **sample_cli.COMMANDS,
 }
 
