@@ -338,3 +338,14 @@ def test_inspect_says_whether_the_network_takes_the_file(
         assert said in describe(tmp_path / f"{n}.safetensors")["loads"]
     with pytest.raises(ModelError, match="neither a file nor a folder"):
         describe(Path("/dev/null"))
+
+
+def test_heads_are_read_from_the_folders_config(
+    wan: Callable[..., WanModel], tmp_path: Path
+) -> None:
+    """Heads of 12 are in no released network: only ``config.json`` tells them."""
+    folder = write("diffusers", wan(), tmp_path)
+    assert load_wan(folder).config.heads == 2
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match="heads"):
+        load_wan(folder)
