@@ -1,4 +1,4 @@
-"""``s2v-model train|plan|encode|heldout|sample|verify|inspect|export|verify-resume``."""
+"""``s2v-model train|plan|encode|heldout|which|chart|sample|verify|inspect|export|...``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import encode_cli, export_cli, plan_cli, sample_cli, verify_resume_cli
+from s2v.model import (
+    chart_cli,
+    encode_cli,
+    export_cli,
+    plan_cli,
+    sample_cli,
+    verify_resume_cli,
+    which_cli,
+)
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError, RankError
 
@@ -24,8 +32,10 @@ _EXAMPLES = """examples:
   s2v-model plan --recipe phantom_wan_1_3b_480p --gpus 8 --memory 80 --device h100
   s2v-model verify-resume --config my.toml --shards shards --steps 6
   s2v-model heldout --run run --shards shards
+  s2v-model which --run run --shards shards --groups 8
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model verify samples/sample.mp4
+  s2v-model chart --run run
   s2v-model encode --shards shards --recipe my.toml
   s2v-model inspect run/checkpoints/step-00000400
   s2v-model inspect Phantom-Wan-1.3B.pth
@@ -72,7 +82,9 @@ def parser() -> argparse.ArgumentParser:
     resume = verify_resume_cli.add_arguments(command)
     encode = encode_cli.add_arguments(command)
 
-    for one in (train, heldout, sample, plan, resume, encode):
+    which = which_cli.add_arguments(command)
+
+    for one in (train, heldout, sample, plan, resume, encode, which):
         one.add_argument(
             "--set",
             dest="overrides",
@@ -86,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", type=Path)
     inspect.add_argument("--no-digest", action="store_true", help="do not read files whole")
     export_cli.add_arguments(command)
+    chart_cli.add_arguments(command)
     return top
 
 
@@ -187,8 +200,10 @@ _COMMANDS = {
     "inspect": _inspect,
     "export": export_cli.run,
     "verify-resume": verify_resume_cli.run,
+    "which": which_cli.run,
     **sample_cli.COMMANDS,
     **plan_cli.COMMANDS,
+    **chart_cli.COMMANDS,
     **encode_cli.COMMANDS,
 }
 

@@ -19,8 +19,8 @@ from torch import nn
 
 from s2v.datapipe.base.shards import Sample, SampleMeta, ShardIndex
 from s2v.model.config import Config
-from s2v.model.data.features import Encoders
-from s2v.model.data.index import select
+from s2v.model.data.encoding import Encoders
+from s2v.model.data.held import held
 from s2v.model.data.reader import Pixels, Reader
 from s2v.model.data.references import Reference, fit_and_pad, forms
 from s2v.model.errors import ModelError
@@ -90,7 +90,9 @@ class Monitor:
         data = config.data.model_copy(update={"variants": 1})
         reader = Reader(data)
         self.cases: list[_Case] = []
-        for sample in fixed_set(select(index, data, "heldout").samples):
+        one = config.data.model_copy(update={"sizes": (), "phases": ()})
+        found = [h.sample for h in held(index, one, len(index)) if h.sample.row["references"]]
+        for sample in fixed_set(found):
             if len(self.cases) == config.validation.samples:
                 break
             try:
@@ -148,7 +150,7 @@ class Monitor:
     def _frames(self, model: nn.Module, case: _Case) -> Pixels:
         condition = condition_of(case.meta.caption, case.images, self._encoders, self.config)
         latents = generate(
-            model,  # type: ignore[arg-type]  # either network, perhaps sharded
+            model,
             condition,
             self._null,
             shape=latent_shape(self._encoders, self.config),

@@ -94,8 +94,9 @@ class TensorBoard:
 class Wandb:
     """One W&B run per run folder; a resumed training goes on in it.
 
-    ``WANDB_MODE=offline`` writes below the run folder and sends nothing; the key, project and
-    entity come from W&B's own environment, never from a configuration.
+    ``WANDB_MODE=offline`` writes below the run folder and sends nothing; each start has a file of
+    its own there, all of one id, which ``wandb sync`` brings together. The key, project and entity
+    come from W&B's own environment, never from a configuration.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -103,6 +104,7 @@ class Wandb:
             import wandb
         except ImportError:
             raise _absent("wandb") from None
+        offline = os.environ.get("WANDB_MODE", "") in ("offline", "dryrun")
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "s2v"),
@@ -110,7 +112,9 @@ class Wandb:
                 id=stable_hash([str(folder.resolve())], 16),
                 name=folder.name,
                 config=dict(config),
-                resume="allow",
+                resume=None if offline else "allow",
+                # Progress is drawn on this console; W&B would record every redrawing of it.
+                settings=wandb.Settings(console="off"),
             )
         except (wandb.errors.UsageError, wandb.errors.CommError) as error:
             raise ModelError(

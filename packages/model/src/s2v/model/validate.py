@@ -8,7 +8,6 @@ and two world sizes can be compared, by pair type, number of references, size an
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s2v.datapipe.base.shards import Sample, ShardIndex
+from s2v.datapipe.base.shards import ShardIndex
 from s2v.model.conditioning import Condition, Hidden, hide
 from s2v.model.config import Config
 from s2v.model.data.collate import Batch, fixed
 from s2v.model.data.features import FeatureStore
-from s2v.model.data.index import select
+from s2v.model.data.held import Held, held
 from s2v.model.data.quarantine import Quarantine
+from s2v.model.errors import ModelError
 from s2v.model.heldout import level_losses
 from s2v.model.progress import Track, quiet
 
@@ -103,8 +103,20 @@ class Validator:
     ) -> None:
         self.config, self._store, self._null = config, store, null_text.cpu()
         self.quarantine = Quarantine(config.data.fuse)
-        chosen = by_turns(select(index, config.data, "validate").samples, config.validation.limit)
-        self.samples = store.prepare(chosen, self.quarantine, "encode validation", track)
+        readable = []
+        chosen = held(index, config.data, config.validation.limit)
+        with track("encode validation", len(chosen)) as step:
+            for one in chosen:
+                try:
+                    store.get(one.sample, one.size)
+                except ModelError as error:
+                    self.quarantine.add(one.sample.id, error)
+                else:
+                    self.quarantine.good()
+                    readable.append(one)
+                step()
+        self.quarantine.close()
+        self.samples = tuple(readable)
 
     def run(
         self, model: nn.Module, rank: int = 0, world: int = 1, gather: Gather = alone
@@ -130,27 +142,26 @@ class Validator:
         for n in range(rounds):
             place = n * world + rank
             # The last round may lack samples: those ranks repeat one, and it is not counted.
-            sample = self.samples[min(place, len(self.samples) - 1)]
-            row = self._measure(model, sample)
+            row = self._measure(model, self.samples[min(place, len(self.samples) - 1)])
             if place < len(self.samples):
                 found.append(row)
         model.train(was)
         rows = sorted(gather(found), key=lambda row: str(row["id"]))
         return self._summary(rows)
 
-    def _measure(self, model: nn.Module, sample: Sample) -> dict[str, Any]:
-        v, data = self.config.validation, self.config.data
+    def _measure(self, model: nn.Module, one: Held) -> dict[str, Any]:
+        v, data, sample = self.config.validation, self.config.data, one.sample
         form = max(data.forms, key=lambda f: (data.forms[f], f == "white"))
-        item = fixed(sample.id, self._store.get(sample), form, data.max_references)
+        features = self._store.get(sample, one.size)
+        item = fixed(sample.id, features, form, data.max_references)
         losses = level_losses(
             model, [item] * len(v.branches), v.levels, v.batch, (v.seed, "validate"), self._shown
         )
-        _, T, H, W = item.video.shape
         return {
             "id": sample.id,
             "pair": str(sample.row["pair_type"]),
             "references": str(item.references.shape[0]),
-            "size": f"{4 * (T - 1) + 1}x{8 * H}x{8 * W}",
+            "size": "x".join(map(str, one.size)),
             "losses": losses.tolist(),
         }
 
@@ -182,17 +193,6 @@ class Validator:
             "by_branch": {name: float(losses[:, i].mean()) for i, name in enumerate(v.branches)},
             "samples": len(rows),
         }
-
-
-def by_turns(samples: Sequence[Sample], limit: int) -> tuple[Sample, ...]:
-    """At most ``limit``, pair types by turns and in order of id, so that each is seen."""
-    kinds: dict[str, list[Sample]] = defaultdict(list)
-    for sample in sorted(samples, key=lambda s: s.id):
-        kinds[str(sample.row["pair_type"])].append(sample)
-    turns = [kinds[kind] for kind in sorted(kinds)]
-    longest = max((len(turn) for turn in turns), default=0)
-    found = [turn[n] for n in range(longest) for turn in turns if n < len(turn)]
-    return tuple(found[:limit])
 
 
 def _longer(condition: Condition, rows: int) -> Condition:

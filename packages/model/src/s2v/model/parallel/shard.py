@@ -6,6 +6,8 @@ all its samples before it is differentiated, which is right for any number of pr
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -14,6 +16,9 @@ from s2v.model.config_parallel import ParallelConfig
 from s2v.model.networks import Network
 from s2v.model.parallel.seam import blocks
 from s2v.model.parallel.world import World, precision
+
+# A single-stream block gives two views of one tensor; nobody writes into them.
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
 
 def shard(model: Network, config: ParallelConfig, world: World) -> None:

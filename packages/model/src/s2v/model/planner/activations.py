@@ -35,6 +35,8 @@ _PRODUCTS: Final = (
     torch.ops.aten.convolution.default,
 )
 _OUTSIDE: Final = "outside"
+#: Sections that decide a network's shape.
+SHAPING: Final = {"network", "wan", "encoders", "autoencoder", "tune"}
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ class _Attention(torch.autograd.Function):
         raise NotImplementedError("only shapes are looked at")
 
 
-class _Meta(TorchFunctionMode):
+class _Meta(TorchFunctionMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Brings small tables that a layout makes on the CPU to meta; replaces attention."""
 
     def __init__(self, attended: Callable[[Tensor], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self._attended = attended
 
     def __torch_function__(
@@ -144,8 +146,7 @@ def kept(config: Config, sizes: Sizes, dtype: torch.dtype) -> Kept:
         sizes: of the sample.
         dtype: in which the network computes.
     """
-    shaping = {"network", "wan", "encoders", "autoencoder", "tune"}
-    return _kept(config.model_dump_json(include=shaping), sizes, dtype)
+    return _kept(config.model_dump_json(include=SHAPING), sizes, dtype)
 
 
 @lru_cache(maxsize=256)

@@ -98,7 +98,7 @@ def divides(config: Config, layout: Layout, gpus: int, slots: int) -> str | None
     if slots % layout.readers:
         return (
             f"train.slots {slots} does not divide among {layout.readers} data-parallel ranks; "
-            f"set train.slots={-(-slots // layout.readers) * layout.readers}"
+            f"--set train.slots={-(-slots // layout.readers) * layout.readers}"
         )
     return None
 

@@ -9,16 +9,18 @@ of it was measured on a GPU yet.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Final
 
 import torch
 
 from s2v.model import networks, tune
 from s2v.model.config import Config
+from s2v.model.data.buckets import Bucket
 from s2v.model.parallel import seam
-from s2v.model.planner.activations import Kept, kept
+from s2v.model.planner.activations import SHAPING, Kept, kept
 from s2v.model.planner.layout import Layout
-from s2v.model.planner.shapes import Bucket, grown, sizes_of, widths_of
+from s2v.model.planner.shapes import grown, sizes_of, widths_of
 
 #: Of a device, for CUDA's context, NCCL's buffers and fragmentation: ours, an estimate.
 RESERVE: Final = 0.08
@@ -63,6 +65,12 @@ def counts(config: Config) -> Counts:
     Raises:
         ModelError: ``[tune]`` matches nothing of the network.
     """
+    return _counts(config.model_dump_json(include=SHAPING))
+
+
+@lru_cache(maxsize=16)
+def _counts(shape: str) -> Counts:
+    config = Config.model_validate_json(shape)
     with torch.device("meta"):
         model = networks.build(config, widths_of(config))
         tune.apply(model, config.tune)
@@ -167,7 +175,12 @@ def _gathered(count: Counts, layout: Layout, width: int) -> int:
 
 
 def encoder_bytes(config: Config) -> int:
-    """Frozen encoders of the release, which stay loaded beside the network; others are small."""
+    """The release's frozen encoders, where a run loads them; others are small.
+
+    A run whose samples are encoded before and which samples nothing on the way loads none.
+    """
+    if config.latents.use == "require" and not config.validation.sample_every:
+        return 0
     e = config.encoders
     width = 2 if e.precision == "bfloat16" else _FLOAT32
     found = sum(width * _ENCODERS[name] for name in (e.text, e.image) if name in _ENCODERS)

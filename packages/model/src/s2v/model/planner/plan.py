@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import torch
 
 from s2v.model.config import Config
+from s2v.model.data.buckets import Bucket
 from s2v.model.devices import DEVICES, GIB, Device
 from s2v.model.errors import ModelError
 from s2v.model.planner.layout import Layout, divides, layouts
-from s2v.model.planner.memory import RESERVE, Memory, counts, memory, most
-from s2v.model.planner.shapes import Bucket, batches_of, buckets_of, sizes_of
+from s2v.model.planner.memory import RESERVE, Memory, counts, encoder_bytes, memory, most
+from s2v.model.planner.shapes import batches_of, sizes_of
 from s2v.model.planner.speed import EFFICIENCY, SOURCE, Speed, flops_of, recomputed, speed
 
 #: Numbers of devices that a refusal tries to name a way out.
@@ -181,10 +182,8 @@ class Planner:
     def __init__(self, config: Config, on: Hardware) -> None:
         self.config, self.on = config, on
         self.count = counts(config)
-        flops = {b: flops_of(config, sizes_of(config, b)) for b in buckets_of(config)}
-        self.flops = dict(sorted(flops.items(), key=lambda pair: pair[1].train))
-        costs = {bucket: float(f.train) for bucket, f in self.flops.items()}
-        self.batches = batches_of(config, costs)
+        self.batches = batches_of(config)
+        self.flops = {b: flops_of(config, sizes_of(config, b)) for b in self.batches}
 
     def layouts(self) -> list[Layout]:
         """All of these devices."""
@@ -218,7 +217,7 @@ class Planner:
             held = self._memory(layout, bucket, batch)
             out.append(
                 BucketPlan(
-                    bucket=str(bucket),
+                    bucket=shown(bucket),
                     tokens=flops.tokens,
                     forward=flops.forward,
                     train=flops.train,
@@ -239,7 +238,7 @@ class Planner:
         samples = seconds = done = 0.0
         for bucket, flops in self.flops.items():
             found = self._speed(layout, bucket)
-            assert found is not None  # the device is known
+            assert found is not None  # noqa: S101 - the device is known
             n = self.batches[bucket] * self.config.train.slots
             samples, seconds, done = samples + n, seconds + found.step_s, done + n * flops.train
         return samples / seconds, done / seconds / (self.on.device.peak * self.on.gpus)
@@ -359,14 +358,16 @@ def _ways_out(config: Config, on: Hardware) -> list[str]:
     """Single changes that make some layout fit, each at its smallest."""
     ways = []
     train, data = config.train, config.data
-    for batch in range(train.batch - 1, 0, -1):
-        if _any_fits(_with(config, "train", batch=batch), on):
-            ways.append(f"--set train.batch={batch}")
-            break
-    for recompute in ("selective", "full"):
-        if _any_fits(_with(config, "parallel", recompute=recompute, compile=True), on):
-            ways.append(f"--set parallel.recompute={recompute} --set parallel.compile=true")
-            break
+    batch = _largest(train.batch - 1, lambda n: _any_fits(_with(config, "train", batch=n), on))
+    if batch:
+        ways.append(f"--set train.batch={batch}")
+    if encoder_bytes(config):
+        latents = _with(_with(config, "latents", use="require"), "validation", sample_every=0)
+        if _any_fits(latents, on):
+            ways.append(
+                "s2v-model encode before, then --set latents.use=require "
+                "--set validation.sample_every=0"
+            )
     for gpus in _MORE:
         slots = -(-train.slots // gpus) * gpus
         if gpus > on.gpus and _any_fits(
@@ -374,15 +375,33 @@ def _ways_out(config: Config, on: Hardware) -> list[str]:
         ):
             ways.append(f"--gpus {gpus} (train.slots={slots})")
             break
-    for frames in range(data.frames - 4, 0, -4):
-        if _any_fits(_with(config, "data", frames=frames), on):
-            ways.append(f"--set data.frames={frames}")
-            break
+    if not data.sizes and not data.phases:
+        fewer = (data.frames - 1) // 4 - 1
+        quarter = _largest(fewer, lambda n: _any_fits(_with(config, "data", frames=4 * n + 1), on))
+        if quarter:
+            ways.append(f"--set data.frames={4 * quarter + 1}")
     for references in range(data.max_references - 1, -1, -1):
         if _any_fits(_with(config, "data", max_references=references), on):
             ways.append(f"--set data.max_references={references}")
             break
     return ways
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest of 1 to ``most`` that fits, 0 where none does; less always needs less."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def shown(bucket: Bucket) -> str:
+    """``frames x height x width + references``."""
+    return f"{bucket.frames}x{bucket.height}x{bucket.width}+{bucket.references}"
 
 
 def _with(config: Config, section: str, **changes: Any) -> Config:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from s2v.model.config import Config
+from s2v.model.config_data import VideoSize
+from s2v.model.data.buckets import Bucket, sizing
 from s2v.model.flops import Sizes
 from s2v.model.mmdit import Widths
 
@@ -18,26 +19,6 @@ _IMAGE: Final[Mapping[str, tuple[int, int]]] = {
     "clip": (1280, 257),
 }
 _WAN_CHANNELS: Final = 16
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Samples of one shape.
-
-    Attributes:
-        frames: F, of the video.
-        height: in pixels.
-        width: in pixels.
-        references: K.
-    """
-
-    frames: int
-    height: int
-    width: int
-    references: int
-
-    def __str__(self) -> str:
-        return f"{self.frames}x{self.height}x{self.width}+{self.references}"
 
 
 def widths_of(config: Config) -> Widths:
@@ -56,9 +37,7 @@ def image_tokens_of(config: Config) -> int:
 def sizes_of(config: Config, bucket: Bucket) -> Sizes:
     """What one sample of a bucket brings; text is counted at its full length."""
     return Sizes.of_video(
-        bucket.frames,
-        bucket.height,
-        bucket.width,
+        *bucket.size,
         references=bucket.references,
         image_tokens=image_tokens_of(config),
         text=config.encoders.text_tokens,
@@ -66,20 +45,29 @@ def sizes_of(config: Config, bucket: Bucket) -> Sizes:
 
 
 def buckets_of(config: Config) -> tuple[Bucket, ...]:
-    """Every bucket that training may meet, the dearest last."""
-    d = config.data
-    return tuple(Bucket(d.frames, d.height, d.width, k) for k in range(d.max_references + 1))
+    """Every bucket that training may meet in any of its phases.
 
-
-def batches_of(config: Config, costs: Mapping[Bucket, float]) -> dict[Bucket, int]:
-    """Samples of a micro-batch, by bucket: ``train.batch`` of the dearest set the bound.
-
-    Args:
-        config: of the run.
-        costs: operations of one sample of each bucket.
+    References are as many as samples may show, from none, where they have buckets of their own,
+    else the most: fewer are padded.
     """
-    most = config.train.batch * max(costs.values())
-    return {bucket: max(1, int(most / cost + 1e-9)) for bucket, cost in costs.items()}
+    d = config.data
+    references = range(d.max_references + 1) if d.group_references else [d.max_references]
+    sizes: dict[VideoSize, None] = {}
+    for stage in d.stages():
+        sizes |= dict.fromkeys(stage.sizes)
+        if "image" in stage.mix and not any(frames == 1 for frames, _, _ in stage.sizes):
+            sizes |= {(1, height, width): None for _, height, width in stage.sizes}
+    return tuple(Bucket(*size, k) for size in sizes for k in references)
+
+
+def batches_of(config: Config) -> dict[Bucket, int]:
+    """Samples of a full micro-batch by bucket, as the data plan forms them, the dearest last.
+
+    Raises:
+        ModelError: ``data.max_tokens`` is less than one sample has.
+    """
+    found = sizing(config, buckets_of(config), widths_of(config), image_tokens_of(config))
+    return {b: found.batch[b] for b in sorted(found.cost, key=found.cost.__getitem__)}
 
 
 def grown(config: Config, bucket: Bucket) -> tuple[int, int, int, int]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from s2v.model.config import Config
+from s2v.model.data.buckets import Bucket
 from s2v.model.devices import Device
 from s2v.model.flops import Flops, Sizes, mmdit_flops, product, wan_flops
 from s2v.model.planner.layout import Layout
 from s2v.model.planner.memory import Counts
-from s2v.model.planner.shapes import Bucket, sizes_of, widths_of
+from s2v.model.planner.shapes import sizes_of, widths_of
 
 #: NVIDIA's Megatron trainer of Wan2.1-14B on 128 H100 (NeMo DFM's performance summary, 2026-08):
 #: 325.8 of 989 dense TFLOP/s. Its FSDP2 trainer: 0.178 on 8 and 0.231 on 64.
