@@ -258,7 +258,7 @@ def p_value(nearest: Sequence[Sequence[int]]) -> float:
     Returns:
         The share of all shufflings with at least as many videos right.
     """
-    counts = np.ones(1)
+    counts: npt.NDArray[np.floating] = np.ones(1)
     right = 0
     for group in nearest:
         places = range(len(group))

@@ -11,7 +11,7 @@ from s2v.model.config import DataConfig
 from s2v.model.data.exclusions import Exclusions
 from s2v.model.errors import ModelError
 
-Part = Literal["train", "heldout"]
+Part = Literal["train", "heldout", "validate"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,13 @@ def select(index: ShardIndex, config: DataConfig, part: Part) -> Selection:
     """The samples of one part.
 
     ``train`` takes ``split == "train"`` without held-out scenes; ``heldout`` takes held-out
-    scenes and, where the shards have none, the test split.
+    scenes and, where the shards have none, the test split; ``validate`` the same, also those
+    without a reference.
 
     Raises:
         ModelError: nothing is left; the message counts the reasons.
     """
-    use_test = part == "heldout" and not any(index.table.column("heldout").to_pylist())
+    use_test = part != "train" and not any(index.table.column("heldout").to_pylist())
     kept: list[Sample] = []
     dropped: Counter[str] = Counter()
     lists = Exclusions.read(config.exclusions, index.table)
@@ -109,6 +110,8 @@ def _reason(sample: Sample, config: DataConfig, part: Part, use_test: bool) -> s
         }
     else:
         wanted = row["split"] == "test" if use_test else bool(row["heldout"])
-        rules = {"not held out": not wanted, "no reference": not row["references"]}
+        rules = {"not held out": not wanted}
+        if part == "heldout":
+            rules["no reference"] = not row["references"]
     rules["clip shorter than the window"] = stride(row["frames"], row["fps"], config) is None
     return next((reason for reason, applies in rules.items() if applies), None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow as pa
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.config import Config
 from s2v.model.data.exclusions import Exclusions
+from s2v.model.data.held import held
 from s2v.model.data.index import select
 from s2v.model.data.pool import pool_of
 from s2v.model.errors import ModelError
@@ -22,6 +23,7 @@ from s2v.model.latents.entry import Size, Want, sized, want
 
 Part = Literal["train", "heldout"]
 PARTS: tuple[Part, ...] = get_args(Part)
+_SHORT: Final = "clip shorter than the window"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Plan:
 
     Args:
         config: which samples a run would use, and in which sizes over all its phases. Held-out
-            samples are measured with, not trained on: they get one size and one variant.
+            samples are measured with, not trained on: they get one variant.
         shards: folder with ``index/samples.parquet``.
         parts: ``train``, ``heldout`` or both.
 
@@ -91,7 +93,7 @@ class Plan:
             self._banned = np.array([why is not None for why in reasons], np.bool_)
         self.excluded: dict[str, int] = {}
         self._sizes: dict[int, tuple[Size, ...]] = {}
-        self._held = self._heldout(needed="train" not in parts) if "heldout" in parts else set()
+        self._held = self._heldout(needed="train" not in parts) if "heldout" in parts else {}
         if "train" in parts:
             rest = np.array([n for n in range(len(table)) if n not in self._held], np.int64)
             listed = None if reasons is None else reasons[rest]
@@ -130,7 +132,7 @@ class Plan:
         """Sizes and variants of a row."""
         d = self.config.data
         if row in self._held:
-            return [((d.frames, d.height, d.width), 1)]
+            return [(size, 1) for size in self._held[row]]
         return [(size, d.variants) for size in self._sizes.get(row, ())]
 
     def _want(self, sample: Sample, size: Size, variants: int) -> Want:
@@ -143,21 +145,26 @@ class Plan:
             return self._lists.of_sample(sample)
         return None
 
-    def _heldout(self, *, needed: bool) -> set[int]:
-        """Rows that are measured with."""
+    def _heldout(self, *, needed: bool) -> dict[int, tuple[Size, ...]]:
+        """Rows that are measured with, and in which sizes: the run's own, and that of training."""
+        d = self.config.data
+        own = (d.frames, d.height, d.width)
         try:
-            selection = select(self.index, self.config.data, "validate")
+            selection = select(self.index, d, "validate")
+            others = held(self.index, d, len(self.index))
         except ModelError:
             if needed:
                 raise
-            return set()  # nothing was held out
+            return {}  # nothing was held out
         self.excluded = dict(selection.dropped)
-        ids = {sample.id for sample in selection.samples}
-        names = self.index.table["sample_id"].to_pylist()
-        found = {n for n, name in enumerate(names) if name in ids}
-        if banned := {n for n in found if self._banned[n]}:
-            self.excluded["excluded by a list"] = len(banned)
-        return found - banned
+        where = {name: n for n, name in enumerate(self.index.table["sample_id"].to_pylist())}
+        found = {where[sample.id]: {own: None} for sample in selection.samples}
+        for one in others:
+            row = where[one.sample.id]
+            if row not in found:  # too short for the run's own size, not for that of a phase
+                self.excluded[_SHORT] -= 1
+            found.setdefault(row, {})[one.size] = None
+        return {row: tuple(sizes) for row, sizes in found.items()}
 
 
 def divide(tasks: Sequence[Task], rank: int, world: int) -> list[Task]:
