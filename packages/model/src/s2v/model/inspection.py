@@ -135,8 +135,13 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "network": saved.about["network"],
         "widths": saved.about["widths"],
         "features": saved.about["features"],
-        "drawn": saved.state["plan"]["drawn"],
+        "drawn": _drawn(saved.state["plan"]),
     }
+
+
+def _drawn(plan: dict[str, Any]) -> dict[str, int]:
+    """Samples per source so far; the first format's plan was the stream itself."""
+    return dict(plan.get("plan", plan).get("drawn", {}))
 
 
 def _run(path: Path) -> dict[str, Any]:
