@@ -125,7 +125,6 @@ def _our_metadata(weights: Weights) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     saved = checkpoint.describe(path)
     weights = checkpoint.open_weights(path, "model", verify=True)
-    plan = saved.state["plan"]
     return {
         "kind": "checkpoint",
         "step": saved.step,
@@ -136,8 +135,13 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "network": saved.about["network"],
         "widths": saved.about["widths"],
         "features": saved.about["features"],
-        "drawn": plan.get("plan", plan)["drawn"],  # the first format had the stream alone
+        "drawn": _drawn(saved.state["plan"]),
     }
+
+
+def _drawn(plan: dict[str, Any]) -> dict[str, int]:
+    """Samples per source so far; the first format's plan was the stream itself."""
+    return dict(plan.get("plan", plan).get("drawn", {}))
 
 
 def _run(path: Path) -> dict[str, Any]:

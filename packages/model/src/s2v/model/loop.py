@@ -100,7 +100,12 @@ class Trainer:
         """Train up to ``train.steps``; see :func:`train` for what it raises."""
         t = self.config.train
         log = self._log()
-        saver = checkpoint.Saver(self.run.checkpoints, t.keep, asynchronous=t.checkpoint_async)
+        saver = checkpoint.Saver(
+            self.run.checkpoints,
+            t.keep,
+            asynchronous=t.checkpoint_async,
+            by={"config": self.run.digest(self.config)},
+        )
         try:
             with track("train", max(0, t.steps - self.step)) as progress, saver:
                 watch = checkpoint.Watch(t.checkpoint_every, t.checkpoint_minutes)

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -98,6 +99,12 @@ class Run:
             )
         write_json(path, config.model_dump(mode="json"))
         write_bytes(self.folder / "config.toml", config.to_toml().encode())
+
+    @staticmethod
+    def digest(config: Config) -> str:
+        """16 hex over all values of a configuration."""
+        said = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The stored configuration, with overrides of what a run is not bound to.

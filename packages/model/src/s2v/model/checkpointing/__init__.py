@@ -6,6 +6,7 @@
 ``storage``  how torch's planners write and read them
 ``staging``  what this process writes, copied while training stands still
 ``saver``    saves in the background, and says what it met
+``lock``     one training per folder
 ``watch``    when a checkpoint is due, agreed on by all processes
 
 Use them through :mod:`s2v.model.checkpoint`.

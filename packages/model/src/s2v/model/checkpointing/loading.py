@@ -13,7 +13,7 @@ from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
-from s2v.model.checkpointing import layout, names
+from s2v.model.checkpointing import layout, lock, names
 from s2v.model.checkpointing.layout import Described, describe
 from s2v.model.checkpointing.parts import Part, open_part, weights
 from s2v.model.checkpointing.saver import Checkpoint
@@ -28,13 +28,19 @@ Tensors = Mapping[str, Mapping[str, Tensor]]
 def resume_point(folder: Path) -> Path | None:
     """For the start of a training: sweep what kills left, then the newest checkpoint, or None.
 
-    Process 0 looks and all others hear, so that they go on from the same one.
+    Process 0 looks and all others hear, so that they go on from the same one. It also keeps other
+    trainings out until its :class:`Saver` is closed.
+
+    Raises:
+        ModelError: another training is at work here.
     """
     if not _together():
+        lock.hold(folder)
         names.sweep(folder)
         return names.latest(folder)
     found: list[Any] = [None]
     if dist.get_rank() == 0:
+        lock.hold(folder)
         names.sweep(folder)
         found = [str(path) if (path := names.latest(folder)) else None]
     dist.broadcast_object_list(found, src=0)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
-from s2v.model.checkpointing import names
+from s2v.model.checkpointing import lock, names
 from s2v.model.checkpointing.staging import Planner, Staging
 from s2v.model.checkpointing.storage import Writer
 from s2v.model.errors import ModelError
@@ -71,6 +71,7 @@ class Saver:
         asynchronous: copy and go on; without, every save waits until it is on the disk, and no
             memory is needed for copies.
         tell: takes what a user should know though training goes on; standard error by default.
+        by: what else ``written_by`` says beside torch's version and the number of processes.
 
     Attributes:
         waited_s: seconds that training has stood still for saves, copies included.
@@ -83,9 +84,11 @@ class Saver:
         *,
         asynchronous: bool = True,
         tell: Callable[[str], None] | None = None,
+        by: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.keep, self.asynchronous = folder, keep, asynchronous
         self.waited_s = 0.0
+        self._by = dict(by or {})
         self._tell = tell or (lambda text: print(f"s2v-model: {text}", file=sys.stderr))
         together = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if together else 0
@@ -120,7 +123,11 @@ class Saver:
                 "step": checkpoint.step,
                 "state": _plain(checkpoint.state),
                 "about": _plain(checkpoint.about),
-                "written_by": {"torch": torch.__version__, "processes": self.world},
+                "written_by": {
+                    "torch": torch.__version__,
+                    "processes": self.world,
+                    **_plain(self._by),
+                },
             }
             self._pending = self._thread.submit(self._write, plan, head)
             if not copy:
@@ -167,6 +174,7 @@ class Saver:
         finally:
             self.waited_s += time.monotonic() - began
             self._thread.shutdown()
+            lock.release(self.folder)
             if self._group is not None:
                 dist.destroy_process_group(self._group)
                 self._group = None
