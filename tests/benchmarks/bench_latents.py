@@ -1,6 +1,6 @@
 """Encoded shards: what they cost on paper, to make, to read, and what a training gains.
 
-    python tests/benchmarks/bench_latents.py --shards DIR [--steps 20] [--write] [--json FILE]
+    python tests/benchmarks/bench_latents.py --shards DIR [--rounds 3] [--write] [--json FILE]
 
 ``--shards`` is a finished run's shard folder, e.g. of ``make demo``; it is copied, nothing is
 written beside it. Sizes and operations of the released encoders are counted, not measured: their
@@ -118,7 +118,7 @@ def on_paper() -> str:
     return "\n".join(lines)
 
 
-def measured(shards: Path, steps: int) -> dict[str, Any]:
+def measured(shards: Path, steps: int, rounds: int) -> dict[str, Any]:
     """Encode, check, read and train on a copy of ``shards``."""
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
@@ -127,11 +127,15 @@ def measured(shards: Path, steps: int) -> dict[str, Any]:
         config = configuration.load("demo_tiny", ["train.device=cpu", f"train.steps={steps}"])
         run = Run(base / "run")
         fit_autoencoder(config, copied, run, quiet)
-        found: dict[str, Any] = {"machine": machine(), "steps": steps}
-        for readers in (0, 1):
-            out = base / f"readers{readers}"
-            made = _encoded(config, copied, run, out, readers)
-            found[f"encode, {readers} readers"] = vars(made)
+        found: dict[str, Any] = {"machine": machine(), "steps": steps, "rounds": rounds}
+        tried: dict[int, list[EncodeResult]] = {0: [], 1: []}
+        for number in range(rounds):  # by turns: what else the machine does falls on both
+            for readers, results in tried.items():
+                out = base / f"readers{readers}-{number}"
+                results.append(_encoded(config, copied, run, out, readers))
+        for readers, results in tried.items():
+            best = max(results, key=lambda r: r.per_second)
+            found[f"encode, {readers} readers"] = vars(best)
         half = configuration.override(config, ["latents.dtype=bfloat16"])
         found["bfloat16"] = vars(_encoded(half, copied, run, base / "half", 1))
         _encoded(config, copied, run, copied / "latents", 1)
@@ -185,8 +189,8 @@ def _train(config: Config, shards: Path, run: Run, folder: Path, use: str) -> di
 def table(found: dict[str, Any]) -> str:
     """The measurement as lines."""
     lines = [
-        f"`demo_tiny` on the demo's shards, {found['machine']}, one thread; torch "
-        f"{torch.__version__}.",
+        f"`demo_tiny` on the demo's shards, {found['machine']}, one thread, wall time, the fastest "
+        f"of {found['rounds']} encodings; torch {torch.__version__}.",
         "",
         "| | |",
         "|---|---|",
@@ -195,8 +199,8 @@ def table(found: dict[str, Any]) -> str:
         made = found[f"encode, {readers} readers"]
         spent = ", ".join(f"{name} {value:.1f} s" for name, value in made["seconds"].items())
         lines.append(
-            f"| encode, {readers} decoding threads | {made['per_second']:.2f} entries/s, bound by "
-            f"{made['bound']} ({spent}) |"
+            f"| encode, {readers} threads that decode ahead | {made['per_second']:.2f} entries/s, "
+            f"bound by {made['bound']} ({spent}) |"
         )
     exact, half = found["encode, 1 readers"], found["bfloat16"]
     lines += [
@@ -220,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shards", type=Path, help="measure on a copy; without: paper alone")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3, help="of encoding; the fastest counts")
     parser.add_argument("--write", action="store_true", help="into docs/latents.md")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -230,7 +235,7 @@ def main() -> None:
         replace_generated(PAGE, "latents-paper", paper)
     if arguments.shards is None:
         return
-    found = measured(arguments.shards, arguments.steps)
+    found = measured(arguments.shards, arguments.steps, arguments.rounds)
     text = table(found)
     print(text)
     if arguments.json:
