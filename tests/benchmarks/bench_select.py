@@ -2,10 +2,11 @@
 
     python tests/benchmarks/bench_select.py [--subjects 10000 ...] [--run FOLDER] [--write]
 
-Makes runs of so many subjects (made_run.py), moves every bound, and selects again: by the function,
-and by the command ``s2v-data select --no-write`` in a process of its own, whose wall time, CPU
-seconds and peak memory count from its start. ``--run`` does the same with a copy of a finished run,
-and there also without ``--no-write``; ``--write`` puts the table into docs/pairs.md.
+Makes runs of so many subjects (made_run.py, in a process of its own), moves every bound, and
+selects again by the command ``s2v-data select --no-write``, whose wall time, CPU seconds and peak
+memory count from the start of its process; the part of it that selects is timed inside. ``--run``
+does the same with a copy of a finished run, and there also without ``--no-write``; ``--write``
+puts the table into docs/pairs.md.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ from unittest import mock
 
 import numpy as np
 from generated import machine, replace_generated
-from made_run import make
 
-from s2v.datapipe.base.stored import StoredTable
+from s2v.datapipe import verifying
+from s2v.datapipe.cli import main as s2v_data
 from s2v.datapipe.pair import steps as steps_module
-from s2v.datapipe.pair.select import select
+from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.settings import BANKS, SelectSettings
-from s2v.datapipe.pair.steps import Steps
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "pairs.md"
 
@@ -56,7 +56,7 @@ def keep(folder: Path) -> Path:
     shutil.copytree(folder, at)
     said = json.loads((at / "run.json").read_text())["settings"] | {"folder": str(at)}
     at.with_name("run.toml").write_text(toml(said))
-    command(at, ["--no-write"])
+    command(at, ["--no-write"], may_search=True)
     return at
 
 
@@ -89,32 +89,44 @@ def move(folder: Path) -> None:
     )
 
 
-def again(folder: Path) -> dict[str, Any]:
-    """The selection alone: what the function takes that the command calls."""
-    began = time.perf_counter()
-    state = json.loads((folder / "select" / "views.json").read_text())
-    tables = {name: StoredTable(folder / "tables" / f"{name}.parquet") for name in state["files"]}
-    steps = Steps(folder / "select", state["digest"])
-    with mock.patch.object(steps_module, "find_candidates", side_effect=AssertionError("searched")):
-        selection = select(tables, moved(settings_of(folder)), steps=steps)
-    return {
-        "subjects": selection.subjects.num_rows,
-        "pairs": selection.pairs.num_rows,
-        "accepted": int(np.count_nonzero(selection.pairs["accepted"].to_numpy())),
-        "identities": len(selection.subjects["identity_id"].unique()),
-        "samples": selection.samples.num_rows,
-        "function_s": round(time.perf_counter() - began, 1),
-    }
+def inside(folder: Path, arguments: list[str]) -> int:
+    """The command itself, in a process of its own; what it selected goes to ``<folder>.json``.
+
+    Raises:
+        AssertionError: it searched again.
+    """
+    select, told = verifying.select, folder.with_name(f"{folder.name}.json")
+
+    def timed(*args: Any, **more: Any) -> Selection:
+        began = time.perf_counter()
+        selection = select(*args, **more)
+        found = {
+            "subjects": selection.subjects.num_rows,
+            "pairs": selection.pairs.num_rows,
+            "accepted": int(np.count_nonzero(selection.pairs["accepted"].to_numpy())),
+            "identities": len(selection.subjects["identity_id"].unique()),
+            "samples": selection.samples.num_rows,
+            "function_s": round(time.perf_counter() - began, 1),
+        }
+        told.write_text(json.dumps(found))
+        return selection
+
+    searched = mock.patch.object(
+        steps_module, "find_candidates", side_effect=AssertionError("searched")
+    )
+    with searched, mock.patch.object(verifying, "select", timed):
+        return s2v_data(arguments)
 
 
-def command(folder: Path, arguments: list[str]) -> dict[str, Any]:
+def command(folder: Path, arguments: list[str], *, may_search: bool = False) -> dict[str, Any]:
     """``s2v-data select`` in a process of its own, its start and all imports included."""
-    code = "import sys; from s2v.datapipe.cli import main; sys.exit(main(sys.argv[1:]))"
     config = folder.with_name(f"{folder.name}.toml")
     given = ["select", "--config", str(config), "--quiet", "--json", *arguments]
+    plain = "import sys; from s2v.datapipe.cli import main; sys.exit(main(sys.argv[1:]))"
+    how = ["-c", plain] if may_search else [__file__, "--inside", str(folder), "--"]
     began = time.perf_counter()
     with tempfile.TemporaryFile() as out:
-        pid = subprocess.Popen([sys.executable, "-c", code, *given], stdout=out).pid
+        pid = subprocess.Popen([sys.executable, *how, *given], stdout=out).pid
         _, status, used = os.wait4(pid, 0)
         if status:
             raise SystemExit(f"s2v-data {' '.join(given)} ended with status {status}")
@@ -129,15 +141,11 @@ def command(folder: Path, arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def measured(folder: Path, name: str) -> dict[str, Any]:
-    """The function, then the command, each once after a move of every bound."""
-    told = subprocess.run(
-        [sys.executable, __file__, "--again", str(folder)],
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    found = {"run": name, **json.loads(told.stdout)}
+def measured(folder: Path, name: str, arguments: list[str]) -> dict[str, Any]:
+    """One command after a move of every bound."""
     move(folder)
-    found |= command(folder, ["--no-write"])
+    used = command(folder, arguments)
+    found = {"run": name, **json.loads(folder.with_name(f"{folder.name}.json").read_text()), **used}
     print(json.dumps(found), flush=True)
     return found
 
@@ -161,22 +169,32 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a finished run, beside the made ones")
     parser.add_argument("--write", action="store_true", help="into docs/pairs.md")
     parser.add_argument("--scratch", type=Path, help="a folder for the made runs, on a large disk")
-    parser.add_argument("--again", type=Path, help=argparse.SUPPRESS)
+    for hidden in ("--make", "--inside"):
+        parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("given", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.again:
-        print(json.dumps(again(args.again)))
+    if args.inside:
+        sys.exit(inside(args.inside, args.given))
+    if args.make:
+        from made_run import make
+
+        make(args.make, args.subjects[0])
         return
     results = []
     if args.run:
         folder = keep(args.run)
-        results.append(measured(folder, "demo"))
-        whole = command(folder, [])
-        print(json.dumps({"with shards": whole}), flush=True)
+        results.append(measured(folder, "demo", ["--no-write"]))
+        shutil.rmtree(folder.parent)
+        folder = keep(args.run)
+        results.append(measured(folder, "demo, with its shards", []))
         shutil.rmtree(folder.parent)
     for n in args.subjects:
         with tempfile.TemporaryDirectory(prefix="bench-select-", dir=args.scratch) as at:
-            make(Path(at) / "run", n)
-            results.append(measured(Path(at) / "run", "made"))
+            folder = Path(at) / "run"
+            # Apart: a child is charged with the peak of the process that it was forked from.
+            make_it = [sys.executable, __file__, "--make", str(folder), "--subjects", str(n)]
+            subprocess.run(make_it, check=True)
+            results.append(measured(folder, "made", ["--no-write"]))
     if args.write:
         replace_generated(PAGE, "select", table_of(results))
 

@@ -47,4 +47,4 @@ def wan(*overrides: str) -> Config:
     """Phantom-Wan-1.3B at 480p in sizes of one to seven seconds, both ways up."""
     sizes = ", ".join(f"[{f}, {h}, {w}]" for f in FRAMES for h, w in SHAPES)
     mix = "data.mix={ in = 0.4, cross = 0.4, image = 0.2 }"
-    return configuration.load("phantom_wan_1_3b", [f"data.sizes=[{sizes}]", mix, *overrides])
+    return configuration.load("phantom_wan_1_3b_480p", [f"data.sizes=[{sizes}]", mix, *overrides])

@@ -64,3 +64,13 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) ->
         fail()
     assert path.read_text() == "x"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_shallow_sweep_leaves_writers_below_alone(tmp_path: Path) -> None:
+    below = tmp_path / "below"
+    below.mkdir()
+    for folder in (tmp_path, below):
+        (folder / ".x.1.tmp").write_text("half")
+    assert atomic.sweep(tmp_path, older_than_s=-1, deep=False) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["below"]
+    assert len(list(below.iterdir())) == 1

@@ -6,16 +6,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from s2v.datapipe.base.shards import Sample, ShardIndex
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from s2v.datapipe.base.shards import INDEX_FILE, Sample, ShardIndex
 from s2v.model.config import Config
 from s2v.model.latents.encode import EncodeResult, Encoding, encode
 from s2v.model.progress import quiet
 from s2v.model.run import Run, fit_autoencoder
 
 
-def own(shards: Path, folder: Path) -> Path:
-    """A copy of shards that a test may change, and beside which it may write."""
-    return Path(shutil.copytree(shards, folder / "shards"))
+def own(shards: Path, folder: Path, *ids: str) -> Path:
+    """A copy of shards that a test may change, and beside which it may write; of ``ids`` alone."""
+    copied = Path(shutil.copytree(shards, folder / "shards"))
+    if ids:
+        table = pq.read_table(copied / INDEX_FILE)
+        keep = pc.is_in(table["sample_id"], value_set=pa.array(ids))
+        pq.write_table(table.filter(keep), copied / INDEX_FILE)
+    return copied
 
 
 def encoding(config: Config, shards: Path, run: Path, **options: Any) -> Encoding:

@@ -72,7 +72,7 @@ def test_lora_trains_little_and_a_pattern_that_matches_nothing_is_refused() -> N
 def test_activations_of_compiled_blocks_are_about_what_others_reckon(
     recipe: str, bucket: Bucket, gigabytes: float
 ) -> None:
-    """A rule of thumb: fifteen numbers of two bytes per token, width and block; 14B's MLP is less."""
+    """A rule of thumb: fifteen numbers of two bytes per token, width and block; 14B's has less."""
     config = load(recipe)
     held = memory(config, counts(config), ONE, bucket, 1, torch.bfloat16)
     assert held.activations / GB == pytest.approx(gigabytes, rel=0.15)
@@ -109,14 +109,14 @@ def test_an_older_attention_kernel_lowers_the_ceiling(layout: Layout, share: flo
 
 
 def real_inputs(config: Config, sizes: Sizes) -> tuple[Tensor, Tensor, Condition]:
-    widths, K = widths_of(config), sizes.references
-    there = torch.ones(1, K, dtype=torch.bool)
+    widths, count = widths_of(config), sizes.references
+    there = torch.ones(1, count, dtype=torch.bool)
     told = Condition(
         torch.randn(1, sizes.text, widths.text),
         torch.ones(1, sizes.text, dtype=torch.bool),
-        torch.randn(1, widths.latent, K, sizes.height, sizes.width),
+        torch.randn(1, widths.latent, count, sizes.height, sizes.width),
         there,
-        torch.randn(1, K, sizes.image_tokens, widths.image),
+        torch.randn(1, count, sizes.image_tokens, widths.image),
         there.clone(),
     )
     latents = torch.randn(1, widths.latent, sizes.frames, sizes.height, sizes.width)

@@ -91,12 +91,15 @@ def dying_at(n: int, folder: Path) -> None:
     sys.addaudithook(heard)
 
 
-@pytest.mark.parametrize("asynchronous", [True, False])
-@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize(
+    ("keep", "asynchronous"),
+    [(1, True), *(pytest.param(*p, marks=pytest.mark.prove) for p in ((1, False), (2, True)))],
+)
 def test_killed_at_any_file_operation_a_whole_newest_checkpoint_is_left(
-    tmp_path: Path, keep: int, asynchronous: bool
+    tmp_path: Path, keep: int, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every operation of a save, its rename and the clean-up behind it, one kill each."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a kill takes no memory of the kernel's
     before = tmp_path / "before"
     for step in (1, 2):
         checkpoint.save(before, state(step), keep)
@@ -167,14 +170,9 @@ def test_a_failed_save_in_the_background_is_told_and_tried_again(tmp_path: Path)
         while not saver.failed:
             pass
         assert not told
-        try:
+        why = r"step-00000003: cannot write .*GB are free; .*it goes on from the one before"
+        with pytest.raises(ModelError, match=why):
             saver.retry(state(3, size=4000))
-        except ModelError as error:
-            assert "step-00000003: cannot write the checkpoint" in str(error)
-            assert "GB are free" in str(error)
-            assert "start again, it goes on from the one before" in str(error)
-        else:
-            os._exit(3)
         assert len(told) == 1
         assert "step-00000002" in told[0]
         assert "trying once more at step 3" in told[0]
@@ -198,12 +196,14 @@ def test_a_failed_last_save_is_not_lost_at_the_end(tmp_path: Path) -> None:
     ):
         saver.save(state(1))
     told: list[str] = []
-    with (
-        pytest.raises(ZeroDivisionError),  # the training's own error is the one that is raised
-        Saver(tmp_path / "file", 2, tell=told.append) as saver,
-    ):
-        saver.save(state(1))
-        _ = 1 / 0
+
+    def training() -> None:
+        with Saver(tmp_path / "file", 2, tell=told.append) as saver:
+            saver.save(state(1))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):  # its own error is the one that is raised
+        training()
     assert len(told) == 1
 
 
@@ -238,7 +238,7 @@ def whole(path: Path) -> bool:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -260,7 +260,7 @@ def test_whatever_happens_the_newest_is_whole_and_old_ones_go(
             for name in ("rename", "unlink", "rmdir", "mkdir", "fsync"):
                 real = getattr(os, name)
 
-                def slow(*a: Any, _real: Any = real, **k: Any) -> Any:
+                def slow(*a: Any, _real: Any = real, left: list[int] = left, **k: Any) -> Any:
                     left[0] -= 1
                     if left[0] < 0:
                         raise Killed

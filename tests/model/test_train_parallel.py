@@ -24,7 +24,9 @@ from s2v.model import config as configuration
 from s2v.model.config import Config
 from s2v.model.errors import ModelError
 from s2v.model.progress import quiet
+from s2v.model.run import Run
 from s2v.model.train import train
+from s2v.model.wan import WanModel
 
 WAN = (
     "network.kind=wan", "wan.width=48", "wan.heads=2", "wan.ffn=96", "wan.layers=2",
@@ -94,8 +96,9 @@ def together(tasks: Path, world: int) -> list[str]:
 
 def written(folder: Path, shards: Path, base: Sequence[str], names: Mapping[str, Any]) -> Path:
     """The tasks of the processes, as a file."""
+    start = started(folder / "wan.safetensors")
     runs = {
-        name: {"set": [*base, *ALONE[like], *more], "port": free_port()}
+        name: {"set": [*base, *of(like, start), *more], "port": free_port()}
         for name, (like, more) in names.items()
     }
     path = folder / "tasks.json"
@@ -104,12 +107,22 @@ def written(folder: Path, shards: Path, base: Sequence[str], names: Mapping[str,
     return path
 
 
-@pytest.fixture(scope="module")
-def base() -> list[str]:
-    """The overrides of `tiny`, to be handed to other processes."""
-    from conftest import TINY  # type: ignore[import-not-found]
+def started(path: Path) -> Path:
+    """Weights to start from: a fresh network's last layer is zero, and nothing before it learns."""
+    from safetensors.torch import save_file
 
-    return list(TINY)
+    config = configuration.load("demo_tiny", [*WAN, "encoders.text_tokens=48"])
+    torch.manual_seed(7)
+    model = WanModel(config.wan)
+    torch.nn.init.normal_(model.head.head.weight, std=0.1)
+    save_file({name: p.detach() for name, p in model.named_parameters()}, path)
+    return path
+
+
+def of(name: str, start: Path) -> tuple[str, ...]:
+    """What a run of one process sets."""
+    more = (f"train.start_from={start}",) if "network.kind=wan" in ALONE[name] else ()
+    return (*ALONE[name], *more)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +131,8 @@ def alone(
 ) -> dict[str, Path]:
     """The runs of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    for name, more in ALONE.items():
+    for name in ALONE:
+        more = of(name, started(folder / "wan.safetensors"))
         config = configuration.load("demo_tiny", [*base, *more])
         train(config, drawn_shards, folder / name, quiet, cache=folder / "cache")
     return {name: folder / name for name in ALONE}
@@ -169,13 +183,25 @@ def test_shared_out_attention_is_the_same_to_the_last_bit(two: Path) -> None:
             assert float(theirs.abs().max()) > 0, name
 
 
-def test_only_the_pairs_of_a_lora_learn(alone: dict[str, Path]) -> None:
-    weights, _, _ = checkpoint.load_weights(
-        alone["lora"] / "checkpoints" / "step-00000004", "model"
-    )
-    first = {n: w for n, w in weights.items() if n.endswith("lora_B.weight")}
-    assert first
-    assert all(float(w.abs().max()) > 0 for w in first.values())
+def test_only_the_pairs_of_a_lora_learn(alone: dict[str, Path], two: Path) -> None:
+    """The rest stays what was started from, in one process and in two."""
+    from safetensors.torch import load_file
+
+    begun = load_file(alone["lora"].parent / "wan.safetensors")
+    for run in (alone["lora"], two / "fsdp-lora"):
+        path = run / "checkpoints" / "step-00000004"
+        weights, _, _ = checkpoint.load_weights(path, "model")
+        assert all(torch.equal(weights[name], w) for name, w in begun.items())
+        pairs = {n: w for n, w in weights.items() if n not in begun}
+        assert {n.split(".")[-2] for n in pairs} == {"lora_A", "lora_B"}
+        assert all(float(w.abs().max()) > 0 for w in pairs.values())
+        written = load_file(run / "lora.safetensors")
+        average, _, _ = checkpoint.load_weights(path, "ema")
+        q = "transformer.blocks.0.attn1.to_q.lora"
+        assert torch.equal(written[f"{q}_A.weight"], average["blocks.0.self_attn.q.lora_A.weight"])
+        assert len(written) == len(pairs)
+        model, _ = Run(run).network("ema", torch.device("cpu"))  # merged: what sampling takes
+        assert not [n for n in model.state_dict() if "lora" in n]
 
 
 def test_a_number_of_slots_that_does_not_divide_says_what_to_do(tmp_path: Path) -> None:

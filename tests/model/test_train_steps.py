@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from s2v.model.config import Config
 from s2v.model.data.buckets import Bucket, Sizing
-from s2v.model.data.plan import Draw
+from s2v.model.data.plan import Draw, Plan
 from s2v.model.data.pool import Pool, pool_of
 from s2v.model.data.steps import Step, StepPlan
 from s2v.model.errors import ModelError
@@ -176,18 +176,9 @@ def test_a_phase_begins_at_its_step_with_its_own_mixture_and_sizes() -> None:
         for micro in step.slots:
             numbers.setdefault(step.phase, []).extend(micro.draws)
     assert {d.source for d in numbers[0]} == {"in"}
-    # Draws of the phase before that waited come first; from then on the mixture is exact.
+    # Draws of the phase before that waited come first; from then on its own mixture is.
     late = [d for d in numbers[1] if d.source == "in"]
     assert len(late) <= plan.max_pending
-    for phase, share in ((1, {"cross": 1.0}), (2, {"in": 0.3, "cross": 0.7})):
-        stream = plan.plan.copy()
-        stream.restore(stream.state())
-        own = Counter[str]()
-        for n in range(1, 200):
-            own[stream.next(phase + 0).source] += 1
-            if phase == 2:
-                break
-            assert all(abs(own[s] - share.get(s, 0) * n) < 1 for s in own)
     assert {m.bucket.size for s in steps[45:] for m in s.slots} == {(81, 720, 1280)}
     assert {m.bucket.size for s in steps[:20] for m in s.slots} == {(49, 480, 832)}
     # A source goes on through its samples from one phase to the next: none comes twice early.
@@ -203,10 +194,8 @@ def test_a_phase_begins_at_its_step_with_its_own_mixture_and_sizes() -> None:
 )
 def test_each_phase_mixes_exactly_by_itself(first: list[int], then: list[int], at: int) -> None:
     names = [f"s{i}" for i in range(4)]
-    pool = Pool.of_ids({name: [f"{name}-{n}" for n in range(30)] for name in names})
+    pool = Pool.of_ids({name: [f"{name}-{n}" for n in range(30)] for name in names}, phases=2)
     mixes = [dict(zip(names, map(float, one), strict=False)) for one in (first, then)]
-    from s2v.model.data.plan import Plan
-
     plan = Plan(pool, mixes, 0)
     drawn_: list[Counter[str]] = [Counter(), Counter()]
     for n in range(300):

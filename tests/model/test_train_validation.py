@@ -68,7 +68,7 @@ def test_two_measurements_of_the_same_weights_agree_to_the_last_bit(
     p = prepared()
     first = p.validator().run(p.model)
     torch.manual_seed(99)
-    np.random.seed(99)  # noqa: NPY002 - whoever draws from it must not change the measure
+    np.random.seed(99)  # whoever draws from it must not change the measure
     assert p.validator().run(p.model) == first
     assert set(first["by_level"]) == {"0.1250", "0.3750", "0.6250", "0.8750"}
     assert first["loss"] == pytest.approx(np.mean(list(first["by_level"].values())))
@@ -122,7 +122,7 @@ def test_exchanged_weights_come_back_to_the_last_bit(prepared: Callable[..., Pre
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
     average = {name: torch.randn_like(p) for name, p in own.items()}
     before = {name: w.clone() for name, w in average.items()}
-    with pytest.raises(KeyboardInterrupt), averaged(model, average):
+    with pytest.raises(KeyboardInterrupt), averaged(model, average):  # noqa: PT012 - looked into
         for name, p in model.named_parameters():
             assert torch.equal(p, before[name])
         raise KeyboardInterrupt

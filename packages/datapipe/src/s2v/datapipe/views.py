@@ -145,6 +145,7 @@ def write_views(
     """
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     atomic.sweep(folder / FOLDER, older_than_s=-1)
+    atomic.sweep(folder, older_than_s=-1, deep=False)  # quarantine.jsonl is written there
     before = _state(folder).get("files", {})
     views = {
         **tables,

@@ -1,4 +1,4 @@
-"""``s2v-model train|plan|encode|heldout|chart|sample|verify|inspect|export|verify-resume``."""
+"""``s2v-model train|plan|encode|heldout|which|chart|sample|verify|inspect|export|...``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from s2v.model import (
     plan_cli,
     sample_cli,
     verify_resume_cli,
+    which_cli,
 )
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError, RankError
@@ -31,7 +32,9 @@ _EXAMPLES = """examples:
   s2v-model plan --recipe phantom_wan_1_3b_480p --gpus 8 --memory 80 --device h100
   s2v-model verify-resume --config my.toml --shards shards --steps 6
   s2v-model heldout --run run --shards shards
+  s2v-model which --run run --shards shards --groups 8
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
+  s2v-model sample --weights Phantom-Wan-1.3B.pth --wan Wan2.1-T2V-1.3B --prompt "it runs" --out o
   s2v-model verify samples/sample.mp4
   s2v-model chart --run run
   s2v-model encode --shards shards --recipe my.toml
@@ -56,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=help_,
             description=help_,
-            epilog=_EXAMPLES,
+            epilog=_examples(name),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         made.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -80,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     resume = verify_resume_cli.add_arguments(command)
     encode = encode_cli.add_arguments(command)
 
-    for one in (train, heldout, sample, plan, resume, encode):
+    which = which_cli.add_arguments(command)
+
+    for one in (train, heldout, sample, plan, resume, encode, which):
         one.add_argument(
             "--set",
             dest="overrides",
@@ -96,6 +101,12 @@ def parser() -> argparse.ArgumentParser:
     export_cli.add_arguments(command)
     chart_cli.add_arguments(command)
     return top
+
+
+def _examples(command: str) -> str:
+    """Those of one command."""
+    own = [line for line in _EXAMPLES.splitlines() if f" s2v-model {command} " in line]
+    return "\n".join(["examples:", *own]) if own else _EXAMPLES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -187,7 +198,9 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
 
 
 _COMMANDS = {
@@ -196,6 +209,7 @@ _COMMANDS = {
     "inspect": _inspect,
     "export": export_cli.run,
     "verify-resume": verify_resume_cli.run,
+    "which": which_cli.run,
     **sample_cli.COMMANDS,
     **plan_cli.COMMANDS,
     **chart_cli.COMMANDS,

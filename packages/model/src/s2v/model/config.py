@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
 from s2v.model import config_recipes
-from s2v.model.config_data import (  # part of what this module offers
-    AugmentConfig,  # noqa: F401
-    DataConfig,
-    ReferenceAugmentConfig,  # noqa: F401
+from s2v.model.config_data import AugmentConfig as AugmentConfig  # noqa: PLC0414 - offered here
+from s2v.model.config_data import DataConfig as DataConfig  # noqa: PLC0414 - offered here
+from s2v.model.config_data import (
+    ReferenceAugmentConfig as ReferenceAugmentConfig,  # noqa: PLC0414 - offered here
 )
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
 from s2v.model.config_latents import LatentsConfig

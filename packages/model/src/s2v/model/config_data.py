@@ -103,6 +103,8 @@ class DataConfig(_Strict):
     max_pending: Size | None = None
     #: Exclusion and takedown lists (JSONL of ``{key_type, key, reason, by, when}``).
     exclusions: tuple[str, ...] = ()
+    #: Encode what was not encoded before the first step; false: when a step needs it.
+    prepare: bool = True
     #: Processes that read and decode; 0: the training process does.
     workers: Count = 0
     #: Memory that batches read ahead may take, MB.

@@ -13,23 +13,25 @@ class GroupConfig(Strict):
     """Parameters with a learning rate of their own."""
 
     match: str = Field(description="pattern of names, as `img_emb.*`; `*` matches dots too")
-    lr: Positive = Field(1.0, description="factor of optim.lr")
+    lr: Positive = Field(default=1.0, description="factor of optim.lr")
 
 
 class TuneConfig(Strict):
     """The whole network, its attention alone, or small matrices beside it (LoRA)."""
 
     kind: Literal["full", "attention", "lora"] = Field(
-        "full", description="attention: projections and norms of attention; lora: pairs of matrices"
+        default="full",
+        description="attention: projections and norms of attention; lora: pairs of matrices",
     )
     freeze: tuple[str, ...] = Field(
-        (), description="patterns of parameters that keep their values, whatever `kind` says"
+        default=(),
+        description="patterns of parameters that keep their values, whatever `kind` says",
     )
-    rank: Size = Field(16, description="lora: rows between the two matrices")
-    alpha: Positive = Field(16.0, description="lora: W + (alpha / rank) B A")
+    rank: Size = Field(default=16, description="lora: rows between the two matrices")
+    alpha: Positive = Field(default=16.0, description="lora: W + (alpha / rank) B A")
     targets: tuple[str, ...] = Field(
-        ("*blocks.*",), description="lora: patterns of the linear layers that get a pair"
+        default=("*blocks.*",), description="lora: patterns of the linear layers that get a pair"
     )
     groups: tuple[GroupConfig, ...] = Field(
-        (), description="learning rates of their own; the first pattern that matches counts"
+        default=(), description="learning rates of their own; the first pattern that matches counts"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,10 @@ class DeferredText:
     def __init__(self, id: str, load: Callable[[], TextEncoder]) -> None:
         self.id, self._load = id, load
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A reading process loads its own, if it ever needs one."""
+        return {name: value for name, value in vars(self).items() if name != "encoder"}
+
     @cached_property
     def encoder(self) -> TextEncoder:
         """The encoder, loaded on first use."""
@@ -50,6 +54,10 @@ class DeferredImage:
 
     def __init__(self, id: str, load: Callable[[], ImageEncoder]) -> None:
         self.id, self._load = id, load
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A reading process loads its own, if it ever needs one."""
+        return {name: value for name, value in vars(self).items() if name != "encoder"}
 
     @cached_property
     def encoder(self) -> ImageEncoder:
@@ -76,6 +84,10 @@ class DeferredVideo:
 
     def __init__(self, fingerprint: str, load: Callable[[], VideoAutoencoder]) -> None:
         self.fingerprint, self._load = fingerprint, load
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A reading process loads its own, if it ever needs one."""
+        return {name: value for name, value in vars(self).items() if name != "encoder"}
 
     @cached_property
     def encoder(self) -> VideoAutoencoder:

@@ -41,7 +41,11 @@ def arguments(encode: argparse.ArgumentParser) -> None:
         "--recipe", help="name or .toml file, as the training's (default: the run's, demo_tiny)"
     )
     encode.add_argument(
-        "--run", type=Path, help="run folder: its configuration; holds a fitted autoencoder"
+        "--run",
+        "--of-run",  # torchrun takes every --run for its own
+        dest="run",
+        type=Path,
+        help="run folder: its configuration; holds a fitted autoencoder",
     )
     encode.add_argument("--out", type=Path, help="where to (default: SHARDS/latents)")
     encode.add_argument(

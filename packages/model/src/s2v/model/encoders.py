@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -125,7 +126,7 @@ def text_encoder(config: EncodersConfig, device: torch.device | None = None) -> 
         tokens, dtype = config.text_tokens, getattr(torch, config.precision)
         return DeferredText(
             Umt5Text.named(Umt5Text.sha256(weights, tokenizer), tokens, dtype),
-            lambda: Umt5Text.load(weights, tokenizer, tokens=tokens, dtype=dtype, device=device),
+            partial(Umt5Text.load, weights, tokenizer, tokens=tokens, dtype=dtype, device=device),
         )
     from s2v.model.embedded import MiniLmTokens
 
@@ -143,7 +144,7 @@ def image_encoder(config: EncodersConfig, device: torch.device | None = None) ->
         dtype = getattr(torch, config.precision)
         return DeferredImage(
             ClipTokens.named(fingerprint(weights), fit, dtype),
-            lambda: ClipTokens.load(weights, fit=fit, dtype=dtype, device=device),
+            partial(ClipTokens.load, weights, fit=fit, dtype=dtype, device=device),
         )
     from s2v.model.embedded import MobileNetTokens
 
@@ -157,5 +158,5 @@ def wan_vae(config: AutoencoderConfig, device: torch.device | None = None) -> Vi
     weights, dtype = str(config.weights), getattr(torch, config.precision)
     return DeferredVideo(
         WanVae.named(fingerprint(weights), dtype),
-        lambda: WanVae.load(weights, dtype=dtype, device=device),
+        partial(WanVae.load, weights, dtype=dtype, device=device),
     )

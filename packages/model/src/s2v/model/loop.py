@@ -10,6 +10,7 @@ number of processes sees the same samples and computes the same step, but for ro
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +26,7 @@ from s2v.model.data.fetch import Fetch
 from s2v.model.data.loader import Loader, Part
 from s2v.model.data.pool import Pool
 from s2v.model.data.quarantine import Quarantine
-from s2v.model.data.samples import Samples, together
+from s2v.model.data.samples import Samples
 from s2v.model.data.steps import Step, StepPlan
 from s2v.model.errors import Interrupted, ModelError
 from s2v.model.figures import Figures, note
@@ -57,7 +58,7 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.world, self.measures = config, run, world, measures
         self.device = world.device
-        encoders = samples.encoders
+        encoders = samples.store.encoders
         self.null_text = samples.store.empty_text.cpu()
         if config.network.subject_ids and not isinstance(encoders.text, HasOffsets):
             raise ModelError(
@@ -69,7 +70,7 @@ class Trainer:
         self.loader = Loader(
             self.plan,
             Fetch(pool, samples, config.train.seed),
-            together,
+            samples.together,
             rank=world.reader,
             world=world.readers,
             until=config.train.steps,
@@ -77,6 +78,7 @@ class Trainer:
             prefetch_bytes=config.data.prefetch_mb << 20,
             timeout_s=config.data.worker_timeout_s,
             quarantine=Quarantine(config.data.fuse),
+            tell=lambda said: print(f"s2v-model: {said}", file=sys.stderr),
         )
         path = checkpoint.resume_point(run.checkpoints)
         self.model = build(config, widths, world, fresh=path is None)

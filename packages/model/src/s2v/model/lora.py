@@ -33,7 +33,8 @@ class LoraLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in]`` -> ``[..., out]``."""
-        return F.linear(x, self.weight, self.bias) + self.scale * self.lora_B(self.lora_A(x))
+        beside: Tensor = self.lora_B(self.lora_A(x))
+        return F.linear(x, self.weight, self.bias) + self.scale * beside
 
 
 def add(model: nn.Module, targets: Iterable[str], rank: int, alpha: float) -> list[str]:
@@ -56,11 +57,15 @@ def add(model: nn.Module, targets: Iterable[str], rank: int, alpha: float) -> li
             "blocks.0.self_attn.q or double_blocks.0.vision.qkv"
         )
     for _, layer in found:
-        where = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        like = layer.weight
+        with torch.device("meta"):  # filled below, or by who fills the whole network
+            down = nn.Linear(layer.in_features, rank, bias=False, dtype=like.dtype)
+            up = nn.Linear(rank, layer.out_features, bias=False, dtype=like.dtype)
         layer.__class__ = LoraLinear
+        assert isinstance(layer, LoraLinear)  # noqa: S101 - since the line above
         layer.scale = alpha / rank
-        layer.lora_A = nn.utils.skip_init(nn.Linear, layer.in_features, rank, bias=False, **where)
-        layer.lora_B = nn.utils.skip_init(nn.Linear, rank, layer.out_features, bias=False, **where)
+        layer.lora_A = down.to_empty(device=like.device)
+        layer.lora_B = up.to_empty(device=like.device)
     names = [name for name, _ in found]
     if not found[0][1].weight.is_meta:
         parameters = dict(model.named_parameters())

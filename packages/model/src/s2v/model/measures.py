@@ -70,14 +70,15 @@ class Measures:
         Returns:
             ``validation`` and ``scores``, as far as they are due; whole on rank 0.
         """
-        v, told = self._config.validation, {}
-        place = {"rank": self._world.reader, "world": self._world.readers, "gather": self._gather}
+        v = self._config.validation
+        told: dict[str, Any] = {}
+        rank, world = self._world.reader, self._world.readers
         with averaged(model, ema.weights):
             if self._validator is not None and self._due(step, v.every):
-                told["validation"] = self._validator.run(model, **place)
+                told["validation"] = self._validator.run(model, rank, world, self._gather)
             if self._monitor is not None and self._due(step, v.sample_every):
                 out = self._run.samples / f"step-{step:08d}"
-                told["scores"] = self._monitor.run(model, out, **place)
+                told["scores"] = self._monitor.run(model, out, rank, world, self._gather)
             reshard(model)  # what is gathered now is the average
         return told
 

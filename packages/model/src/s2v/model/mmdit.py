@@ -20,6 +20,7 @@ from s2v.model.attention import Layout, layout
 from s2v.model.blocks import Clean, DoubleBlock, Modulation, SingleBlock, modulate
 from s2v.model.conditioning import Condition
 from s2v.model.config import NetworkConfig
+from s2v.model.errors import ModelError
 from s2v.model.tokens import Placement, patchify, unpatchify
 
 _TIME_FEATURES = 256
@@ -110,15 +111,12 @@ class MMDiT(nn.Module):
             ``[B, C, T + K, H, W]``; the tail belongs to the references and means nothing.
 
         Raises:
-            ValueError: sizes that the patch does not divide, or too many references for a
+            ModelError: sizes or widths that do not fit the network, or too many references for a
                 window.
         """
+        self._check(latents, condition)
         T, K = latents.shape[2], condition.references.shape[2]
         _, ph, pw = self.config.patch
-        if latents.shape[3] % ph or latents.shape[4] % pw:
-            raise ValueError(
-                f"latents {tuple(latents.shape)} do not divide into patches {self.config.patch}"
-            )
         h, w = latents.shape[3] // ph, latents.shape[4] // pw
         vision = self._vision(latents, condition, h * w)
         context, context_mask = self._context(condition)
@@ -135,6 +133,22 @@ class MMDiT(nn.Module):
         shift, scale = self.final(vec)
         out = self.head(modulate(vision, shift, scale))
         return unpatchify(out, (T + K, h, w), self.config.patch)
+
+    def _check(self, latents: Tensor, condition: Condition) -> None:
+        _, C, _, H, W = latents.shape
+        _, ph, pw = self.config.patch
+        if H % ph or W % pw:
+            raise ModelError(
+                f"latents {tuple(latents.shape)} do not divide into patches {self.config.patch}"
+            )
+        references = condition.references
+        if references.shape[2] and references.shape[3:] != (H, W):
+            raise ModelError(
+                f"references are {tuple(references.shape[3:])} latents, the video {(H, W)}"
+            )
+        said = Widths(C, condition.text.shape[-1], condition.image.shape[-1])
+        if said != self.widths:
+            raise ModelError(f"inputs are of {said}, this network was made for {self.widths}")
 
     def _layouts(
         self,
@@ -171,8 +185,8 @@ class MMDiT(nn.Module):
     def _vision(self, latents: Tensor, condition: Condition, area: int) -> Tensor:
         """Video tokens, then the tokens of every reference: ``[B, (T + K)*h*w, d]``."""
         frames = torch.cat([latents, condition.references.to(latents.dtype)], dim=2)
-        patches = patchify(frames, self.config.patch).to(self.vision_in.weight.dtype)
-        tokens: Tensor = self.vision_in(patches)
+        weight = self.vision_in.weight
+        tokens: Tensor = self.vision_in(patchify(frames.to(weight.dtype), self.config.patch))
         n = latents.shape[2] * area
         tail = tokens[:, n:]
         if self.config.reference_embedding:

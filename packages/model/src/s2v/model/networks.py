@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import torch
@@ -16,7 +17,7 @@ from s2v.model.wan import WanModel
 Network = MMDiT | WanModel
 
 #: Options of ``[wan]`` that no checkpoint states.
-_OPTIONS: Final = (
+OPTIONS: Final = (
     "image_width", "text_tokens", "rope_theta", "rope_precision", "reference_position",
     "reference_offset", "reference_timestep",
 )  # fmt: skip
@@ -84,7 +85,7 @@ def _source(config: Config, widths: Widths) -> tuple[str, int | None, dict[str, 
         )
     _check(config, widths)
     wan = config.wan
-    options = {name: getattr(wan, name) for name in _OPTIONS}
+    options = {name: getattr(wan, name) for name in OPTIONS}
     # Shapes do not tell the number of heads where heads are not the released 128 wide.
     return path, None if wan.width % 128 == 0 else wan.heads, options
 
@@ -99,6 +100,22 @@ def _same_sizes(model: WanModel, config: Config) -> None:
         said = ", ".join(f"wan.{name} = {value!r}" for name, value in other.items())
         path = config.train.start_from
         raise ModelError(f"{path}: has other sizes than the configuration; set {said}")
+
+
+def in_precision(model: Network, precision: str) -> Network:
+    """``model`` with its weights in ``float32`` or ``bfloat16``, changed in place.
+
+    Of Wan's network the time vector's layers and the modulation stay float32, as when it is loaded
+    so (:data:`s2v.model.checkpoints.loading.WIDE`).
+    """
+    from s2v.model.checkpoints.loading import WIDE
+
+    wide = WIDE if isinstance(model, WanModel) else ()
+    half = precision == "bfloat16"
+    for name, p in model.named_parameters():
+        lower = half and not any(fnmatchcase(name, pattern) for pattern in wide)
+        p.data = p.data.to(torch.bfloat16 if lower else torch.float32)
+    return model
 
 
 def described(config: Config) -> dict[str, Any]:

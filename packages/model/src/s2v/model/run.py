@@ -58,7 +58,7 @@ _FREE: dict[str, set[str]] = {
     },
     "parallel": set(ParallelConfig.model_fields),
     # How samples are read; and lists, which pass samples over and move no others.
-    "data": {"exclusions", "fuse", "workers", "prefetch_mb", "worker_timeout_s"},
+    "data": {"exclusions", "fuse", "prepare", "workers", "prefetch_mb", "worker_timeout_s"},
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
     "plan": set(PlanConfig.model_fields),

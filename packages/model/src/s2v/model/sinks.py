@@ -77,18 +77,16 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise _absent("tensorboard") from None
-        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            str(folder), purge_step=after + 1 if folder.is_dir() else None
-        )
+        self._writer = SummaryWriter(str(folder), purge_step=after + 1 if folder.is_dir() else None)
 
     def add(self, line: dict[str, Any]) -> None:
         """One scalar per number."""
         for name, value in scalars(line):
-            self._writer.add_scalar(name, value, line["step"])  # type: ignore[no-untyped-call]  # as above
+            self._writer.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         """Flush."""
-        self._writer.close()  # type: ignore[no-untyped-call]  # as above
+        self._writer.close()
 
 
 class Wandb:

@@ -14,10 +14,12 @@ from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import checkpoint, metrics, tune
 from s2v.model.config import Config
+from s2v.model.data.complete import check_shards
 from s2v.model.data.exclusions import Exclusions
 from s2v.model.data.pool import Pool, pool_of
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.samples import UNREADABLE, Samples
+from s2v.model.errors import Interrupted
 from s2v.model.loop import Trainer
 from s2v.model.measures import Measures
 from s2v.model.monitor import Evaluator
@@ -41,7 +43,8 @@ class TrainResult:
         samples: training samples per pair type.
         dropped: samples not trained on, by reason; with ``quarantined`` and ``samples`` they
             add up to the index.
-        quarantined: unreadable samples.
+        quarantined: samples unreadable before the first step.
+        stand_ins: places in steps that others took of samples unreadable later, this start only.
         first_loss: mean over the first tenth of the steps.
         last_loss: mean over the last tenth.
         rates: realised dropout and mixture shares.
@@ -55,6 +58,7 @@ class TrainResult:
     samples: dict[str, int]
     dropped: dict[str, int]
     quarantined: int
+    stand_ins: int
     first_loss: float
     last_loss: float
     rates: dict[str, float]
@@ -101,28 +105,36 @@ def _train(
     index = ShardIndex.open(shards)
     torch.set_num_threads(config.train.threads)
 
+    exclusions = Exclusions.read(config.data.exclusions, index.table)
+    if world.first and exclusions.unmatched:
+        print(exclusions.told, file=sys.stderr)
+    where = str(index.folder)
+    pool = pool_of(index.table, config.data, excluded=exclusions.reasons, where=where)
+    check_shards(index, pool)
+
     def prepare() -> None:
         run.begin(config)
         if config.autoencoder.kind == "linear" and not run.autoencoder.is_file():
             fit_autoencoder(config, shards, run, track)
 
     world.alone("begun", prepare)
-    exclusions = Exclusions.read(config.data.exclusions, index.table)
-    if world.first and exclusions.unmatched:
-        print(exclusions.told, file=sys.stderr)
     store = run.store(config)
     samples = Samples(index, store, config.train.seed, exclusions)
-    pool = pool_of(index.table, config.data, excluded=exclusions.reasons)
-    pool, quarantined = _encode(config, pool, samples, run, track, world)
+    pool, quarantine = _encode(config, pool, samples, run, track, world)
+    quarantined = len(quarantine.faults)
     measures = Measures(config, index, store, run, world, evaluate, track)
     trainer = Trainer(config, pool, samples, run, world, measures)
     if world.first and config.tune.kind != "full":
         print(tune.told(tune.table(trainer.model)), file=sys.stderr)
     spent = time.process_time()
-    with stop_on_signals() as stop, attention_kernels(config.parallel):
-        trainer.loop(track, stop)
+    try:
+        with stop_on_signals() as stop, attention_kernels(config.parallel):
+            trainer.loop(track, stop)
+    except Interrupted:
+        _quarantined(trainer, run, quarantine, world)
+        raise
     spent = time.process_time() - spent
-    world.gather(None)  # rank 0 has written the last line
+    stand_ins = _quarantined(trainer, run, quarantine, world)
     losses = [x["loss"] for x in metrics.read(run.metrics) if x["loss"] is not None]
     tenth = max(1, len(losses) // 10)
     last = checkpoint.latest(run.checkpoints)
@@ -134,6 +146,7 @@ def _train(
         samples=pool.counts,
         dropped={why: n for why, n in pool.dropped.items() if why != UNREADABLE},
         quarantined=quarantined,
+        stand_ins=stand_ins,
         first_loss=sum(losses[:tenth]) / tenth,
         last_loss=sum(losses[-tenth:]) / tenth,
         rates=trainer.rates(),
@@ -150,13 +163,31 @@ def _encode(
     run: Run,
     track: Track,
     world: World,
-) -> tuple[Pool, int]:
-    """Every process encodes its part of what is not cached; what is readable, how many not."""
+) -> tuple[Pool, Quarantine]:
+    """Every process encodes its part of what is not cached; what is readable, and what is not."""
     quarantine = Quarantine(config.data.fuse)
-    bad = samples.prepare(pool, quarantine, track, world.rank, world.size)
+    if config.data.prepare:
+        bad = samples.prepare(pool, quarantine, track, world.rank, world.size)
+    else:
+        bad = samples.check(pool, world.rank, world.size)
     told = world.gather((bad, quarantine.faults))
     quarantine.faults = [fault for _, faults in told for fault in faults]
     if world.first:
         write_bytes(run.quarantine, quarantine.lines().encode())
     unusable = {row: why for rows, _ in told for row, why in rows.items()}
-    return pool.without(unusable), len(quarantine.faults)
+    return pool.without(unusable), quarantine
+
+
+def _quarantined(trainer: Trainer, run: Run, before: Quarantine, world: World) -> int:
+    """Add what could not be read while training to the list; how many places others took.
+
+    Rank 0 has written its last line when this returns.
+    """
+    loader = trainer.loader
+    told = world.gather((loader.quarantine.faults, loader.figures.stand_ins))
+    known = {fault.sample_id: fault for faults, _ in told for fault in faults}
+    known |= {fault.sample_id: fault for fault in before.faults}
+    if world.first:
+        before.faults = [known[name] for name in sorted(known)]
+        write_bytes(run.quarantine, before.lines().encode())
+    return sum(places for _, places in told[:: world.cp])  # those of a group read the same

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,17 +28,24 @@ import torch
 from torch import Tensor
 
 from s2v.datapipe.base.atomic import write_json
+from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import checkpoint, metrics
 from s2v.model.checkpointing.layout import PARTS
 from s2v.model.checkpointing.parts import open_part
 from s2v.model.config import Config
+from s2v.model.data.exclusions import Exclusions
+from s2v.model.data.pool import pool_of
+from s2v.model.data.steps import StepPlan
 from s2v.model.errors import ModelError
+from s2v.model.planner.shapes import image_tokens_of
 from s2v.model.run import Run
 from s2v.model.verify_child import STOPPED
 
 How = Literal["kill", "term"]
 #: Losses of another number of processes: the same sums in another order.
 CLOSE: Final = 1e-6
+#: Steps after the end whose samples are compared.
+AHEAD: Final = 5
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,7 @@ def verify_resume(
         own, other = config.data.workers, 2 if config.data.workers == 0 else 0
         stopped = lab.train("stopped", after, workers=other)
         checks = _compare(straight, stopped, exact=processes == after)
+        checks[f"samples of the next {AHEAD} steps"] = _ahead(lab, straight, stopped)
         ok = not _bad(checks)
         note = "" if ok else _why(lab, straight, processes)
     last = half if how == "term" else half + 1
@@ -281,6 +290,24 @@ def _losses(a: Run, b: Run, *, exact: bool) -> str:
     return f"{'differs' if exact or not close else 'to rounding'}: by at most {worst:.3g}"
 
 
+def _ahead(lab: _Lab, a: Run, b: Run) -> str:
+    """Whether both would go on with the same samples, slot by slot."""
+    one, two = (_next(lab, _newest(run)) for run in (a, b))
+    same = one == two
+    return f"same: {sum(map(len, one))} samples" if same else f"differs: {one[0]}, {two[0]}"
+
+
+def _next(lab: _Lab, at: checkpoint.Described) -> list[list[str]]:
+    """Sample ids of the next steps' slots, from a checkpoint's plan."""
+    index = ShardIndex.open(lab.shards)
+    excluded = Exclusions.read(lab.config.data.exclusions, index.table).reasons
+    pool = pool_of(index.table, lab.config.data, excluded=excluded)
+    widths = checkpoint.widths_of(at.about)
+    plan = StepPlan.of(lab.config, pool, widths, image_tokens_of(lab.config))
+    plan.restore(at.state["plan"])
+    return [[d.sample_id for d in slot.draws] for step in plan.peek(AHEAD) for slot in step.slots]
+
+
 def _why(lab: _Lab, straight: Run, processes: int) -> str:
     """A difference may be the machine's: does it repeat itself at all?"""
     again = lab.train("again", processes, like=straight)
@@ -317,9 +344,11 @@ def _scratch(parent: str | Path | None) -> Iterator[Path]:
     def leave(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    main = threading.current_thread() is threading.main_thread()  # others cannot listen
+    before = signal.signal(signal.SIGTERM, leave) if main else None
     try:
         with tempfile.TemporaryDirectory(prefix="s2v-verify-", dir=parent) as folder:
             yield Path(folder)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main:
+            signal.signal(signal.SIGTERM, before)

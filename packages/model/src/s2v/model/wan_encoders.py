@@ -93,8 +93,9 @@ class Umt5Text:
         """
         from s2v.model.checkpoints.frozen import load_umt5
 
+        words = _tokenizer(Path(tokenizer))  # first: the weights take a while
         module = load_umt5(weights, dtype=dtype).to(device)
-        return cls(module, _tokenizer(Path(tokenizer)), cls.sha256(weights, tokenizer), tokens)
+        return cls(module, words, cls.sha256(weights, tokenizer), tokens)
 
     @staticmethod
     def sha256(weights: str | Path, tokenizer: str | Path) -> str:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,20 @@ def replacing(path: Path, *, sync_folder: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, older_than_s: float = 3600.0) -> int:
+def sweep(folder: Path, older_than_s: float = 3600.0, *, deep: bool = True) -> int:
     """Remove what writers that were killed left behind; say how many files.
 
     A living writer's file is young: nothing here takes an hour from its last byte to its name.
     Young is judged by the clock of the storage, which need not be this machine's.
+
+    Args:
+        folder: where.
+        older_than_s: only what is older; -1 where nobody else can be writing.
+        deep: in folders below, too.
     """
     swept = 0
     now = _storage_clock(folder)
-    for place, _, names in os.walk(folder):
+    for place, _, names in os.walk(folder) if deep else islice(os.walk(folder), 1):
         for name in names:
             if not (name.startswith(".") and name.endswith(".tmp")):
                 continue

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 from s2v.model.checkpointing import layout, names
@@ -166,7 +166,7 @@ def _fill(path: Path, parts: Mapping[str, Part], into: Tensors) -> None:
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     group = dist.new_group(backend="gloo") if _together() else None
     try:
-        dcp.load(
+        state_dict_loader.load(
             flat(into),
             storage_reader=Reader(parts),
             planner=planner,

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint import state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 
 from s2v.model.checkpointing import names
 from s2v.model.checkpointing.staging import Planner, Staging
@@ -167,6 +167,9 @@ class Saver:
         finally:
             self.waited_s += time.monotonic() - began
             self._thread.shutdown()
+            if self._group is not None:
+                dist.destroy_process_group(self._group)
+                self._group = None
 
     def __enter__(self) -> Saver:
         return self
@@ -190,7 +193,7 @@ class Saver:
     def _write(self, plan: Planner, head: Mapping[str, Any]) -> None:
         writer = Writer(self.folder, self.rank, head, self.keep)
         try:
-            dcp.save(
+            state_dict_saver.save(
                 {},
                 storage_writer=writer,
                 planner=plan,

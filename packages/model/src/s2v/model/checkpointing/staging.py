@@ -52,7 +52,7 @@ class Staging:
         if copy:
             local = {name: self._copied(name, tensor) for name, tensor in local.items()}
             if any(t.is_cuda for t in tensors.values()):
-                torch.cuda.synchronize()  # the copies below do not wait for one another
+                torch.cuda.synchronize()  # the copies were only asked for
         return Planner(items, local)
 
     def _copied(self, name: str, tensor: Tensor) -> Tensor:

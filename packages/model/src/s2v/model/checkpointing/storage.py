@@ -124,9 +124,10 @@ class Writer(StorageWriter):
             for tensor in order:
                 data = planner.resolve_data(by_name[tensor])
                 raw = _bytes(data, entries[tensor])
-                handle.write(raw)
-                digest.update(raw)
-                size += len(raw)
+                if raw.nbytes:
+                    handle.write(raw)
+                    digest.update(raw)
+                    size += raw.nbytes
             handle.flush()
             os.fsync(handle.fileno())
         return File(name, size, digest.hexdigest())
@@ -214,4 +215,4 @@ def _bytes(tensor: Any, entry: Entry) -> memoryview:
     if tuple(tensor.shape) != entry.shape:
         raise ValueError(f"{tuple(tensor.shape)} came where {entry.shape} was planned")
     plain = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(plain.view(torch.uint8).numpy()).cast("B")
+    return plain.view(torch.uint8).numpy().data

@@ -7,6 +7,7 @@ faster: attention looks at every pair of them. Equal tokens are therefore not eq
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -94,7 +95,7 @@ def sizing(
 
     def cost(bucket: Bucket) -> float:
         if data.cost_exponent is not None:
-            return float(tokens[bucket]) ** data.cost_exponent
+            return math.pow(tokens[bucket], data.cost_exponent)
         if config.network.kind == "wan":
             return float(wan_flops(config.wan, sizes(bucket)).train)
         return float(mmdit_flops(config.network, widths, sizes(bucket)).train)
@@ -139,6 +140,23 @@ def strides(
 
 
 @dataclass(frozen=True)
+class Shapes:
+    """Clips as their sizes are chosen by: ``[n]`` frames, frames per second, pixels."""
+
+    frames: Ints
+    fps: npt.NDArray[np.float64]
+    height: Ints
+    width: Ints
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def of(self, rows: npt.NDArray[np.intp]) -> Shapes:
+        """Some of them."""
+        return Shapes(self.frames[rows], self.fps[rows], self.height[rows], self.width[rows])
+
+
+@dataclass(frozen=True)
 class Fits:
     """Which size each clip gets.
 
@@ -160,10 +178,7 @@ REASONS: Final = ("", "clip shorter than the window", "smaller than every size")
 
 
 def fit(
-    frames: Ints,
-    fps: npt.NDArray[np.float64],
-    height: Ints,
-    width: Ints,
+    clips: Shapes,
     sizes: Sequence[VideoSize],
     *,
     rate: float,
@@ -178,10 +193,7 @@ def fit(
     nothing longer is asked for.
 
     Args:
-        frames: ``[n]``.
-        fps: ``[n]``.
-        height: ``[n]`` pixels.
-        width: ``[n]`` pixels.
+        clips: n of them.
         sizes: frames, height, width.
         rate: training frames per second.
         max_enlarge: most that a clip may grow; None: as far as needed.
@@ -189,34 +201,26 @@ def fit(
     stills = [s for s in sizes if s[0] == 1] or [(1, h, w) for _, h, w in sizes]
     moving = [s for s in sizes if s[0] > 1] or stills
     everything = tuple(dict.fromkeys([*moving, *stills]))
-    still = frames == 1
-    found, reasons = np.full(len(frames), -1, np.int64), np.zeros(len(frames), np.int64)
+    still = clips.frames == 1
+    found, reasons = np.full(len(clips), -1, np.int64), np.zeros(len(clips), np.int64)
     for rows, offered in ((np.flatnonzero(~still), moving), (np.flatnonzero(still), stills)):
         if len(rows):
-            chosen, why = _best(
-                frames[rows], fps[rows], height[rows], width[rows],
-                tuple(dict.fromkeys(offered)), rate, max_enlarge,
-            )  # fmt: skip
-            places = np.array([everything.index(s) for s in dict.fromkeys(offered)], np.int64)
+            distinct = tuple(dict.fromkeys(offered))
+            chosen, why = _best(clips.of(rows), distinct, rate, max_enlarge)
+            places = np.array([everything.index(s) for s in distinct], np.int64)
             found[rows] = np.where(chosen >= 0, places[chosen], -1)
             reasons[rows] = why
     return Fits(found, reasons, everything)
 
 
 def _best(
-    frames: Ints,
-    fps: npt.NDArray[np.float64],
-    height: Ints,
-    width: Ints,
-    sizes: Sequence[VideoSize],
-    rate: float,
-    max_enlarge: float | None,
+    clips: Shapes, sizes: Sequence[VideoSize], rate: float, max_enlarge: float | None
 ) -> tuple[Ints, Ints]:
     """Place of the best size per clip or -1, and then the reason."""
-    n = len(frames)
-    affords = np.stack([strides(frames, fps, F, rate) > 0 for F, _, _ in sizes])
+    n, height, width = len(clips), clips.height, clips.width
+    affords = np.stack([strides(clips.frames, clips.fps, F, rate) > 0 for F, _, _ in sizes])
     scale = np.stack([np.maximum(H / height, W / width) for _, H, W in sizes])
-    allowed = affords if max_enlarge is None else affords & (scale <= max_enlarge + 1e-6)
+    allowed = affords & (scale <= (np.inf if max_enlarge is None else max_enlarge + 1e-6))
     aspect = np.stack([np.abs(np.log((width / height) / (W / H))) for _, H, W in sizes])
     nearest = np.where(allowed, aspect, np.inf).min(axis=0)
     allowed &= aspect <= nearest + ASPECT_TOLERANCE

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from s2v.datapipe.base.exclusions import Exclusion, ExclusionError, read_exclusions
-from s2v.datapipe.base.shards import SampleMeta
+from s2v.datapipe.base.shards import Sample, SampleMeta, ShardError
 from s2v.model.errors import ModelError
 
 _COLUMNS: Final = ("sample_id", "clip_id", "video_id", "long_video_id")
@@ -94,6 +95,20 @@ class Exclusions:
             if reference.from_.source in self._videos:
                 return _why("video_id of a reference")
         return None
+
+    def of_sample(self, sample: Sample) -> str | None:
+        """As :meth:`reason`, of a sample whose JSON is read if it has to be looked at.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        if not self.asks:
+            return None
+        try:
+            return self.reason(sample.meta())
+        except (ShardError, KeyError, ValidationError) as error:
+            said = str(error).splitlines()[0]
+            raise ModelError(f"{sample.folder}: sample {sample.id}, member json: {said}") from None
 
 
 def _why(name: str) -> str:

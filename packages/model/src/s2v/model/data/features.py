@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,7 +19,7 @@ from s2v.model.config import DataConfig
 from s2v.model.config_latents import LatentsConfig
 from s2v.model.data.encoding import Encoders, Features
 from s2v.model.data.quarantine import Quarantine
-from s2v.model.data.reader import Reader
+from s2v.model.data.reader import Clip, Reader
 from s2v.model.errors import ModelError
 from s2v.model.latents.entry import Size, Want, content, sized, want
 from s2v.model.latents.folder import NAME, Latents, Missing
@@ -75,25 +74,60 @@ class FeatureStore:
         Raises:
             ModelError: it has to be read and cannot be, or has to be made and may not be.
         """
-        config = sized(self.config, size or _size(self.config))
-        wanted = want(sample, config)
-        key = (sample.id, wanted.size)
-        if (found := self._memory.get(key)) is not None:
+        size = size or _size(self.config)
+        if (found := self._memory.get((sample.id, size))) is not None:
             self.taken["memory"] += 1
             return found
+        features = self.look(sample, size)
+        if features is None:
+            return self.add(self.clip(sample, size), size)
+        if isinstance(features, Features):
+            self._keep((sample.id, size), features)
+        return features
+
+    def look(self, sample: Sample, size: Size) -> Features | StoredFeatures | None:
+        """What was made before, by ``s2v-model encode`` or by this run; needs no encoder.
+
+        Raises:
+            ModelError: nothing may be made, and it is missing.
+        """
+        wanted = want(sample, sized(self.config, size))
         if (stored := self._stored(sample, wanted)) is not None:
             self.taken["latents"] += 1
             return stored
-        name = stable_hash([content(sample), repr(wanted)], 12)
-        path = self.folder / f"{sample.id}-{name}.safetensors"
-        features = self._load(path)
-        self.taken["cache" if features else "made"] += 1
-        if features is None:
-            features = self._make(sample, config)
-            with replacing(path) as temporary:
-                save_file({k: v.contiguous() for k, v in vars(features).items()}, temporary)
-        self._keep(key, features)
+        if (features := self._load(self._path(sample, wanted))) is not None:
+            self.taken["cache"] += 1
         return features
+
+    def clip(self, sample: Sample, size: Size) -> Clip:
+        """Read and decode one sample; needs no encoder.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        if size not in self._readers:
+            self._readers[size] = Reader(sized(self.config, size), self._pixels)
+        return self._readers[size].read(sample)
+
+    def add(self, clip: Clip, size: Size) -> Features:
+        """Encode a decoded sample, cache and keep it."""
+        config = sized(self.config, size)
+        features = self.encoders.sample(clip, config)
+        self.taken["made"] += 1
+        with replacing(self._path(clip.sample, want(clip.sample, config))) as temporary:
+            save_file({k: v.contiguous() for k, v in vars(features).items()}, temporary)
+        self._keep((clip.sample.id, size), features)
+        return features
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that looks and decodes but does not encode: no encoders, no memory."""
+        state = dict(self.__dict__)
+        state.pop("encoders")
+        return state | {"_memory": {}, "_bytes": 0, "_readers": {}, "taken": Counter()}
+
+    def _path(self, sample: Sample, wanted: Want) -> Path:
+        name = stable_hash([content(sample), repr(wanted)], 12)
+        return self.folder / f"{sample.id}-{name}.safetensors"
 
     def prepare(
         self,
@@ -112,7 +146,7 @@ class FeatureStore:
         Raises:
             ModelError: the quarantine's fuse is spent, or no sample is readable.
         """
-        self.check(samples)
+        self.check((sample, None) for sample in samples)
         readable = []
         with track(title, len(samples)) as step:
             for sample in samples:
@@ -128,25 +162,24 @@ class FeatureStore:
         quarantine.close()
         return tuple(readable)
 
-    def check(self, samples: Sequence[Sample], sizes: Sequence[Size] | None = None) -> None:
+    def check(self, wanted: Iterable[tuple[Sample, Size | None]]) -> None:
         """Before a run: are the encoded shards those that it may train on?
 
         A sample that could not be encoded is no error here: it is quarantined when it comes.
 
         Args:
-            samples: of a shard folder.
-            sizes: in which each is wanted; the configuration's by default.
+            wanted: samples, and in which sizes; None is the configuration's.
 
         Raises:
             ModelError: ``latents.folder`` is of other encoders; or nothing may be made and an
                 entry is missing, of other encoders, or of what the sample was before.
         """
-        own = _size(self.config)
-        for sample, size in zip(samples, sizes or repeat(own, len(samples)), strict=True):
+        for sample, size in wanted:
             latents = self._latents(sample)
             if latents is None or self.latents.use != "require":
                 return
-            missing = latents.lacks(sample, want(sample, sized(self.config, size)))
+            config = sized(self.config, size or _size(self.config))
+            missing = latents.lacks(sample, want(sample, config))
             if missing is not None and not missing.fault:
                 raise self._refused(sample, missing.reason)
 
@@ -167,19 +200,12 @@ class FeatureStore:
                 return known
         return self.encoders.caption("")
 
-    def _make(self, sample: Sample, config: DataConfig) -> Features:
-        """The seam for whoever encodes on the way: here in this process, when it is asked for."""
-        size = _size(config)
-        if size not in self._readers:
-            self._readers[size] = Reader(config, self._pixels)
-        return self.encoders.sample(self._readers[size].read(sample), config)
-
     def has(self, sample: Sample, size: Size | None = None) -> bool:
         """Whether a sample's entry is there, without reading it."""
         latents = self._latents(sample)
-        config = sized(self.config, size or _size(self.config))
+        wanted = want(sample, sized(self.config, size or _size(self.config)))
         try:
-            return latents is not None and not latents.lacks(sample, want(sample, config))
+            return latents is not None and not latents.lacks(sample, wanted)
         except ModelError:
             return False
 

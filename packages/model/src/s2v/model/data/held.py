@@ -9,7 +9,7 @@ import numpy as np
 
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.config_data import DataConfig, VideoSize
-from s2v.model.data.buckets import REASONS, fit
+from s2v.model.data.buckets import REASONS, Shapes, fit
 from s2v.model.data.exclusions import Exclusions
 from s2v.model.errors import ModelError
 
@@ -42,15 +42,13 @@ def held(index: ShardIndex, config: DataConfig, limit: int) -> tuple[Held, ...]:
     flags = [s == "test" for s in wanted] if use_test else table.column("heldout").to_pylist()
     excluded = Exclusions.read(config.exclusions, table)
     sizes = tuple({size: None for stage in config.stages() for size in stage.sizes})
-    columns = {
-        name: np.array(table.column(name).to_pylist())
-        for name in ("frames", "fps", "height", "width")
-    }
-    fits = fit(
-        columns["frames"].astype(np.int64), columns["fps"].astype(np.float64),
-        columns["height"].astype(np.int64), columns["width"].astype(np.int64),
-        sizes, rate=config.fps, max_enlarge=config.max_enlarge,
-    )  # fmt: skip
+    clips = Shapes(
+        np.array(table.column("frames").to_pylist(), np.int64),
+        np.array(table.column("fps").to_pylist(), np.float64),
+        np.array(table.column("height").to_pylist(), np.int64),
+        np.array(table.column("width").to_pylist(), np.int64),
+    )
+    fits = fit(clips, sizes, rate=config.fps, max_enlarge=config.max_enlarge)
     kinds: dict[str, list[Held]] = defaultdict(list)
     left: Counter[str] = Counter()
     for row, flag in enumerate(flags):

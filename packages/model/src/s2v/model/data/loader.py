@@ -18,7 +18,7 @@ from s2v.model.data.fetch import Fetch, Got
 from s2v.model.data.plan import Draw
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.steps import Micro, Step, StepPlan
-from s2v.model.data.workers import Workers
+from s2v.model.data.workers import Workers, warm
 from s2v.model.errors import ModelError
 
 T = TypeVar("T")
@@ -78,6 +78,7 @@ class Loader(Generic[T, B]):
         prefetch_bytes: that may wait in memory.
         timeout_s: for one sample, where workers read.
         quarantine: collects what could not be read.
+        tell: is told of each sample that could not be, once.
 
     Raises:
         ModelError: ``world`` does not divide the slots.
@@ -96,6 +97,7 @@ class Loader(Generic[T, B]):
         prefetch_bytes: int = 2 << 30,
         timeout_s: float = 300.0,
         quarantine: Quarantine | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         if plan.slots % world:
             near = [w for w in range(1, plan.slots + 1) if plan.slots % w == 0]
@@ -107,7 +109,9 @@ class Loader(Generic[T, B]):
         self._rank, self._world, self._until = rank, world, until
         self._count, self._bytes, self._timeout = workers, prefetch_bytes, timeout_s
         self.quarantine = quarantine or Quarantine(20)
-        self.figures = Figures()
+        if workers:
+            warm()
+        self._tell, self.figures = tell, Figures()
 
     def state(self) -> dict[str, Any]:
         """Of the plan after the last step that was handed out."""
@@ -188,5 +192,5 @@ class Loader(Generic[T, B]):
                 self.quarantine.good()
             elif outcome.excluded:
                 self.figures.excluded += 1
-            else:
-                self.quarantine.add(outcome.sample_id, ModelError(outcome.fault))
+            elif self.quarantine.add(outcome.sample_id, ModelError(outcome.fault)) and self._tell:
+                self._tell(f"{outcome.fault}; other samples take the place of this one")

@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s2v.model.config_data import DataConfig
-from s2v.model.data.buckets import REASONS, Bucket, Ints, fit
+from s2v.model.config_data import DataConfig, VideoSize
+from s2v.model.data.buckets import REASONS, Bucket, Ints, Shapes, fit
 from s2v.model.errors import ModelError
 
 COLUMNS = (
@@ -48,13 +49,13 @@ class Pool:
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of_ids(cls, sources: Mapping[str, Sequence[str]]) -> Pool:
+    def of_ids(cls, sources: Mapping[str, Sequence[str]], phases: int = 1) -> Pool:
         """A pool of one bucket from ids alone."""
         ids = [i for source in sorted(sources) for i in sorted(sources[source])]
         ends = np.cumsum([0, *(len(sources[source]) for source in sorted(sources))])
         spans = zip(sorted(sources), ends, ends[1:], strict=False)
         rows = {s: np.arange(a, b, dtype=np.int64) for s, a, b in spans if b > a}
-        one = (np.zeros(len(ids), np.int16),)
+        one = (np.zeros(len(ids), np.int16),) * phases
         return cls(
             pa.array(ids, pa.string()),
             rows,
@@ -93,6 +94,11 @@ class Pool:
     def first_bucket(self, row: int) -> Bucket:
         """The bucket of a row in the first phase that draws it."""
         return next(b for p in range(len(self.places)) if (b := self.bucket(row, p)) is not None)
+
+    def sizes(self, row: int) -> list[VideoSize]:
+        """All sizes of a row, over the phases that draw it."""
+        found = (self.bucket(row, phase) for phase in range(len(self.places)))
+        return sorted({bucket.size for bucket in found if bucket is not None})
 
     def count(self, source: str, phase: int) -> int:
         """Samples of a source that a phase can draw."""
@@ -139,7 +145,11 @@ class Pool:
 
 
 def pool_of(
-    table: pa.Table, config: DataConfig, *, excluded: npt.NDArray[np.object_] | None = None
+    table: pa.Table,
+    config: DataConfig,
+    *,
+    excluded: npt.NDArray[np.object_] | None = None,
+    where: str = "the index",
 ) -> Pool:
     """The training samples of an index.
 
@@ -147,6 +157,7 @@ def pool_of(
         table: columns :data:`COLUMNS`, a row per sample.
         config: sizes, mixture, phases.
         excluded: per row None or the reason why a list keeps it out.
+        where: names the index in errors.
 
     Raises:
         ModelError: nothing is left; the message counts the reasons.
@@ -176,12 +187,15 @@ def pool_of(
     places = []
     why = np.zeros(n, np.int64)
     at = np.flatnonzero(usable)
+    # Millions of clips have thousands of shapes: each is fitted once.
     columns = [_numbers(table, c)[at] for c in ("frames", "fps", "height", "width")]
+    (frames, fps, height, width), shape = _distinct(columns)
+    shapes = Shapes(frames, fps, height, width)
     for stage in stages:
-        fits = fit(*columns, stage.sizes, rate=config.fps, max_enlarge=config.max_enlarge)
+        fits = fit(shapes, stage.sizes, rate=config.fps, max_enlarge=config.max_enlarge)
         place = np.full(n, -1, np.int16)
-        place[at] = _numbered(fits.size, fits.sizes, shown[at], config, names)
-        why[at] = fits.reasons
+        place[at] = _numbered(fits.size[shape], fits.sizes, shown[at], config, names)
+        why[at] = fits.reasons[shape]
         for number, name in enumerate(kinds):
             if name not in stage.mix:
                 place[(kind == number)] = -1
@@ -201,8 +215,22 @@ def pool_of(
     pool = Pool(ids, rows, tuple(names), tuple(places), shown, dropped)
     if not pool.size:
         said = ", ".join(f"{count} {text}" for text, count in sorted(dropped.items()))
-        raise ModelError(f"no sample for train among {n}: {said or 'none at all'}")
+        raise ModelError(f"{where}: no sample for train among {n}: {said or 'none at all'}")
     return pool
+
+
+def _distinct(
+    columns: Sequence[npt.NDArray[np.generic]],
+) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.intp]]:
+    """The distinct rows of some columns, and which of them each row is."""
+    code = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        values, at = np.unique(column, return_inverse=True)
+        code = code * len(values) + at
+        # Kept small, so that no product of counts overflows.
+        code = np.unique(code, return_inverse=True)[1]
+    _, first, which = np.unique(code, return_index=True, return_inverse=True)
+    return [column[first] for column in columns], which
 
 
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.generic]:
@@ -225,7 +253,10 @@ def _numbered(
     span = config.max_references + 1
     code = np.where(size >= 0, size * span + references, -1)
     out = np.full(len(size), -1, np.int64)
-    found = {c: Bucket(*sizes[c // span], c % span) for c in np.unique(code).tolist() if c >= 0}
+    found = {}
+    for c in (int(c) for c in np.unique(code) if c >= 0):
+        frames, height, width = sizes[c // span]
+        found[c] = Bucket(frames, height, width, c % span)
     for c, bucket in sorted(found.items(), key=lambda item: item[1]):
         out[code == c] = names.setdefault(bucket, len(names))
     return out

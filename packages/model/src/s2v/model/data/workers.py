@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing as mp
-import pickle
+import os
 import signal
 import threading
 import time
@@ -18,7 +18,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
+from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
 from typing import Any, Final, Generic, TypeVar
 
@@ -34,15 +37,23 @@ Work = Callable[[J, Callable[[str], None]], R]
 
 _AT, _DONE, _REFUSED, _FAILED = b"a", b"d", b"r", b"f"
 _LOOK_S: Final = 0.5
+_PIECE: Final = 1 << 20
 
 
-class _Pickler(pickle.Pickler):
-    """Tensors as their bytes: torch's own way copies them twice more, or needs shared memory."""
+class _Pickler(ForkingPickler):
+    """As between all processes of one program, but tensors as their bytes, not as shared memory.
+
+    Arrays are not copied: they are sent from where they lie, behind what describes them.
+    """
+
+    def __init__(self, out: io.BytesIO, buffers: list[memoryview] | None = None) -> None:
+        keep = None if buffers is None else (lambda buffer: buffers.append(buffer.raw()))
+        super(ForkingPickler, self).__init__(out, 5, buffer_callback=keep)
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is Tensor and obj.device.type == "cpu" and obj.layout == torch.strided:
             raw = obj.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-            return _tensor, (np.array(raw), str(obj.dtype).removeprefix("torch."), obj.shape)
+            return _tensor, (raw, str(obj.dtype).removeprefix("torch."), obj.shape)
         return NotImplemented
 
 
@@ -52,8 +63,36 @@ def _tensor(raw: np.ndarray[Any, Any], dtype: str, shape: tuple[int, ...]) -> Te
 
 def _packed(value: object) -> bytes:
     out = io.BytesIO()
-    _Pickler(out, protocol=5).dump(value)
+    _Pickler(out).dump(value)
     return out.getvalue()
+
+
+def _send(pipe: Connection, value: object) -> None:
+    """A result: the sizes of its parts, then the parts: the description, and each array."""
+    out, buffers = io.BytesIO(), list[memoryview]()
+    _Pickler(out, buffers).dump(value)
+    parts = [out.getbuffer(), *buffers]
+    pipe.send_bytes(_DONE)
+    pipe.send_bytes(np.array([part.nbytes for part in parts], np.int64).tobytes())
+    for part in parts:
+        left = part.cast("B") if part.nbytes else part
+        while left.nbytes:
+            left = left[os.write(pipe.fileno(), left[:_PIECE]) :]
+
+
+def _receive(pipe: Connection, timeout_s: float) -> list[bytearray]:
+    """The parts of a result, read once, into where they stay."""
+    parts = [bytearray(int(n)) for n in np.frombuffer(pipe.recv_bytes(), np.int64)]
+    for part in parts:
+        left = memoryview(part)
+        while left.nbytes:
+            if not pipe.poll(timeout_s):
+                raise TimeoutError
+            got = os.readv(pipe.fileno(), [left[:_PIECE]])
+            if not got:
+                raise EOFError
+            left = left[got:]
+    return parts
 
 
 def _serve(pipe: Connection, packed: bytes) -> None:
@@ -62,12 +101,12 @@ def _serve(pipe: Connection, packed: bytes) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    work = pickle.loads(packed)  # noqa: S301 - from the process that started this one
+    work = ForkingPickler.loads(packed)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job = pipe.recv()
             try:
-                result = _packed(work(job, lambda name: pipe.send_bytes(_AT + name.encode())))
+                result = work(job, lambda name: pipe.send_bytes(_AT + name.encode()))
             except ModelError as error:
                 pipe.send_bytes(_REFUSED + str(error).encode())
             except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -75,8 +114,7 @@ def _serve(pipe: Connection, packed: bytes) -> None:
             except Exception:  # noqa: BLE001 - told whole to the process that asked
                 pipe.send_bytes(_FAILED + traceback.format_exc().encode())
             else:
-                pipe.send_bytes(_DONE)
-                pipe.send_bytes(result)
+                _send(pipe, result)
 
 
 @dataclass
@@ -86,6 +124,17 @@ class _Worker:
     ticket: int | None = None
     sample: str = ""
     since: float = 0.0
+
+
+def warm() -> ForkServerContext:
+    """Start the process that workers are forked from: it loads libraries while others do work.
+
+    A fresh one, so that no worker has this process's threads, locks or GPU memory.
+    """
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "s2v.model.data.samples"])
+    forkserver.ensure_running()
+    return context
 
 
 class Workers(Generic[J, R]):
@@ -101,9 +150,8 @@ class Workers(Generic[J, R]):
 
     def __init__(self, work: Work[J, R], count: int, ahead_bytes: int, timeout_s: float) -> None:
         self._ahead, self._timeout = ahead_bytes, timeout_s
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "s2v.model.data.fetch"])
-        packed = pickle.dumps(work)
+        context = warm()
+        packed = _packed(work)
         self._workers: list[_Worker] = []
         for number in range(count):
             mine, theirs = context.Pipe()
@@ -115,7 +163,7 @@ class Workers(Generic[J, R]):
             self._workers.append(_Worker(process, mine))
         self._lock = threading.Condition()
         self._jobs: deque[tuple[int, J]] = deque()
-        self._done: dict[int, bytes | ModelError] = {}
+        self._done: dict[int, list[bytearray] | ModelError] = {}
         self._given, self._taken = 0, 0
         self._held, self._largest = 0, 0
         self._error: BaseException | None = None
@@ -151,12 +199,14 @@ class Workers(Generic[J, R]):
                 self._lock.wait()
             found = self._done.pop(self._taken)
             self._taken += 1
-            if isinstance(found, bytes):
-                self._held -= len(found)
+            if isinstance(found, list):
+                self._held -= sum(map(len, found))
         self._ring()
         if isinstance(found, ModelError):
             raise found
-        return pickle.loads(found)  # type: ignore[no-any-return]  # noqa: S301 - of our own worker
+        said, *arrays = found
+        result: R = ForkingPickler.loads(said, buffers=arrays)
+        return result
 
     def close(self) -> None:
         """End the processes."""
@@ -204,39 +254,43 @@ class Workers(Generic[J, R]):
                 continue
             worker = pipes[ready]  # type: ignore[index]  # one of ours
             try:
-                kind = worker.pipe.recv_bytes()
-                data = worker.pipe.recv_bytes() if kind == _DONE else kind[1:]
+                said = worker.pipe.recv_bytes()
+                parts = _receive(worker.pipe, self._timeout) if said == _DONE else []
+            except TimeoutError:
+                raise self._hangs(worker) from None
             except (EOFError, ConnectionResetError, OSError):
                 raise self._died(worker) from None
             worker.since = time.monotonic()
-            if kind[:1] == _AT:
-                worker.sample = data.decode()
-                continue
-            if worker.ticket is not None:  # it speaks only of a job that it was given
-                self._put(worker, worker.ticket, kind[:1], data)
+            kind, text = said[:1], said[1:].decode()
+            if kind == _AT:
+                worker.sample = text
+            elif kind == _FAILED:
+                raise RuntimeError(f"sample {worker.sample}: a worker failed:\n{text}")
+            elif worker.ticket is not None:  # it speaks only of a job that it was given
+                self._put(worker.ticket, parts if kind == _DONE else ModelError(text))
+                worker.ticket = None
 
-    def _put(self, worker: _Worker, ticket: int, kind: bytes, data: bytes) -> None:
-        worker.ticket = None
-        if kind == _FAILED:
-            raise RuntimeError(f"sample {worker.sample}: a worker failed:\n{data.decode()}")
+    def _put(self, ticket: int, result: list[bytearray] | ModelError) -> None:
         with self._lock:
-            if kind == _DONE:
-                self._held += len(data)
-                self._largest = max(self._largest, len(data))
-                self._done[ticket] = data
-            else:
-                self._done[ticket] = ModelError(data.decode())
+            if isinstance(result, list):
+                size = sum(map(len, result))
+                self._held += size
+                self._largest = max(self._largest, size)
+            self._done[ticket] = result
             self._lock.notify_all()
 
     def _watch(self) -> None:
         now = time.monotonic()
         for worker in self._workers:
             if worker.ticket is not None and now - worker.since > self._timeout:
-                raise ModelError(
-                    f"{_named(worker)} has been read for {self._timeout:g} s and hangs "
-                    f"{worker.process.name}; raise data.worker_timeout_s if the disk is slow, or "
-                    f"exclude it: {_line(worker)}"
-                )
+                raise self._hangs(worker)
+
+    def _hangs(self, worker: _Worker) -> ModelError:
+        return ModelError(
+            f"{_named(worker)} has been read for {self._timeout:g} s and hangs "
+            f"{worker.process.name}; raise data.worker_timeout_s if the disk is slow, or "
+            f"exclude it: {_line(worker)}"
+        )
 
     def _died(self, worker: _Worker) -> ModelError:
         worker.process.join(5)

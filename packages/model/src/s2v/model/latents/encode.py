@@ -28,7 +28,7 @@ from s2v.model.latents.container import DiskFullError
 from s2v.model.latents.entry import Entry, Fault
 from s2v.model.latents.estimate import Sizes, admit
 from s2v.model.latents.folder import EMPTY, NAME
-from s2v.model.latents.plan import PARTS, Part, Plan, Task, divide
+from s2v.model.latents.plan import PARTS, Part, Plan, Shard, Task, divide
 from s2v.model.latents.shard import ShardReport, Told, Tools, encode_shard, totals
 from s2v.model.latents.work import Make, Work, work
 from s2v.model.progress import Track, quiet
@@ -118,7 +118,7 @@ class Encoding:
         sizes = Sizes.of(self.tools.encoders, self.config.encoders.text_tokens)
         made = copied = 0
         for task in self.plan.tasks:
-            todo = self.work(task)
+            todo = self.work(task, self.plan.shard(task))
             made += sum(sizes.of_item(make.item) for make in todo.made)
             copied = max(copied, todo.copied_bytes)
         return made + copied
@@ -138,18 +138,14 @@ class Encoding:
         if not (self.folder / EMPTY).is_file():
             write_bytes(self.folder / EMPTY, save({"text": encoders.caption("").contiguous()}))
 
-    def work(self, task: Task) -> Work:
-        """What a shard's file lacks, see :func:`.shard.work`."""
-        samples = self.plan.of_shard(task)
-        items = [item for sample in samples for item in self.plan.items(sample)]
-        t = self.tools
-        return work(
-            t.folder / task.shard, t.fingerprint, samples, items, retry=t.retry, prune=t.prune
-        )
+    def work(self, task: Task, shard: Shard) -> Work:
+        """What a shard's file lacks, see :func:`.work.work`."""
+        t, path = self.tools, self.folder / task.shard
+        return work(path, t.fingerprint, shard.samples, shard.items, retry=t.retry, prune=t.prune)
 
     def one(self, task: Task, told: Told) -> ShardReport:
         """Bring one shard's file up to date; see :func:`.shard.encode_shard` for what it raises."""
-        return encode_shard(self.tools, task.shard, self.work(task), told)
+        return encode_shard(self.tools, task.shard, self.work(task, self.plan.shard(task)), told)
 
     def finish(
         self, reports: Sequence[ShardReport], failed: dict[str, str] | None = None
@@ -166,8 +162,11 @@ class Encoding:
                 path.unlink(missing_ok=True)
         stands: Counter[str] = Counter()
         lines = []
+        excluded = Counter(self.plan.excluded)
         for task in self.plan.tasks:
-            todo = self.work(task)
+            shard = self.plan.shard(task)
+            todo, asked = self.work(task, shard), {item.sample.id for item in shard.items}
+            excluded.update(shard.excluded)
             stands["bytes"] += 0 if todo.old is None else todo.old.size
             state: dict[str, str] = {}
             for step in todo.steps:
@@ -176,7 +175,7 @@ class Encoding:
                 if isinstance(step, Fault):
                     about_it = {"shard": task.shard, "size": list(step.size)}
                     lines.append({"sample_id": sample_id, "message": step.message, **about_it})
-            stands.update(Counter(state[s] for s in state if self.plan.wants(s)))
+            stands.update(Counter(what for name, what in state.items() if name in asked))
         text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
         write_bytes(self.folder / "quarantine.jsonl", text.encode())
         done = totals(reports)
@@ -188,7 +187,7 @@ class Encoding:
             samples=len(self.plan.index),
             encoded=stands["encoded"],
             quarantined=stands["quarantined"],
-            excluded=self.plan.excluded,
+            excluded=dict(sorted(excluded.items())),
             open=stands["open"],
             made=int(done["encoded"]),
             kept=int(done["kept"]),

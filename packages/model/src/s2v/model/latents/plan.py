@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.config import Config
+from s2v.model.data.exclusions import Exclusions
+from s2v.model.data.held import held
 from s2v.model.data.index import select
+from s2v.model.data.pool import pool_of
 from s2v.model.errors import ModelError
 from s2v.model.latents.entry import Size, Want, sized, want
 
 Part = Literal["train", "heldout"]
 PARTS: tuple[Part, ...] = get_args(Part)
+_SHORT: Final = "clip shorter than the window"
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,27 @@ class Task:
     count: int
 
 
+@dataclass
+class Shard:
+    """A shard's samples.
+
+    Attributes:
+        samples: that may be encoded, wanted or not.
+        items: what is wanted of them, size by size.
+        excluded: wanted samples that a list names by what only they themselves say, by reason.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    excluded: Counter[str] = field(default_factory=Counter)
+
+
 class Plan:
     """What is to be encoded of a shard folder.
 
     Args:
-        config: which samples a run would use, and at which sizes. Held-out samples are measured
-            with, not trained on: they get one variant.
+        config: which samples a run would use, and in which sizes over all its phases. Held-out
+            samples are measured with, not trained on: they get one variant.
         shards: folder with ``index/samples.parquet``.
         parts: ``train``, ``heldout`` or both.
 
@@ -58,69 +80,91 @@ class Plan:
             the index.
 
     Raises:
-        ModelError: no sample is left.
+        ModelError: no sample is left, or an exclusion list cannot be read.
     """
 
     def __init__(self, config: Config, shards: str | Path, parts: Sequence[Part] = PARTS) -> None:
         self.config, self.index = config, ShardIndex.open(shards)
-        self._sizes: dict[str, tuple[tuple[Size, int], ...]] = {}
+        table = self.index.table
+        self._lists = Exclusions.read(config.data.exclusions, table)
+        reasons = self._lists.reasons
+        self._banned = np.zeros(len(table), np.bool_)
+        if reasons is not None:
+            self._banned = np.array([why is not None for why in reasons], np.bool_)
         self.excluded: dict[str, int] = {}
-        rest = self.index
-        if "heldout" in parts:
-            self.excluded = self._heldout(needed="train" not in parts)
-            others = [i not in self._sizes for i in rest.table["sample_id"].to_pylist()]
-            rest = ShardIndex(rest.folder, rest.table.filter(pa.array(others, pa.bool_())))
+        self._sizes: dict[int, tuple[Size, ...]] = {}
+        self._held = self._heldout(needed="train" not in parts) if "heldout" in parts else {}
         if "train" in parts:
-            self.excluded = self._train(rest)
+            rest = np.array([n for n in range(len(table)) if n not in self._held], np.int64)
+            listed = None if reasons is None else reasons[rest]
+            pool = pool_of(table.take(pa.array(rest)), config.data, excluded=listed)
+            for row in pool.drawn_rows().tolist():
+                self._sizes[int(rest[row])] = tuple(pool.sizes(row))
+            self.excluded = dict(pool.dropped)
         rows: dict[str, list[int]] = {}
-        for n, shard in enumerate(self.index.table["shard"].to_pylist()):
+        for n, shard in enumerate(table["shard"].to_pylist()):
             rows.setdefault(str(shard), []).append(n)
-        ids = self.index.table["sample_id"].to_pylist()
-        counts = {s: sum(len(self._sizes.get(ids[n], ())) for n in rows[s]) for s in rows}
-        self.tasks = tuple(Task(s, tuple(rows[s]), counts[s]) for s in sorted(rows))
+        self.tasks = tuple(
+            Task(s, tuple(rows[s]), sum(len(self._wanted(n)) for n in rows[s]))
+            for s in sorted(rows)
+        )
 
     @property
     def samples(self) -> int:
         """To be encoded."""
-        return len(self._sizes)
+        return len(self._sizes) + len(self._held)
 
-    def wants(self, sample_id: str) -> bool:
-        """Whether anything is wanted of a sample."""
-        return sample_id in self._sizes
-
-    def of_shard(self, task: Task) -> list[Sample]:
-        """All samples of a shard, wanted or not."""
-        rows = self.index.table.take(pa.array(task.rows)).to_pylist()
-        return [Sample(self.index.folder, row) for row in rows]
-
-    def items(self, sample: Sample) -> list[Item]:
-        """What is wanted of a sample, size by size."""
-        out = []
-        for size, variants in self._sizes.get(sample.id, ()):
-            data = sized(self.config.data, size).model_copy(update={"variants": variants})
-            out.append(Item(sample, want(sample, data)))
+    def shard(self, task: Task) -> Shard:
+        """The samples of a shard and what is wanted of them."""
+        out = Shard()
+        table = self.index.table.take(pa.array(task.rows, pa.int64()))
+        for n, row in zip(task.rows, table.to_pylist(), strict=True):
+            sample, wanted = Sample(self.index.folder, row), self._wanted(n)
+            why = self._why(sample)
+            if why is not None and wanted:
+                out.excluded[why] += 1
+            if why is None and not self._banned[n]:
+                out.samples.append(sample)
+                out.items += [Item(sample, self._want(sample, *one)) for one in wanted]
         return out
 
-    def _train(self, index: ShardIndex) -> dict[str, int]:
-        """Take what is trained on; returns why the others are not."""
-        selection = select(index, self.config.data, "train")
+    def _wanted(self, row: int) -> list[tuple[Size, int]]:
+        """Sizes and variants of a row."""
         d = self.config.data
-        for sample in selection.samples:
-            self._sizes[sample.id] = (((d.frames, d.height, d.width), d.variants),)
-        return selection.dropped
+        if row in self._held:
+            return [(size, 1) for size in self._held[row]]
+        return [(size, d.variants) for size in self._sizes.get(row, ())]
 
-    def _heldout(self, *, needed: bool) -> dict[str, int]:
-        """Take what is measured with; returns why the others are not."""
+    def _want(self, sample: Sample, size: Size, variants: int) -> Want:
+        data = sized(self.config.data, size).model_copy(update={"variants": variants})
+        return want(sample, data)
+
+    def _why(self, sample: Sample) -> str | None:
+        """Why a list keeps a sample out by its references."""
+        with suppress(ModelError):  # it is quarantined when it is read
+            return self._lists.of_sample(sample)
+        return None
+
+    def _heldout(self, *, needed: bool) -> dict[int, tuple[Size, ...]]:
+        """Rows that are measured with, and in which sizes: the run's own, and that of training."""
+        d = self.config.data
+        own = (d.frames, d.height, d.width)
         try:
-            selection = select(self.index, self.config.data, "heldout")
+            selection = select(self.index, d, "validate")
+            others = held(self.index, d, len(self.index))
         except ModelError:
             if needed:
                 raise
             return {}  # nothing was held out
-        d = self.config.data
-        for sample in selection.samples:
-            self._sizes[sample.id] = (((d.frames, d.height, d.width), 1),)
-        return selection.dropped
+        self.excluded = dict(selection.dropped)
+        where = {name: n for n, name in enumerate(self.index.table["sample_id"].to_pylist())}
+        found = {where[sample.id]: {own: None} for sample in selection.samples}
+        for one in others:
+            row = where[one.sample.id]
+            if row not in found:  # too short for the run's own size, not for that of a phase
+                self.excluded[_SHORT] -= 1
+            found.setdefault(row, {})[one.size] = None
+        return {row: tuple(sizes) for row, sizes in found.items()}
 
 
 def divide(tasks: Sequence[Task], rank: int, world: int) -> list[Task]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -123,7 +124,7 @@ class StoredFeatures:
         form = FORMS[number]
         return self._forms.index(form) if form in self._forms else 0
 
-    def _rows(self, name: str, rows: list[tuple[int, ...]]) -> Tensor:
+    def _rows(self, name: str, rows: Sequence[tuple[int, ...]]) -> Tensor:
         if rows:
             return torch.stack([self._read(name, row) for row in rows])
         return torch.zeros(0, *self._tensors[name].shape[3:])
@@ -140,7 +141,7 @@ class StoredFeatures:
         out = torch.empty(shape, dtype=told.dtype)
         if out.numel():
             raw = out.reshape(-1).view(torch.uint8)
-            self._file.pread_into(memoryview(raw.numpy()), told.offset + before * item)
+            self._file.pread_into(raw.numpy().data, told.offset + before * item)
         return out.float() if out.is_floating_point() else out
 
     def _header(self, offset: int, size: int) -> dict[str, _Tensor]:

@@ -73,7 +73,8 @@ def verify(encoding: Encoding, track: Track = quiet) -> VerifyResult:
 
 def _file(encoding: Encoding, task: Task, found: Counter[str]) -> list[str]:
     path = encoding.folder / task.shard
-    todo = encoding.work(task)
+    shard = encoding.plan.shard(task)
+    todo = encoding.work(task, shard)
     found["open"] += len(todo.made)
     found["quarantined"] += todo.count(Fault)
     if not path.is_file():
@@ -93,11 +94,7 @@ def _file(encoding: Encoding, task: Task, found: Counter[str]) -> list[str]:
     stale = sum(make.before is not None for make in todo.made) + todo.removed
     if stale:
         out.append(f"{path}: {stale} entries are not of the shard as it is; encode again")
-    items = {
-        (item.sample.id, item.wanted.size): item
-        for sample in encoding.plan.of_shard(task)
-        for item in encoding.plan.items(sample)
-    }
+    items = {(item.sample.id, item.wanted.size): item for item in shard.items}
     for entry in index.entries:
         problem = _entry(file, entry, items.get((entry.sample_id, entry.size)))
         if problem:

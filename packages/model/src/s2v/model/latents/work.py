@@ -75,12 +75,13 @@ def work(
 ) -> Work:
     """Compare a shard's file with what is wanted.
 
-    Entries of wanted samples at other sizes stay: another phase of a training reads them.
+    Entries at other sizes, and of samples that are not wanted now, stay: another recipe reads
+    them. Those of samples that are not named go.
 
     Args:
         path: of the file.
         fingerprint: of the encoders.
-        samples: all that the shard has.
+        samples: all that the shard has and no list takes down.
         items: what is wanted of them, in their order.
         retry: try again what could not be encoded.
         prune: drop what is not wanted.
@@ -99,7 +100,7 @@ def work(
         sizes.setdefault(sample_id, set()).add(size)
     for sample in samples:
         now, mine = content(sample), by_sample.get(sample.id, {})
-        others = set() if prune or not mine else sizes.get(sample.id, set())
+        others = set() if prune else sizes.get(sample.id, set())
         for size in sorted(mine.keys() | others):
             entry, fault = entries.get((sample.id, size)), faults.get((sample.id, size))
             wanted = mine.get(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,6 +56,11 @@ def build(config: Config, widths: Widths, world: World, *, fresh: bool = True) -
     if world.mesh is not None:
         shard(model, config.parallel, world)
     if empty:
-        drawn = lora.fresh(layers, model) if fresh else {}
-        fill(model, values | {n: (lambda v=v: v) for n, v in drawn.items()}, world.device)  # type: ignore[misc]  # a lambda's default is untyped
+        for name, value in (lora.fresh(layers, model) if fresh else {}).items():
+            values[name] = partial(_given, value)
+        fill(model, values, world.device)
     return model
+
+
+def _given(value: Tensor) -> Tensor:
+    return value

@@ -47,7 +47,7 @@ class _Call:
     state: Tensor | None  # of the generator, before it
 
 
-class Recipes(TorchDispatchMode):
+class Recipes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """While active, new tensors have no memory and what would fill them is written down.
 
     The default generator moves on exactly as in a plain start, so that what is drawn after is the
@@ -55,7 +55,7 @@ class Recipes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self._calls: dict[int, list[_Call]] = {}
         self._kept: list[Tensor] = []  # storages must not be used again while their key is known
 
@@ -82,8 +82,9 @@ class Recipes(TorchDispatchMode):
         if operation is _aten.fill_.Tensor:
             operation, arguments = _aten.fill_.Scalar, (float(arguments[0]),)
         key = tensor.untyped_storage()._cdata
+        offset = int(tensor.storage_offset())
         call = _Call(
-            operation, arguments, tuple(tensor.size()), tensor.stride(), tensor.storage_offset(),
+            operation, arguments, tuple(tensor.size()), tensor.stride(), offset,
             state,
         )  # fmt: skip
         whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()

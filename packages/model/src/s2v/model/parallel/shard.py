@@ -6,6 +6,8 @@ all its samples before it is differentiated, which is right for any number of pr
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -14,6 +16,10 @@ from s2v.model.config_parallel import ParallelConfig
 from s2v.model.networks import Network
 from s2v.model.parallel.seam import blocks
 from s2v.model.parallel.world import World, precision
+from s2v.model.wan import WanModel
+
+# A single-stream block gives two views of one tensor; nobody writes into them.
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
 
 def shard(model: Network, config: ParallelConfig, world: World) -> None:
@@ -40,6 +46,10 @@ def shard(model: Network, config: ParallelConfig, world: World) -> None:
         # The last one is wanted again at once, by its own backward.
         again = config.reshard and i < len(stack) - 1
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=again)
+    if isinstance(model, WanModel):  # the release makes the time vector in float32
+        wide = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for layers in (model.time_embedding, model.time_projection):
+            fully_shard(layers, mesh=mesh, mp_policy=wide, reshard_after_forward=False)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for module in units(model):
         module.set_force_sum_reduction_for_comms(True)
@@ -68,7 +78,7 @@ def reshard(model: nn.Module) -> None:
 
 
 def _prefetch(stack: list[nn.Module], config: ParallelConfig) -> None:
-    sharded = [m for m in stack if isinstance(m, FSDPModule)]
+    sharded: list[FSDPModule] = [m for m in stack if isinstance(m, FSDPModule)]
     for i, block in enumerate(sharded):
         if config.prefetch_forward:
             block.set_modules_to_forward_prefetch(sharded[i + 1 : i + 1 + config.prefetch_forward])

@@ -82,6 +82,12 @@ class Gather(torch.autograd.Function):
         return share(grads[0], ctx.group) * ctx.group.size(), None, None
 
 
+def gather(x: Tensor, length: int, group: dist.ProcessGroup) -> Tensor:
+    """All stretches ``[B, s, d]`` as ``[B, length, d]``, the same on every process."""
+    out: Tensor = Gather.apply(x, length, group)  # type: ignore[no-untyped-call]  # torch's own
+    return out
+
+
 @dataclass(frozen=True)
 class Told:
     """A layout of the paper's attention with the numbers of tokens before they were shared."""
@@ -196,7 +202,7 @@ class _Paper:
                     clean = self._clean(clean, vision.shape[1])
                 vision, context = forward(vision, context, vec, Told(where, *self.lengths), clean)
                 if last:  # nobody reads the context behind it
-                    vision = Gather.apply(vision, self.lengths[0], self.group)
+                    vision = gather(vision, self.lengths[0], self.group)
                 return vision, context
 
             return shared
@@ -229,7 +235,7 @@ class _Wan:
                     x = share(x, self.group)
                 local = self._local(where)
                 x = forward(x, text, image, e, local)
-                return Gather.apply(x, local.total, self.group) if last else x
+                return gather(x, local.total, self.group) if last else x
 
             return shared
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from s2v.model.config_parallel import ParallelConfig
@@ -50,7 +51,7 @@ class World:
     device: torch.device = _CPU
     mesh: DeviceMesh | None = None
     sequence: dist.ProcessGroup | None = None
-    store: dist.Store | None = None
+    store: Store | None = None
 
     @property
     def first(self) -> bool:
@@ -145,7 +146,7 @@ def begin(config: ParallelConfig, device: torch.device) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=config.timeout_minutes)
     if alone:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     else:
         dist.init_process_group(backend, timeout=timeout)
     try:
@@ -232,7 +233,7 @@ def _last_words(world: World) -> Iterator[None]:
         raise
 
 
-def _told(store: dist.Store) -> str:
+def _told(store: Store) -> str:
     """Another's reason, if it comes within a moment."""
     try:
         store.wait([_FAILED], timedelta(seconds=3))

@@ -75,11 +75,11 @@ class _Attention(torch.autograd.Function):
         raise NotImplementedError("only shapes are looked at")
 
 
-class _Meta(TorchFunctionMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Meta(TorchFunctionMode):
     """Brings small tables that a layout makes on the CPU to meta; replaces attention."""
 
     def __init__(self, attended: Callable[[Tensor], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        super().__init__()
         self._attended = attended
 
     def __torch_function__(
@@ -105,11 +105,11 @@ def _to_meta(x: Any) -> Any:
     return x.to("meta") if isinstance(x, Tensor) and not x.is_meta and x.dim() else x
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Sees the result of every product."""
 
     def __init__(self, seen: Callable[[Tensor], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self._seen = seen
 
     def __torch_dispatch__(
