@@ -150,6 +150,8 @@ def launch(
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+    # This file travels with its actors: a worker's path need not have it.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     room = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
     group = placement_group([room] * workers, strategy="PACK")
     try:

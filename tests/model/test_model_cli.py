@@ -177,13 +177,13 @@ def test_heldout_and_inspect_print_what_is_there(
 def test_every_recipe_is_valid_and_prints_as_what_it_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert {"demo_tiny", "phantom_mmdit_paper"} <= set(configuration.recipes())
+    assert {"demo_tiny", "phantom_mmdit_1b"} <= set(configuration.recipes())
     for name in configuration.recipes():
         assert main(["train", "--recipe", name, "--print-config"]) == 0
         path = tmp_path / f"{name}.toml"
         path.write_text(capsys.readouterr().out)
         assert configuration.load(path) == configuration.load(name)
-    paper = configuration.load("phantom_mmdit_paper")
+    paper = configuration.load("phantom_mmdit_1b")
     assert (paper.network.window, paper.dropout.vae, paper.sample.steps) == (9, 0.7, 50)
     assert (paper.sample.image_scale, paper.sample.text_scale) == (3.0, 7.5)
 

@@ -125,6 +125,7 @@ def _our_metadata(weights: Weights) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     saved = checkpoint.describe(path)
     weights = checkpoint.open_weights(path, "model", verify=True)
+    plan = saved.state["plan"]
     return {
         "kind": "checkpoint",
         "step": saved.step,
@@ -135,7 +136,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "network": saved.about["network"],
         "widths": saved.about["widths"],
         "features": saved.about["features"],
-        "drawn": saved.state["plan"]["drawn"],
+        "drawn": plan.get("plan", plan)["drawn"],  # the first format had the stream alone
     }
 
 

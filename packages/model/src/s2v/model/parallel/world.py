@@ -8,6 +8,7 @@ nothing here talks to anybody. Ranks are numbered (replicate, shard, cp), the la
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from s2v.model.config_parallel import ParallelConfig
 from s2v.model.errors import Interrupted, ModelError, RankError
 
-_ALONE_FOR: Final = timedelta(days=7)  # rank 0 may encode for days while others wait
+_LOOK_S: Final = 0.1  # between two looks into the store
+_MOMENT_S: Final = 3.0
 _FAILED: Final = "s2v/failed"
 _CPU: Final = torch.device("cpu")
 
@@ -111,15 +113,7 @@ class World:
             while not self.store.check([f"s2v/{name}"]):
                 if self.store.check([_FAILED]):
                     raise ModelError(self.store.get(_FAILED).decode())
-                self.wait(f"s2v/{name}")
-
-    def wait(self, key: str) -> None:
-        """Wait a while for a key of the store; comes back without it when it takes longer."""
-        assert self.store is not None  # noqa: S101 - callers have looked
-        try:
-            self.store.wait([key], timedelta(seconds=1))
-        except dist.DistStoreError:
-            return
+                time.sleep(_LOOK_S)
 
 
 @contextmanager
@@ -235,11 +229,15 @@ def _last_words(world: World) -> Iterator[None]:
 
 def _told(store: Store) -> str:
     """Another's reason, if it comes within a moment."""
+    until = time.monotonic() + _MOMENT_S
     try:
-        store.wait([_FAILED], timedelta(seconds=3))
-        return str(store.get(_FAILED).decode())
+        while time.monotonic() < until:
+            if store.check([_FAILED]):
+                return str(store.get(_FAILED).decode())
+            time.sleep(_LOOK_S)
     except (dist.DistError, RuntimeError):
-        return "another process ended without a word; see its output above"
+        pass  # it was kept by the process that ended
+    return "another process ended without a word; see its output above"
 
 
 def _of_the_wire(error: Exception) -> bool:
