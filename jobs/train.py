@@ -3,7 +3,10 @@
 The same as ``s2v-model train``, as one process for each GPU of the cluster that ``RAY_ADDRESS``
 names. Ray copies the working directory only, so paths are absolute and lie where all machines see
 them. Without ``--workers`` there is one process, here, and Ray is not asked; under ``torchrun`` use
-``s2v-model train`` itself. The trainer needs no Ray.
+this file or ``s2v-model train``. The trainer needs no Ray.
+
+Beyond ``s2v-model train`` it scores the samples of ``validation.sample_every`` (``scores.py``),
+which the trainer by itself only writes.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def _own(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -30,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run; returns the exit status."""
     own, passed = _own(argv)
     if own.workers < 1:
-        from s2v.model.cli import main as alone
-
-        return alone(["train", *passed])
+        return _here(passed)
     from workers import launch
 
     from s2v.datapipe.engine.execute import start_ray, stop_ray
@@ -40,13 +42,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_ray(None)
     try:
         return launch(
-            [sys.executable, "-m", "s2v.model.cli", "train", *passed],
+            [sys.executable, str(Path(__file__).resolve()), *passed],
             own.workers,
             cpus=own.cpus_per_worker,
             gpus=own.gpus_per_worker,
         )
     finally:
         stop_ray()
+
+
+def _here(passed: list[str]) -> int:
+    """One process of a training."""
+    from s2v.datapipe.base.assets import AssetError
+    from s2v.datapipe.base.settings import SettingsError
+    from s2v.model import cli, config
+
+    asked = cli.parser().parse_args(["train", *passed])
+    evaluate = None
+    try:
+        samples = config.load(asked.recipe, asked.overrides).validation.sample_every
+        if samples and not asked.print_config:
+            from scores import scorer
+
+            evaluate = scorer()
+    except (SettingsError, AssetError) as error:
+        print(f"train: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return cli.main(["train", *passed], evaluate=evaluate)
 
 
 if __name__ == "__main__":

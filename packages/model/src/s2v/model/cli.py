@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2v.datapipe.base.settings import SettingsError
 from s2v.model import (
@@ -23,6 +23,9 @@ from s2v.model import (
 )
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError, RankError
+
+if TYPE_CHECKING:  # it brings torch, which `--help` can do without
+    from s2v.model.monitor import Evaluator
 
 _EXAMPLES = """examples:
   s2v-model train --shards runs/demo/shards --out runs/demo/model
@@ -109,13 +112,17 @@ def _examples(command: str) -> str:
     return "\n".join(["examples:", *own]) if own else _EXAMPLES
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, evaluate: Evaluator | None = None) -> int:
     """Run the command line; returns the exit status.
+
+    Args:
+        argv: by default the process's.
+        evaluate: scores the samples of a training; ``jobs/train.py`` brings one.
 
     One line on standard error and status 2 for wrong input, 130 or 143 when stopped by a
     signal after saving; 1 for a result that says ``ok: false``.
     """
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(argv, argparse.Namespace(evaluate=evaluate))
     try:
         result = _COMMANDS[arguments.command](arguments)
     except Interrupted as stop:
@@ -165,7 +172,7 @@ def _train(a: argparse.Namespace) -> dict[str, Any] | str:
         raise ModelError("train needs --shards and --out (or --print-config)")
     from s2v.model.train import train
 
-    result = asdict(train(config, a.shards, a.out, track(a), cache=a.cache))
+    result = asdict(train(config, a.shards, a.out, track(a), cache=a.cache, evaluate=a.evaluate))
     return result if _speaks() else ""
 
 
