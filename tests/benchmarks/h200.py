@@ -1,13 +1,14 @@
 """A training step on one GPU, and what bounds it: one script for a machine that has one.
 
     python tests/benchmarks/h200.py --json h200.json [--only ceilings,attention,step,...]
-        [--budget-s 540] [--repeats 2] [--toy]
+        [--budget-s 540] [--repeats 2] [--after h200.json] [--toy]
     python tests/benchmarks/h200.py --write h200.json      # into docs/benchmarks.md
 
 The packages' sources on PYTHONPATH, and torch, numpy, pydantic and safetensors are all it needs;
 neither Ray nor transformers. diffusers, where it can be imported, is measured in the same run
 on the same inputs. Every row is written as soon as it is known, so that a run that is cut off
-leaves what it had. Sections:
+leaves what it had, and ``--after`` goes on from it: all of it takes three calls of ten minutes.
+Sections:
 
     versions    of everything, and the device
     ceilings    a bf16 product of 8192 cubed and a copy, on random numbers: what the chip gives
@@ -121,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--budget-s", type=float, default=540, help="no new case after (540)")
     parser.add_argument("--repeats", type=int, default=2, help="of each step case (2)")
+    parser.add_argument("--after", type=Path, metavar="JSON", help="do not measure its cases anew")
     parser.add_argument("--toy", action="store_true", help="small sizes, on a CPU")
     parser.add_argument("--write", type=Path, metavar="JSON", help="into docs/benchmarks.md")
     arguments = parser.parse_args(argv)
@@ -137,6 +139,9 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.toy and not torch.cuda.is_available():
         parser.error("no CUDA device here; --toy runs the same at toy size on a CPU")
     bench = Bench.make(toy=arguments.toy, repeats=arguments.repeats)
+    if arguments.after:
+        before = json.loads(arguments.after.read_text(encoding="utf-8"))
+        bench.known = {row["case"]: row for row in before[1:] if "error" not in row}
     with bench:
         rows = measure(bench, chosen, arguments.budget_s, arguments.json)
     failed = [row for row in rows if "error" in row]

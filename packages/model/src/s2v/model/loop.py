@@ -32,9 +32,11 @@ from s2v.model.errors import Interrupted, ModelError
 from s2v.model.figures import Figures, note
 from s2v.model.flops import Sizes
 from s2v.model.measures import Measures
+from s2v.model.moving import onto
 from s2v.model.parallel import gradients
 from s2v.model.parallel.build import build
 from s2v.model.parallel.compiled import graphs
+from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.parallel.shard import share_gradients
 from s2v.model.parallel.world import World
 from s2v.model.planner.shapes import image_tokens_of
@@ -157,7 +159,8 @@ class Trainer:
         for number, part in zip(numbers, parts, strict=True):
             now = c.parallel.reduce_every_slot or number == numbers[-1]
             share_gradients(self.model, now)
-            slots.append(self._slot(number, part, total))
+            with attention_kernels(c.parallel):
+                slots.append(self._slot(number, part, total))
         norm = gradients.clip(self.model.parameters(), c.optim.clip)
         bad = self.verdicts.judge(norm)
         lr = optim.learning_rate(c.optim, self.step, c.train.steps)
@@ -183,8 +186,8 @@ class Trainer:
         condition = conditioning.hide(batch.condition, hidden, self.null_text).on(self.device)
         tokens = self._tokens(part.bucket)
         levels = flow.noise_levels(c.flow, seed, keys, tokens)
-        eps = flow.noise(tuple(batch.video.shape[1:]), seed, keys).to(self.device)
-        x0, t = batch.video.to(self.device), levels.to(self.device)
+        eps = onto(flow.noise(tuple(batch.video.shape[1:]), seed, keys), self.device)
+        x0, t = onto(batch.video, self.device), onto(levels, self.device)
         losses = flow.video_loss(self.model(flow.interpolate(x0, eps, t), t, condition), x0, eps)
         each = tokens if c.flow.reduction == "token" else 1
         loss = (losses * flow.level_weights(c.flow, t)).sum() * (each / total)
