@@ -274,6 +274,7 @@ print(held.total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - be
 """
 
 
+@pytest.mark.prove
 def test_memory_is_about_what_a_process_takes() -> None:
     """Loosely: an allocator rounds up, libraries take buffers. Within a third is what is asked."""
     done = subprocess.run(
