@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +36,9 @@ from s2v.model.mmdit import Widths
 from s2v.model.parallel import gradients
 from s2v.model.parallel.compiled import compile_blocks
 from s2v.model.parallel.world import World, begin
+from s2v.model.progress import quiet
 from s2v.model.records import Records
+from s2v.model.run import Run
 
 META = torch.device("meta")
 WIDTHS = Widths(16, 64, 12)
@@ -240,3 +243,33 @@ def test_every_group_of_processes_has_the_runs_timeout() -> None:
         for group in (None, *world.mesh.get_all_groups()):
             backend = (group or dist.group.WORLD)._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
             assert backend.options._timeout == timedelta(minutes=77)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told_how_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with (
+        pytest.raises(ModelError, match=r"process 3 .* torch sees 2; .* train\.device = cpu"),
+        begin(ParallelConfig(), torch.device("cuda")),
+    ):
+        pass
+
+
+def test_a_full_gpu_names_the_size_that_filled_it_and_the_way_out(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainer(tiny(), torch.device("cpu"))
+    made.world, made.step, made.run = World(), 6, Run(tmp_path)
+    made.measures = SimpleNamespace(due=lambda _: False)  # type: ignore[assignment]
+    slot = part(2)
+    made.loader = [(Step(6, 0, (slot.micro,), 2.0), [slot])]  # type: ignore[assignment]
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(Trainer, "one_step", full)
+    made.records = Records(made.world, {}, Figures(made.config, torch.device("cpu")))
+    with pytest.raises(ModelError, match=r"step 7, with clips of 17x32x48 and 2 ref.*model plan"):
+        made.loop(quiet, {})

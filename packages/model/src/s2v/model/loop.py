@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from s2v.model import checkpoint, conditioning, flow, lora, networks, optim
 from s2v.model.binding import HasOffsets
 from s2v.model.checkpoint import Checkpoint
@@ -115,7 +117,11 @@ class Trainer:
                 told = ""
                 self.records.resume()
                 while self.step < t.steps:
-                    self.one_step(*next(batches))
+                    step, parts = next(batches)
+                    try:
+                        self.one_step(step, parts)
+                    except torch.OutOfMemoryError as error:
+                        raise ModelError(self._too_large(parts)) from error
                     if self.step % self.log_every == 0 or self.measures.due(self.step):
                         told = self.tell(log) or told
                     progress(1, told)
@@ -174,6 +180,17 @@ class Trainer:
         loads = [sum(micro.cost for micro in share) for share in shares]
         waited = self.loader.figures.last_wait_s
         self.records.add(StepRecord(self.step, norm, slots, waited, loads, more))
+
+    def _too_large(self, parts: Sequence[Part[Batch]]) -> str:
+        """What a user is told whose GPU is full."""
+        b = max((part.bucket for part in parts), key=lambda b: b.frames * b.height * b.width)
+        size = f"{b.frames}x{b.height}x{b.width}"
+        return (
+            f"{self.run.folder}: the GPU's memory is full in step {self.step + 1}, with clips of "
+            f"{size} and {b.references} references; `s2v-model plan` says what each size needs. "
+            "parallel.recompute = 'full', parallel.cp, a smaller train.batch or more GPUs need "
+            "less; the same command then goes on from the newest checkpoint"
+        )
 
     def _slot(self, number: int, part: Part[Batch], total: float) -> SlotRecord:
         """Forward and backward of one micro-batch, its share of the step's loss."""

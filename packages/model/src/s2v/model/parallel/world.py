@@ -142,14 +142,15 @@ def begin(config: ParallelConfig, device: torch.device) -> Iterator[World]:
         device: ``cpu``, or ``cuda`` for the GPU of this process's ``LOCAL_RANK``.
 
     Raises:
-        ModelError: the sizes do not multiply to the number of processes; or this or another
+        ModelError: the sizes do not multiply to the number of processes; there is no GPU for one
+            of them; or this or another
             process failed, with its rank and its reason.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     replicate, shard = _sizes(config, size)
     alone = size == 1
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = _own_gpu()
         torch.cuda.set_device(device)
     if alone and not needs_group(config, device):
         yield World(device=device)
@@ -194,6 +195,17 @@ def precision(config: ParallelConfig, device: torch.device) -> torch.dtype:
     if config.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process's ``LOCAL_RANK``."""
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise ModelError(
+            f"process {number} of this machine has no GPU: torch sees {there}; start at most that "
+            "many processes on a machine, or set train.device = cpu"
+        )
+    return torch.device("cuda", number)
 
 
 def _sizes(config: ParallelConfig, size: int) -> tuple[int, int]:
