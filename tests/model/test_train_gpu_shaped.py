@@ -33,7 +33,7 @@ from s2v.model.errors import ModelError
 from s2v.model.figures import Figures
 from s2v.model.loop import Trainer
 from s2v.model.mmdit import Widths
-from s2v.model.parallel import gradients
+from s2v.model.parallel import gradients, world
 from s2v.model.parallel.compiled import compile_blocks, graphs
 from s2v.model.parallel.world import World, begin
 from s2v.model.progress import quiet
@@ -238,9 +238,9 @@ def test_no_wait_for_a_slow_process_is_cut_short() -> None:
 def test_every_group_of_processes_has_the_runs_timeout() -> None:
     """torch gives groups its own ten minutes, whatever the processes began with."""
     config = ParallelConfig(meta=True, timeout_minutes=77)
-    with begin(config, torch.device("cpu")) as world:
-        assert world.mesh is not None
-        for group in (None, *world.mesh.get_all_groups()):
+    with begin(config, torch.device("cpu")) as one:
+        assert one.mesh is not None
+        for group in (None, *one.mesh.get_all_groups()):
             backend = (group or dist.group.WORLD)._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
             assert backend.options._timeout == timedelta(minutes=77)
 
@@ -273,3 +273,18 @@ def test_a_full_gpu_names_the_size_that_filled_it_and_the_way_out(
     made.records = Records(made.world, {}, Figures(made.config, torch.device("cpu")))
     with pytest.raises(ModelError, match=r"step 7, with clips of 17x32x48 and 2 ref.*model plan"):
         made.loop(quiet, {})
+
+
+def test_a_process_that_fails_on_a_gpu_does_not_wait_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NCCL's orderly end waits for collectives that this process will never join."""
+    ended = []
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: ended.append(True))
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    for device, failed, orderly in (
+        (cuda, True, False), (cuda, False, True), (cpu, True, True), (cpu, False, True),
+    ):  # fmt: skip
+        ended.clear()
+        world._leave(device, failed=failed)
+        assert bool(ended) == orderly
