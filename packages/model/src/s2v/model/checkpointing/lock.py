@@ -32,7 +32,10 @@ def hold(folder: Path) -> None:
             return
         handle = (folder / NAME).open("a+", encoding="utf-8")
     except OSError as error:
-        raise ModelError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        raise ModelError(
+            f"{folder}: cannot be written ({error.strerror or error}); give an --out that this "
+            "user may write, or change its permissions"
+        ) from None
     try:
         # Of POSIX's kind: it is not handed on to the loader's processes, which may outlive a kill.
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

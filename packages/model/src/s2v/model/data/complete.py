@@ -46,6 +46,19 @@ def _sizes(folder: Path) -> dict[str, int]:
         return {}
     try:
         rows = pq.read_table(path, columns=["shard", "bytes"]).to_pylist()
-    except (pa.ArrowInvalid, KeyError):
-        return {}  # not of our writer: lengths are found wrong when samples are read
-    return {str(row["shard"]): int(row["bytes"]) for row in rows}
+        return {str(row["shard"]): int(row["bytes"]) for row in rows}
+    except (pa.ArrowInvalid, OSError) as error:
+        if _of_another(path):
+            return {}  # not of our writer: lengths are found wrong when samples are read
+        raise ModelError(
+            f"{path}: is damaged ({str(error).splitlines()[0]}); fetch it again, or write it anew: "
+            "`s2v-data select`"
+        ) from None
+
+
+def _of_another(path: Path) -> bool:
+    """Whether it is whole, but lists no lengths."""
+    try:
+        return not {"shard", "bytes"} <= set(pq.read_schema(path).names)
+    except (pa.ArrowInvalid, OSError):
+        return False
