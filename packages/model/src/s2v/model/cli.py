@@ -109,7 +109,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _examples(command: str) -> str:
     """Those of one command."""
-    own = [line for line in _EXAMPLES.splitlines() if f" s2v-model {command} " in line]
+    said = (f" s2v-model {command} ", f" s2v.model.cli {command} ")
+    own = [line for line in _EXAMPLES.splitlines() if any(words in line for words in said)]
     return "\n".join(["examples:", *own]) if own else _EXAMPLES
 
 

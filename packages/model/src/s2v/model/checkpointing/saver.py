@@ -227,12 +227,12 @@ class Saver:
             return ModelError(f"{writer.final}: cannot write the checkpoint: {text}")
         room = ""
         if cause.errno in _FULL:
-            size = plan.bytes * self.world / 1e9
+            size = _told(plan.bytes * self.world)
             try:
-                free = f"{shutil.disk_usage(self.folder).free / 1e9:.1f} GB are free"
+                free = f"{_told(shutil.disk_usage(self.folder).free)} are free"
             except OSError:
                 free = "how much is free is not known"
-            room = f"; it needs about {size:.1f} GB beside the {self.keep} kept, {free}"
+            room = f"; it needs about {size} beside the {self.keep} kept, {free}"
         where = f" on process {rank}" if self.world > 1 else ""
         return ModelError(
             f"{writer.final}: cannot write the checkpoint{where} "
@@ -247,6 +247,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         return saver.save(checkpoint)
     finally:
         saver.close()
+
+
+def _told(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
