@@ -8,14 +8,17 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from s2v.datapipe.base.shards import ShardIndex
+from s2v.datapipe.base.shards import ShardError, ShardIndex
 from s2v.model import metrics
+from s2v.model.autoencoder import LinearAutoencoder
+from s2v.model.checkpointing import lock
 from s2v.model.cli import main
 from s2v.model.config import Config
 from s2v.model.data import cached
@@ -140,3 +143,56 @@ def test_a_list_that_is_a_folder_is_named(drawn_shards: Path, tmp_path: Path) ->
     table = ShardIndex.open(drawn_shards).table
     with pytest.raises(ModelError, match=rf"{tmp_path}: Is a directory; name a JSONL file"):
         Exclusions.read([tmp_path], table)
+
+
+def _without_rights(work: Callable[[], object]) -> str:
+    """What ``work`` says where the superuser obeys permissions like everybody else."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if os.geteuid() == 0:  # as somebody whom nothing belongs to
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            work()
+            os.write(writer, b"nothing")
+        except (ModelError, ShardError) as error:
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as said:
+        return said.read()
+
+
+def test_what_may_not_be_read_or_written_is_said_before_the_first_step(
+    drawn_shards: Path, tiny: Callable[..., Config]
+) -> None:
+    """Else the first checkpoint, hours later, is where a wrong folder shows."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to others
+        folder = Path(name)
+        folder.chmod(0o755)
+        shards = Path(shutil.copytree(drawn_shards, folder / "shards"))
+        shards.chmod(0o755)
+        index = ShardIndex.open(shards)
+        pool = pool_of(index.table, tiny().data)
+        checkpoints = folder / "checkpoints"
+        lock.hold(checkpoints)
+        lock.release(checkpoints)
+        (checkpoints / ".lock").chmod(0o666)
+        checkpoints.chmod(0o555)
+        told = _without_rights(lambda: lock.hold(checkpoints))
+        assert told.startswith(f"{checkpoints}: cannot be written (Permission denied); give")
+        tar = shards / "in-000000.tar"
+        tar.chmod(0)
+        told = _without_rights(lambda: check_shards(index, pool))
+        assert told.startswith(f"{tar}: the shard may not be read; change its permissions")
+        (shards / "index" / "samples.parquet").chmod(0)
+        told = _without_rights(lambda: ShardIndex.open(shards))
+        assert "samples.parquet: cannot be read" in told
+        own = folder / "autoencoder.safetensors"
+        own.write_bytes(b"x")
+        own.chmod(0)
+        told = _without_rights(lambda: LinearAutoencoder.load(own))
+        assert told == f"{own}: cannot be read; change its permissions"

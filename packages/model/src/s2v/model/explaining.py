@@ -23,17 +23,18 @@ def of_disk(error: OSError) -> str | None:
     if error.filename is None and error.errno not in FULL:
         return None  # of a pipe, a socket, or our own making: it keeps its traceback
     where = f"{error.filename}: " if error.filename is not None else ""
-    return f"{where}{error.strerror or error}; {_way_out(error.errno)}"
+    return f"{where}{error.strerror or error}; {way_out(error.errno)}, and start again"
 
 
-def _way_out(number: int | None) -> str:
+def way_out(number: int | None) -> str:
+    """What a user can do about an error of that number."""
     if number in FULL:
-        return "free some space; the same command goes on"
+        return "free some space"
     if number in _NOT_ALLOWED:
         return "give a place that this user may read and write, or change its permissions"
     if number in _NO_FOLDER:
-        return "a file stands where a folder is wanted, or the other way round; give another path"
-    return "see that the path is right and its disk is there; the same command goes on"
+        return "give another path: a file stands where a folder is wanted, or the other way round"
+    return "see that the path is right and its disk is there"
 
 
 @contextmanager

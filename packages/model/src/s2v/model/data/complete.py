@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -32,10 +33,16 @@ def check_shards(index: ShardIndex, pool: Pool) -> None:
         path = index.folder / str(name)
         if not path.is_file():
             wrong.append(f"{path}: the shard is missing")
+        elif not os.access(path, os.R_OK):
+            wrong.append(f"{path}: the shard may not be read; change its permissions")
         elif (wanted := sizes.get(str(name))) not in (None, path.stat().st_size):
             wrong.append(f"{path}: has {path.stat().st_size} bytes of {wanted}; it is cut short")
     if wrong:
-        more = f" (and {len(wrong) - 1} more shards are missing or cut)" if len(wrong) > 1 else ""
+        more = (
+            f" (and {len(wrong) - 1} more shards are missing, cut or not to be read)"
+            if len(wrong) > 1
+            else ""
+        )
         raise ModelError(f"{wrong[0]}{more}; fetch it again, or write it anew: `s2v-data select`")
 
 
