@@ -85,6 +85,22 @@ def test_the_stream_visits_each_sample_once_per_epoch_and_goes_on_from_its_state
     assert [resumed.next() for _ in range(63)] == draws[37:]
 
 
+def test_an_epoch_is_not_the_one_before_again() -> None:
+    """The same order every epoch would be one more thing to learn by heart."""
+    pool = Pool.of_ids(
+        {"in": [f"{n:02d}" for n in range(40)], "cross": [f"c{n}" for n in range(40)]}
+    )
+    plan = Plan(pool, [{"in": 0.5, "cross": 0.5}], 0)
+    draws = [plan.next() for _ in range(240)]
+    orders = [
+        tuple(int(d.sample_id.strip("c")) for d in draws if (d.source, d.epoch) == (source, epoch))
+        for source in ("in", "cross")
+        for epoch in range(3)
+    ]
+    assert all(sorted(order) == list(range(40)) for order in orders)
+    assert len(set(orders)) == 6
+
+
 def test_a_changed_order_is_not_silently_continued() -> None:
     state = _plan().state()
     with pytest.raises(ModelError, match="changed since the checkpoint"):

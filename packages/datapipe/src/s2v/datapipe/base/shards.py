@@ -305,8 +305,12 @@ class Sample:
         return data
 
     def meta(self) -> SampleMeta:
-        """Parse ``<id>.json``."""
-        return SampleMeta.from_json(self.read("json"))
+        """Parse ``<id>.json``, its sha256 checked: a changed letter is a caption of another clip.
+
+        Raises:
+            ShardError: as :meth:`read`.
+        """
+        return SampleMeta.from_json(self.read("json", verify=True))
 
 
 def _with_nulls(table: pa.Table) -> list[str]:
