@@ -24,7 +24,6 @@ from s2v.model.loop import Trainer
 from s2v.model.measures import Measures
 from s2v.model.monitor import Evaluator
 from s2v.model.parallel import world as processes
-from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.parallel.world import World
 from s2v.model.progress import Track, quiet, shown
 from s2v.model.run import Run, device_of, fit_autoencoder
@@ -128,7 +127,7 @@ def _train(
         print(tune.told(tune.table(trainer.model)), file=sys.stderr)
     spent = time.process_time()
     try:
-        with stop_on_signals() as stop, attention_kernels(config.parallel):
+        with stop_on_signals() as stop:
             trainer.loop(track, stop)
     except Interrupted:
         _quarantined(trainer, run, quarantine, world)
@@ -170,6 +169,7 @@ def _encode(
         bad = samples.prepare(pool, quarantine, track, world.rank, world.size)
     else:
         bad = samples.check(pool, world.rank, world.size)
+    world.meet("encoded")  # one may have hours more to do than another
     told = world.gather((bad, quarantine.faults))
     quarantine.faults = [fault for _, faults in told for fault in faults]
     if world.first:
