@@ -23,7 +23,7 @@ from s2v.model.data.index import select, stride, windows
 from s2v.model.data.mix import next_source, shares
 from s2v.model.data.plan import Plan, permuted
 from s2v.model.data.pool import Pool
-from s2v.model.data.quarantine import Quarantine
+from s2v.model.data.quarantine import Quarantine, begin_list
 from s2v.model.data.reader import Reader
 from s2v.model.data.references import FORMS, Reference, fit_and_pad, forms
 from s2v.model.encoders import ColourGrid, HashedWords
@@ -178,7 +178,8 @@ def test_a_cut_or_changed_shard_costs_its_samples_not_the_run(
     for fault in quarantine.faults:
         assert "in-000000.tar" in fault.message
         assert "sha256" in fault.message
-    assert quarantine.lines().count("\n") == 2
+    begin_list(tmp_path / "quarantine.jsonl", quarantine.faults, 0)
+    assert (tmp_path / "quarantine.jsonl").read_text().count("\n") == 2
 
 
 def test_broken_shards_stop_the_run_by_the_fuse(

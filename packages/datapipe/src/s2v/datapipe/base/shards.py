@@ -362,6 +362,11 @@ class ShardIndex:
             raise ShardError(
                 f"{path}: the index is damaged ({error}); write it anew: `s2v-data run`"
             ) from None
+        except OSError as error:  # Arrow's, which has no name
+            raise ShardError(
+                f"{path}: cannot be read ({error.strerror or error}); change its permissions, or "
+                "see that its disk is there"
+            ) from None
         if "part" not in table.schema.names and {"split", "heldout"} <= set(table.schema.names):
             flags = zip(table["split"].to_pylist(), table["heldout"].to_pylist(), strict=True)
             parts = [part_of(split, heldout) for split, heldout in flags]  # an older folder
