@@ -116,12 +116,17 @@ def test_a_network_that_learned_nothing_is_not_said_to_follow(
     said = json.loads(capsys.readouterr().out)
     assert (said["samples"], len(said["groups"])) == (24, 3)
     for group in said["groups"]:
-        assert [len(set(noise)) for noise in group["nearest"]] == [1, 1]
+        for noises in group["nearest"].values():
+            assert [len(set(noise)) for noise in noises] == [1, 1]
         assert len(set(group["references"])) == 4
-    assert (said["share"], said["p"], said["plain"]) == (0.25, 1.0, 6)
+    for verdict in (said["palette"], said["classes"]):
+        assert (verdict["right"], verdict["share"], verdict["p"]) == (6, 0.25, 1.0)
+        assert verdict["plain"] == 6
     assert (tmp_path / "run" / "which.png").is_file()
     assert cli.main([*told, "--quiet", "--groups", "1", "--noises", "1"]) == 0
-    assert "which.png" in capsys.readouterr().out
+    told_ = capsys.readouterr().out
+    assert "which.png" in told_
+    assert "1 right (25.0%; chance 25 %), p = 1" in told_
 
 
 def test_too_few_identities_are_told(

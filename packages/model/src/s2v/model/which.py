@@ -2,8 +2,10 @@
 
 For a held-out clip four references of four identities are given by turns: the clip's own and
 three others. Caption and noise stay the same, so only the reference differs; other noises ask
-again. Every video is compared with all four by an embedder that never conditioned the network
-(EfficientNet-Lite's log class probabilities).
+again. Every video is compared with all four by two embedders that never conditioned the network:
+
+- ``palette``: the Lab histogram by which the data pipeline compares subjects' colours, unchanged;
+- ``classes``: EfficientNet-Lite's log class probabilities, which need outlines.
 
 Some pictures are near to everything (hubs; a network's blurred videos have the same few), and
 would win whatever was given. So a reference's similarities to the four videos of one noise are
@@ -31,6 +33,7 @@ import numpy.typing as npt
 import torch
 
 from s2v.datapipe.base.atomic import write_json
+from s2v.datapipe.base.embedded.colour import lab_histogram
 from s2v.datapipe.base.embedded.efficientnet import EfficientNetLite
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.config import Config
@@ -52,7 +55,7 @@ CHOICES: Final = 4
 _FRAMES: Final = 5  # of a video that are embedded, spread over it
 _FLOOR: Final = 1e-6  # of a class's probability, before the logarithm
 
-Embed = Callable[[Pixels], npt.NDArray[np.float64]]
+Embed = Callable[[Pixels], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,34 @@ class Group:
     Attributes:
         sample_id: of the clip's sample.
         references: sample ids that the references are from.
-        nearest: per noise, for the video of each reference the place of the nearest reference.
-        similarity: per noise ``[4][4]`` cosine of video (row) and reference, as it is.
+        similarity: per embedder and noise ``[4][4]`` cosine of video (row) and reference.
+        nearest: per embedder and noise, for the video of each reference the place of the nearest
+            reference.
     """
 
     sample_id: str
     references: tuple[str, ...]
-    nearest: tuple[tuple[int, ...], ...]
-    similarity: tuple[tuple[tuple[float, ...], ...], ...]
+    similarity: dict[str, list[list[list[float]]]]
+    nearest: dict[str, list[tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one embedder says of all videos.
+
+    Attributes:
+        right: videos whose nearest reference is theirs.
+        share: of the videos; 0.25 by chance.
+        p: that so many or more are right if videos had nothing to do with their references.
+        plain: how many would be right if no mean was taken off; hubs included, no test.
+        embedder: its id.
+    """
+
+    right: int
+    share: float
+    p: float
+    plain: int
+    embedder: str
 
 
 @dataclass(frozen=True)
@@ -78,26 +101,19 @@ class WhichResult:
 
     Attributes:
         samples: videos, four per group and noise.
-        right: those whose nearest reference is theirs.
-        share: of them; 0.25 by chance.
-        p: that so many or more are right if videos had nothing to do with their references.
-        embedder: what compared.
+        palette, classes: the two embedders' verdicts.
         step, weights: of the network.
         image_scale, text_scale: guidance that the videos were made with.
-        plain: how many are right where no mean is taken off: hubs included, no test.
         groups: one per clip.
     """
 
     samples: int
-    right: int
-    share: float
-    p: float
-    embedder: str
+    palette: Verdict
+    classes: Verdict
     step: int
     weights: str
     image_scale: float
     text_scale: float
-    plain: int
     groups: tuple[Group, ...]
 
 
@@ -142,40 +158,47 @@ def which(
             f"{shards}: {len(samples)} held-out samples, but no four of different identities"
         )
     model, facts = run.network(config.sample.weights, device_of(config))
+    embedders: dict[str, Embed] = {
+        "palette": lab_histogram,
+        "classes": partial(log_probabilities, net),
+    }
     made, rows = [], []
     with track("sample", len(asked) * noises * CHOICES * config.sample.steps) as step:
         for four in asked:
             pictures = [reader.read(sample).references[0].crop for sample in four]
-            found = []
+            found: dict[str, list[list[list[float]]]] = {name: [] for name in embedders}
             for noise in range(noises):
                 videos = _videos(model, store, four, config, noise, step)
-                found.append(similarity(videos, pictures, partial(log_probabilities, net)))
+                for name, embed in embedders.items():
+                    found[name].append(similarity(videos, pictures, embed).round(6).tolist())
                 rows.append(_row(pictures, videos, config))
-            made.append(
-                Group(
-                    four[0].id,
-                    tuple(sample.id for sample in four),
-                    tuple(nearest(one) for one in found),
-                    tuple(tuple(tuple(round(float(v), 6) for v in r) for r in m) for m in found),
-                )
-            )
-    right = sum(_hits(group.nearest) for group in made)
+            near = {name: [nearest(np.array(m)) for m in all_] for name, all_ in found.items()}
+            made.append(Group(four[0].id, tuple(sample.id for sample in four), found, near))
     result = WhichResult(
         samples=len(made) * noises * CHOICES,
-        right=right,
-        share=right / (len(made) * noises * CHOICES),
-        p=p_value([group.nearest for group in made]),
-        embedder=f"{net.model_id}-log-probabilities",
+        palette=_verdict(made, "palette", "lab-histogram-2x8x8"),
+        classes=_verdict(made, "classes", f"{net.model_id}-log-probabilities"),
         step=int(facts["step"]),
         weights=config.sample.weights,
         image_scale=config.sample.image_scale,
         text_scale=config.sample.text_scale,
-        plain=sum(_hits(np.array(group.similarity).argmax(axis=2)) for group in made),
         groups=tuple(made),
     )
     write_json(run.folder / "which.json", asdict(result))
     write_png(run.folder / "which.png", np.concatenate(rows))
     return result
+
+
+def _verdict(groups: Sequence[Group], name: str, embedder: str) -> Verdict:
+    found = [group.nearest[name] for group in groups]
+    right = sum(_hits(clip) for clip in found)
+    return Verdict(
+        right=right,
+        share=right / sum(np.size(clip) for clip in found),
+        p=p_value(found),
+        plain=sum(_hits(np.array(group.similarity[name]).argmax(axis=2)) for group in groups),
+        embedder=embedder,
+    )
 
 
 def choose_groups(samples: Sequence[Sample], seed: int) -> list[tuple[Sample, ...]]:

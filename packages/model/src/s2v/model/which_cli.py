@@ -40,5 +40,10 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
     result = asdict(found)
     if not a.json:
         result["groups"] = len(found.groups)
+        for name in ("palette", "classes"):
+            verdict = getattr(found, name)
+            result[name] = (
+                f"{verdict.right} right ({verdict.share:.1%}; chance 25 %), p = {verdict.p:.2g}"
+            )
         result["sheet"] = str(a.run / "which.png")
     return result
