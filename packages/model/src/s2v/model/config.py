@@ -206,6 +206,9 @@ class HeldoutConfig(_Strict):
     """Loss with the right against another subject's reference, on clips never trained on."""
 
     levels: Size = 8
+    #: ``training``: the quantiles of the levels that training draws, weighted as there: the mean
+    #: is the expected training loss. ``uniform``: ``(i + 0.5) / levels``, to compare recipes.
+    spread: Literal["training", "uniform"] = "training"
     partners: Size = 3
     batch: Size = 8
     limit: Size = 64  # clips
