@@ -26,7 +26,6 @@ from s2v.model.loop import Trainer
 from s2v.model.measures import Measures
 from s2v.model.monitor import Evaluator
 from s2v.model.parallel import world as processes
-from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.parallel.world import World
 from s2v.model.progress import Track, quiet, shown
 from s2v.model.run import Run, device_of, fit_autoencoder
@@ -135,7 +134,7 @@ def _train(
     if world.first and config.tune.kind != "full":
         print(tune.told(tune.table(trainer.model)), file=sys.stderr)
     spent = time.process_time()
-    with stop_on_signals() as stop, attention_kernels(config.parallel):
+    with stop_on_signals() as stop:
         trainer.loop(track, stop)
     spent = time.process_time() - spent
     # Those of a group read the same.
@@ -179,6 +178,7 @@ def _encode(
     except ModelError:
         add_to_list(run.quarantine, quarantine.faults, None)  # the list is what a user needs now
         raise
+    world.meet("encoded")  # one may have hours more to do than another
     told = world.gather((bad, quarantine.faults))
     quarantine.faults = [fault for _, faults in told for fault in faults]
     if world.first:
