@@ -6,7 +6,6 @@ import json
 import multiprocessing as mp
 import os
 import resource
-import shutil
 import signal
 import sys
 import time
@@ -159,7 +158,6 @@ def test_taking_down_shards_takes_the_latents_that_show_it(
     """Before anybody encodes again, and whatever the fingerprint."""
     shards = own(made.shards, tmp_path)
     folder = shards / "latents" / Path(made.result.folder).name
-    shutil.copytree(made.result.folder, folder)
     assert forget_latents(shards) == []  # all of them are there
     path = shards / INDEX_FILE
     table = pq.read_table(path)
