@@ -27,7 +27,7 @@ from s2v.model.data.collate import Batch
 from s2v.model.data.fetch import Fetch
 from s2v.model.data.loader import Loader, Part
 from s2v.model.data.pool import Pool
-from s2v.model.data.quarantine import Quarantine
+from s2v.model.data.quarantine import Quarantine, add_to_list
 from s2v.model.data.samples import Samples
 from s2v.model.data.steps import Step, StepPlan
 from s2v.model.errors import Interrupted, ModelError
@@ -137,6 +137,10 @@ class Trainer:
                         self.records.resume()
                     if asked.signal and self.step < t.steps:
                         raise Interrupted(self.step, asked.signal)
+        except ModelError:
+            # Of this process alone: the others may not be there any more to be asked.
+            add_to_list(self.run.quarantine, self.loader.quarantine.fresh(), self.step)
+            raise
         finally:
             if log:
                 log.close()
@@ -222,7 +226,7 @@ class Trainer:
         return ((bucket.frames - 1) // 4 + 1) * area
 
     def tell(self, log: Log | None) -> str:
-        """Write the lines of the steps since the last time; here the host waits for the device.
+        """Write what the steps since the last time were and met; the host waits for the device.
 
         Returns:
             The newest in a few words; on other ranks than 0 nothing.
@@ -231,6 +235,11 @@ class Trainer:
             ModelError: more steps in a row were not finite than ``train.patience``.
         """
         lines = self.records.flush()
+        met = self.world.gather(self.loader.quarantine.fresh())
+        if self.world.first:
+            # A checkpoint follows what was met before it, so a kill loses none of these lines.
+            faults = [fault for of_one in met for fault in of_one]
+            add_to_list(self.run.quarantine, faults, self.step)
         if self.measures.due(self.step) and self.measured < self.step:
             self.measured = self.step
             measured = self.measures.take(self.step, self.model, self.ema)

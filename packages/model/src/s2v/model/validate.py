@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from s2v.datapipe.base.shards import ShardIndex
+from s2v.model import flow
 from s2v.model.conditioning import Condition, Hidden, hide
 from s2v.model.config import Config
 from s2v.model.data.collate import Batch, fixed
@@ -157,8 +158,8 @@ class Validator:
         item = fixed(sample.id, features, form, data.max_references)
         with attention_kernels(self.config.parallel):
             losses = level_losses(
-                model, [item] * len(v.branches), v.levels, v.batch, (v.seed, "validate"),
-                self._shown,
+                model, [item] * len(v.branches), flow.evenly(v.levels), v.batch,
+                (v.seed, "validate"), self._shown,
             )  # fmt: skip
         return {
             "id": sample.id,
@@ -191,7 +192,8 @@ class Validator:
             "by_references": _means(shown.mean(axis=1), [row["references"] for row in rows]),
             "by_size": _means(shown.mean(axis=1), [row["size"] for row in rows]),
             "by_level": {
-                f"{(j + 0.5) / v.levels:.4f}": float(shown[:, j].mean()) for j in range(v.levels)
+                f"{level:.4f}": float(shown[:, j].mean())
+                for j, level in enumerate(flow.evenly(v.levels))
             },
             "by_branch": {name: float(losses[:, i].mean()) for i, name in enumerate(v.branches)},
             "samples": len(rows),

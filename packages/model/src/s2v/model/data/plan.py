@@ -144,7 +144,8 @@ class Plan:
         if state["digest"] != self.digest():
             raise ModelError(
                 "the shards' samples, data.mix or train.seed changed since the checkpoint, so its "
-                "order cannot go on; start a new run folder, or restore the old shards"
+                "order cannot go on; start a new run folder, or restore the old shards (of samples "
+                "that must go, keep the shards and name them in data.exclusions: the order goes on)"
             )
 
     def restore(self, state: Mapping[str, Any]) -> None:
