@@ -7,7 +7,7 @@ fails, and on a GPU the host would have waited there until all that was asked be
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from s2v.model.data.buckets import Bucket
 from s2v.model.data.collate import Batch
 from s2v.model.data.loader import Part
 from s2v.model.data.plan import Draw
+from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.steps import Micro, Step
 from s2v.model.errors import ModelError
 from s2v.model.figures import Figures
@@ -257,6 +258,16 @@ def test_a_process_without_a_gpu_of_its_own_is_told_how_many_there_are(
         pass
 
 
+class Loaded:
+    """Where a loader stands that gives one step."""
+
+    def __init__(self, slot: Part[Batch]) -> None:
+        self.slot, self.quarantine = slot, Quarantine(1)
+
+    def __iter__(self) -> Iterator[tuple[Step, list[Part[Batch]]]]:
+        yield Step(6, 0, (self.slot.micro,), 2.0), [self.slot]
+
+
 def test_a_full_gpu_names_the_size_that_filled_it_and_the_way_out(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +275,7 @@ def test_a_full_gpu_names_the_size_that_filled_it_and_the_way_out(
     made.world, made.step, made.run = World(), 6, Run(tmp_path)
     made.measures = SimpleNamespace(due=lambda _: False)  # type: ignore[assignment]
     slot = part(2)
-    made.loader = [(Step(6, 0, (slot.micro,), 2.0), [slot])]  # type: ignore[assignment]
+    made.loader = Loaded(slot)  # type: ignore[assignment]
 
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
