@@ -178,6 +178,8 @@ class TrainConfig(_Strict):
 
     #: Weights to start from (``network.kind = "wan"``): a released checkpoint of any layout.
     start_from: str | None = None
+    #: Patterns of tensors that its file holds and the network has not, to be passed over.
+    start_pass_over: tuple[str, ...] = ()
     steps: Size = 400
     #: Micro-batches of a step, whatever the number of GPUs; ranks share them evenly.
     slots: Size = 1

@@ -27,6 +27,7 @@ from s2v.model.data.held import Held, held
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.errors import ModelError
 from s2v.model.heldout import level_losses
+from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.progress import Track, quiet
 
 #: Joins what every rank found, in rank order; ``torch.distributed.all_gather_object`` does.
@@ -155,14 +156,11 @@ class Validator:
         form = max(data.forms, key=lambda f: (data.forms[f], f == "white"))
         features = self._store.get(sample, one.size)
         item = fixed(sample.id, features, form, data.max_references)
-        losses = level_losses(
-            model,
-            [item] * len(v.branches),
-            flow.evenly(v.levels),
-            v.batch,
-            (v.seed, "validate"),
-            self._shown,
-        )
+        with attention_kernels(self.config.parallel):
+            losses = level_losses(
+                model, [item] * len(v.branches), flow.evenly(v.levels), v.batch,
+                (v.seed, "validate"), self._shown,
+            )  # fmt: skip
         return {
             "id": sample.id,
             "pair": str(sample.row["pair_type"]),
