@@ -18,7 +18,7 @@ from s2v.model.data.loader import Loader
 from s2v.model.data.plan import Draw
 from s2v.model.data.pool import Pool
 from s2v.model.data.quarantine import Quarantine
-from s2v.model.data.steps import StepPlan
+from s2v.model.data.steps import Micro, StepPlan
 from s2v.model.errors import ModelError
 
 sys.path.append(str(Path(__file__).parent))  # workers import it too
@@ -129,6 +129,19 @@ def test_a_stand_in_is_of_the_same_size_and_source_and_is_counted() -> None:
     assert loader.figures.stand_ins == filled > 0
     assert {f.sample_id for f in loader.quarantine.faults} <= BAD  # each once, however often met
     assert len(loader.quarantine.faults) == len({f.sample_id for f in loader.quarantine.faults})
+
+
+def test_not_the_same_sample_stands_in_for_all() -> None:
+    """Else one clip would be seen as often as all the unreadable ones together."""
+    pool = _pool()
+    fetch = Fetch(pool, Drawn(bad=frozenset({"i00"})), 5)
+    row = pool.ids.to_pylist().index("i00")
+    found = [
+        fetch(Micro(SMALL, (Draw(number, "in", "i00", 0, 0, row),), 1.0)).draws[0]
+        for number in range(40)
+    ]
+    assert [draw.number for draw in found] == list(range(40))
+    assert len({draw.sample_id for draw in found}) > 10
 
 
 def test_one_bad_sample_never_ends_a_run_not_even_the_only_one_of_its_size() -> None:

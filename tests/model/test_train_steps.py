@@ -115,6 +115,29 @@ def test_nothing_waits_for_ever() -> None:
     assert max(d.number for m in step.slots for d in m.draws) - number <= plan.max_pending
 
 
+def test_draws_that_wait_keep_the_size_of_their_phase_over_a_restart() -> None:
+    small, large = Bucket(17, 64, 64, 0), Bucket(33, 64, 64, 0)
+    base = Pool.of_ids({"in": [f"{n:03d}" for n in range(50)]})
+    mixed = (np.arange(50) % 3 == 0).astype(np.int16)
+    pool = Pool(base.ids, base.rows, (small, large), (1 - mixed, mixed), base.shown)
+    sizing = Sizing({small: 1.0, large: 2.0}, {small: 1, large: 2}, {small: 1, large: 2},
+                    {small: 4, large: 2})  # fmt: skip
+
+    def plan() -> StepPlan:
+        return StepPlan(pool, [{"in": 1.0}] * 2, [0, 4], sizing, slots=4, seed=1)
+
+    straight = plan()
+    waited = set()
+    for done in range(12):
+        state = json.loads(json.dumps(straight.state()))
+        waited |= {phase for *_, phase in state["pending"]}
+        other = plan()
+        other.restore(state)
+        assert other.peek(4) == straight.peek(4), done  # buckets, too
+        straight.next()
+    assert waited == {0, 1}  # else this has shown nothing
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 99),
