@@ -142,11 +142,13 @@ def _result(
         baseline=_rounded(float(np.mean(levels)) if levels else None),
         baseline_n=len(levels),
         rate=_rounded(float(np.mean(rates)) if rates else None),
-        parts={
-            name: round(float(np.mean([r.measurement.parts[name] for r in good])), DIGITS) + 0.0
-            for name in names
-        },
+        parts={name: round(float(np.mean(_part(good, name))), DIGITS) + 0.0 for name in names},
     )
+
+
+def _part(rows: Sequence[Row], name: str) -> list[float]:
+    """One companion of the samples that have it: confusion counts depend on the references."""
+    return [r.measurement.parts[name] for r in rows if name in r.measurement.parts]
 
 
 def _rounded(value: float | None) -> float | None:

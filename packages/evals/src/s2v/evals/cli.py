@@ -19,6 +19,8 @@ from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
 from s2v.evals import show
 from s2v.evals.compare import compare
+from s2v.evals.encoders.local import Weights
+from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.inspection import as_rows, inspect
 from s2v.evals.manifest import load_manifest
@@ -52,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
         "--suite",
         default="light",
         help=f"one of {', '.join(SUITES)}, or protocols separated by commas (default: light)",
+    )
+    run.add_argument(
+        "--weights", type=Path, help="file that names production weights; see docs/evals.md"
     )
     run.add_argument("--limit", type=int, help="first N samples only; marks the result partial")
     run.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
@@ -138,6 +143,7 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
         on_problem="record" if args.keep_going else "refuse",
         cache=args.cache,
+        encoders=Encoders(Weights.read(args.weights)) if args.weights else None,
     )
     if args.json:
         _print_json(summary.to_json())

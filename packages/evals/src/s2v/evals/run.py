@@ -21,7 +21,7 @@ from s2v.datapipe.base.progress import track
 from s2v.evals import aggregate, media, statistics, write
 from s2v.evals.aggregate import Row
 from s2v.evals.cache import Cache, digest, key_of, library_versions, net_revisions, weight_digests
-from s2v.evals.encoders.embedded import LightEncoders
+from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.inspection import Inspected, Problem, inspect
 from s2v.evals.manifest import Manifest, Sample, load_manifest
@@ -46,7 +46,9 @@ class _Config:
         return digest(
             {
                 "protocols": [[m.spec.protocol, m.spec.version] for m in metrics],
-                "weights": [weight_digests(m.spec.assets) for m in metrics],
+                "weights": [
+                    {**weight_digests(m.spec.assets), **dict(m.spec.digests)} for m in metrics
+                ],
                 "revisions": [net_revisions(m.spec.assets) for m in metrics],
                 "libraries": library_versions(),
                 "seed": self.seed,
@@ -67,7 +69,7 @@ def evaluate(
     replicates: int = statistics.REPLICATES,
     on_problem: OnProblem = "refuse",
     cache: str | Path | None = None,
-    encoders: LightEncoders | None = None,
+    encoders: Encoders | None = None,
 ) -> Summary:
     """Score every sample of a manifest and write the results.
 
@@ -96,7 +98,8 @@ def evaluate(
         OSError: the results cannot be written.
     """
     parsed = manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
-    metrics = build(suite, encoders)
+    shared = encoders or Encoders()
+    metrics = build(suite, shared)
     if limit is not None and limit < 1:
         raise EvalError(f"--limit {limit}: at least one sample must be left")
     samples = parsed.samples[:limit]
@@ -113,7 +116,7 @@ def evaluate(
             f"{problems[0]}{more}. `s2v-eval validate` lists all; --keep-going counts them as "
             "failed"
         )
-    rows = _measure(parsed, metrics, usable, Cache(store), progress=progress)
+    rows = _measure(parsed, metrics, usable, Cache(store), shared, progress=progress)
     rows += _unusable(metrics, problems, samples)
     order = {m.spec.protocol: i for i, m in enumerate(metrics)}
     rows.sort(key=lambda r: (r.sample.sample_id, order[r.spec.protocol]))
@@ -144,6 +147,7 @@ def _measure(
     metrics: Sequence[Metric],
     items: Sequence[Inspected],
     cache: Cache,
+    encoders: Encoders,
     *,
     progress: bool,
 ) -> list[Row]:
@@ -166,6 +170,8 @@ def _measure(
     # Before the first frame is decoded, not after an hour: is every weight file there?
     for name in sorted({a for _, missing in open_work for m in missing for a in m.spec.assets}):
         asset(name)
+    for name in sorted({n for _, missing in open_work for m in missing for n in m.spec.local}):
+        encoders.weights.path(name)
     with track("evaluate", len(items), quiet=not progress) as step:
         step(len(items) - len(open_work))
         for item, missing in open_work:
@@ -199,6 +205,8 @@ def _score(
     for metric in metrics:
         try:
             scored.append((metric, metric.measure(case), ""))
+        except EvalError:  # unusable weights fail every sample: say so at once
+            raise
         except (ValueError, cv2.error) as error:
             scored.append((metric, failed("error"), f"{type(error).__name__}: {error}"))
     return scored
@@ -275,7 +283,7 @@ def _record(manifest: Manifest, config: _Config, metrics: Sequence[Metric]) -> d
         "seed": config.seed,
         "replicates": config.replicates,
         "limit": config.limit,
-        "weights": weight_digests(names),
+        "weights": {**weight_digests(names), **dict(d for m in metrics for d in m.spec.digests)},
         "licences": {m.spec.protocol: m.spec.licence for m in metrics},
         "packages": {**library_versions(), "s2v-evals": version("s2v-evals")},
     }

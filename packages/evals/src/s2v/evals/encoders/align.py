@@ -22,9 +22,7 @@ TEMPLATE: Final = np.array(
 """Where the five points lie in an aligned face of 112 pixels (Deng et al. 2019)."""
 
 
-def similarity_transform(
-    points: npt.ArrayLike, target: npt.ArrayLike
-) -> npt.NDArray[np.float64]:
+def similarity_transform(points: npt.ArrayLike, target: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Least-squares rotation, uniform scale and shift (Umeyama 1991); never a reflection.
 
     Args:

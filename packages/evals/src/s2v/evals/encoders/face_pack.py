@@ -91,7 +91,5 @@ class FacePack:
         points = face.points + np.array([pad_x, pad_y], np.float32)
         with one_cv_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # insightface's use of scikit-image
-            vector = recogniser.get(
-                cv2.cvtColor(image, cv2.COLOR_RGB2BGR), common.Face(kps=points)
-            )
+            vector = recogniser.get(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), common.Face(kps=points))
         return np.asarray(vector, np.float32).reshape(-1)

@@ -37,7 +37,7 @@ PUBLISHED: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
     "ir101": {"": ("aa54ae6d", "6c6ec")},
 }
-"""First and last digits, as far as they were read anywhere, of the files behind published numbers."""
+"""First and last digits, as far as anybody printed them, of the files behind published numbers."""
 
 _NAMES: Final = (
     "buffalo_l, antelopev2 (folders of an insightface pack), ir101, viclip, open_clip, dinov2, "

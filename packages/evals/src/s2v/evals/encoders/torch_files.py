@@ -32,7 +32,9 @@ def read_state(path: Path, *, below: str | None = None) -> dict[str, torch.Tenso
         raise EvalError(f"{path}: no readable state dict: {type(error).__name__}") from error
     if below is not None and isinstance(state, Mapping) and below in state:
         state = state[below]
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(v, torch.Tensor) for v in state.values()
+    ):
         raise EvalError(f"{path}: expected named tensors")
     return {str(k).removeprefix("module."): v for k, v in state.items()}
 
