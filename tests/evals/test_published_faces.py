@@ -175,13 +175,13 @@ def test_all_published_face_protocols_run_from_a_weights_file(weights_file: Path
         # Random weights: the id must say that these are not the published ones.
         assert len(metric.spec.protocol.split("~")[1]) == 8
         assert dict(metric.spec.digests)
-        same = metric.measure(case([mine, mine, empty, mine], mine))
+        same = metric.measure(case([mine, empty], mine))
         assert same.score == pytest.approx(1.0, abs=2e-3), metric.spec.protocol
-        strange = metric.measure(case([other] * 4, mine))
+        strange = metric.measure(case([other], mine))
         assert strange.score is not None
         assert strange.score < 1.0 - 1e-3, metric.spec.protocol
         if metric.spec.rate:
-            assert same.parts["face_rate"] == 0.75
+            assert same.parts["face_rate"] == 0.5
         assert metric.measure(case([mine], empty)).reason == "reference_without_face"
 
 

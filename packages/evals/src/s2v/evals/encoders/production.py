@@ -7,7 +7,14 @@ from functools import cached_property
 from s2v.evals.encoders.curricular import CurricularFace
 from s2v.evals.encoders.embedded import LightEncoders
 from s2v.evals.encoders.face_pack import FacePack
+from s2v.evals.encoders.image_towers import (
+    ImageTower,
+    dino_tower,
+    dinov2_tower,
+    open_clip_tower,
+)
 from s2v.evals.encoders.local import Weights
+from s2v.evals.encoders.viclip import VideoClip
 
 
 class Encoders(LightEncoders):
@@ -37,3 +44,34 @@ class Encoders(LightEncoders):
     def ir101(self) -> CurricularFace:
         """CurricularFace."""
         return CurricularFace(self.weights.path("ir101"))
+
+    @cached_property
+    def viclip(self) -> VideoClip:
+        """ViCLIP-L/14."""
+        return VideoClip(self.weights.path("viclip"))
+
+    @cached_property
+    def open_clip(self) -> ImageTower:
+        """The image tower of a CLIP, OpenAI's preprocessing."""
+        return self._clip("open_clip")
+
+    @cached_property
+    def clip_b32(self) -> ImageTower:
+        """CLIP ViT-B/32, VBench's preprocessing."""
+        return self._clip("clip_b32", vbench=True)
+
+    @cached_property
+    def dinov2(self) -> ImageTower:
+        """DINOv2."""
+        return dinov2_tower(self.weights.path("dinov2"))
+
+    @cached_property
+    def dino(self) -> ImageTower:
+        """DINO ViT-B/16, VBench's preprocessing."""
+        return dino_tower(self.weights.path("dino"))
+
+    def _clip(self, name: str, *, vbench: bool = False) -> ImageTower:
+        weights = self.weights
+        return open_clip_tower(
+            weights.path(name), weights.entry(name).model, folder=weights.folder, vbench=vbench
+        )

@@ -19,7 +19,7 @@ _METRICS = {
 
 def is_light(spec: MetricSpec) -> bool:
     """It runs with what this package can fetch: no weights of the user's are needed."""
-    return spec.protocol.split(".")[1] == "light"
+    return ".light" in spec.protocol
 
 
 def _light(*families: str) -> tuple[str, ...]:
@@ -39,6 +39,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "faces": _light("face"),
     "motion": _light("motion"),
     "published-faces": _published("face"),
+    "published": _published("face", "subject", "text"),
 }
 """Named groups of protocols; ``light`` is everything that runs without hub weights."""
 

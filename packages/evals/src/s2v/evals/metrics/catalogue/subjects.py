@@ -6,7 +6,7 @@ from typing import Final
 
 from s2v.evals.metrics.base import MetricSpec
 from s2v.evals.metrics.catalogue.entry import Entry
-from s2v.evals.metrics.subject import SegmentedSubjectSimilarity, SubjectSimilarity
+from s2v.evals.metrics.subject import FRAMES, SegmentedSubjectSimilarity, SubjectSimilarity
 
 _SUBJECT: Final = "arXiv 2502.11079 table 2 (ten uniform frames against the reference)"
 
@@ -40,11 +40,64 @@ SUBJECT_SEG = MetricSpec(
     assets=("mobilenet-v2", "u2netp"),
 )
 
+
+def _published(
+    protocol: str, title: str, local: str, licence: str, caveat: str, *, segmented: bool = False
+) -> MetricSpec:
+    return MetricSpec(
+        protocol=protocol,
+        version=1,
+        family="subject",
+        title=title,
+        unit="cosine",
+        low=-1.0,
+        high=1.0,
+        direction="higher",
+        citation=_SUBJECT,
+        licence=licence,
+        caveat=caveat,
+        rate="seg_rate" if segmented else None,
+        assets=("u2netp",) if segmented else (),
+        local=(local,),
+    )
+
+
+_CLIP: Final = "open_clip MIT; OpenAI's CLIP weights MIT, LAION's MIT, others as their cards say"
+_DINO: Final = "DINOv2 Apache-2.0 (code and weights)"
+_WHICH: Final = "Phantom names the paper and not the checkpoint: the digest says which one"
+_SALIENT: Final = (
+    "; the subject is what stands out (U2-Net-p), where Phantom grounds and segments the named one"
+)
+CLIP_I = _published("clip-i@open_clip", "CLIP-I", "open_clip", _CLIP, _WHICH)
+DINO_I = _published("dino-i@dinov2", "DINO-I", "dinov2", _DINO, _WHICH)
+CLIP_I_SEG = _published(
+    "clip-i.seg@open_clip+u2netp", "CLIP-I-Seg", "open_clip", f"{_CLIP}; U2-Net-p Apache-2.0",
+    _WHICH + _SALIENT, segmented=True,
+)  # fmt: skip
+DINO_I_SEG = _published(
+    "dino-i.seg@dinov2+u2netp", "DINO-I-Seg", "dinov2", f"{_DINO}; U2-Net-p Apache-2.0",
+    _WHICH + _SALIENT, segmented=True,
+)  # fmt: skip
+
 ENTRIES: tuple[Entry, ...] = (
     (SUBJECT, lambda spec, e: SubjectSimilarity(spec, lambda: e.image)),
     (
         SUBJECT_SEG,
         lambda spec, e: SegmentedSubjectSimilarity(spec, lambda: e.image, lambda: e.segmenter),
+    ),
+    (CLIP_I, lambda spec, e: SubjectSimilarity(spec, lambda: e.open_clip)),
+    (DINO_I, lambda spec, e: SubjectSimilarity(spec, lambda: e.dinov2)),
+    (
+        CLIP_I_SEG,
+        lambda spec, e: SegmentedSubjectSimilarity(
+            spec, lambda: e.open_clip, lambda: e.segmenter, frames=FRAMES
+        ),
+    ),
+    (
+        DINO_I_SEG,
+        lambda spec, e: SegmentedSubjectSimilarity(
+            spec, lambda: e.dinov2, lambda: e.segmenter, frames=FRAMES
+        ),
     ),
 )
 """Light ones first, then those that need a user's weights."""
