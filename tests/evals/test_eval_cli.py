@@ -137,7 +137,7 @@ def test_compare_prints_the_change_with_its_doubt(
 def test_ls_says_what_each_protocol_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls"]) == 0
     out = capsys.readouterr().out
-    assert "facesim.light.dlib (version 1)" in out
+    assert "facesim.light.dlib (version 2)" in out
     assert "not ViCLIP-T" in out
     assert main(["ls", "faces", "--json"]) == 0
     names = [s["protocol"] for s in json.loads(capsys.readouterr().out)]

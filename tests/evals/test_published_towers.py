@@ -300,7 +300,7 @@ def test_incomplete_or_foreign_weights_are_refused(
     save_file(state, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(EvalError, match=r"layernorm\.bias"):
         dinov2_tower(broken)
-    with pytest.raises(EvalError, match="broken|nowhere"):
+    with pytest.raises(EvalError, match="nowhere"):
         dino_tower(tmp_path / "nowhere")
     config, weights = open_clip_files(tmp_path / "clip")
     with pytest.raises(EvalError, match="name open_clip's architecture"):

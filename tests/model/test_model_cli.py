@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from s2v.datapipe.base.media.images import load_image
 from s2v.datapipe.base.media.scan import scan
 from s2v.datapipe.base.settings import SettingsError
 from s2v.model import config as configuration
@@ -94,7 +96,9 @@ def test_a_sample_carries_its_references_and_its_provenance(
     assert facts["generated"] is True
     assert facts["seed"] == 3
     assert facts["prompt"] == "a shape moves"
-    assert len(facts["references"][0]["rgb_sha256"]) == 64
+    pixels = hashlib.sha256(load_image(reference_file).tobytes()).hexdigest()
+    assert facts["references"][0]["rgb_sha256"] == pixels
+    assert not any("url" in key for key in facts["sampler"])  # where a server stands is no fact
     assert facts["model"]["step"] == 2
     assert facts["sampler"]["image_scale"] == 3.0
     # The video says the same of itself, and is the one it speaks of.
@@ -105,6 +109,7 @@ def test_a_sample_carries_its_references_and_its_provenance(
     sheet = np.asarray(Image.open(str(made["sheet"])))
     assert sheet.shape[0] == 48
     assert sheet.shape[1] > 7 * 80  # the reference and six frames
+    assert (sheet[:, :15] == 255).all()  # as the network saw it: padded with white
     again = make("b", "--seed", "3")
     assert Path(str(again["video"])).read_bytes() == Path(str(made["video"])).read_bytes()
     other = make("c", "--seed", "4", "--set", "sample.image_scale=1")
@@ -155,25 +160,30 @@ def test_heldout_and_inspect_print_what_is_there(
     assert json.loads(capsys.readouterr().out)["clips"] == 4
     kinds = {}
     newest = run / "checkpoints" / "step-00000002"
-    for path in (run, newest, newest / "ema.safetensors", run / "autoencoder.safetensors"):
+    for path in (
+        run,
+        newest,
+        newest / "ema" / "rank-00000.safetensors",
+        run / "autoencoder.safetensors",
+    ):
         assert main(["inspect", "--json", str(path)]) == 0
         kinds[path.name] = json.loads(capsys.readouterr().out)
     assert kinds["run"]["kind"] == "run"
-    assert kinds["step-00000002"]["parameters"] == kinds["ema.safetensors"]["parameters"]
-    assert kinds["ema.safetensors"]["widths"] == {"latent": 16, "text": 64, "image": 12}
+    assert kinds["step-00000002"]["parameters"] == kinds["rank-00000.safetensors"]["parameters"]
+    assert kinds["rank-00000.safetensors"]["widths"] == {"latent": 16, "text": 64, "image": 12}
     assert kinds["autoencoder.safetensors"]["kind"] == "s2v-linear-autoencoder-1"
 
 
 def test_every_recipe_is_valid_and_prints_as_what_it_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert {"demo_tiny", "phantom_mmdit_paper"} <= set(configuration.recipes())
+    assert {"demo_tiny", "phantom_mmdit_1b"} <= set(configuration.recipes())
     for name in configuration.recipes():
         assert main(["train", "--recipe", name, "--print-config"]) == 0
         path = tmp_path / f"{name}.toml"
         path.write_text(capsys.readouterr().out)
         assert configuration.load(path) == configuration.load(name)
-    paper = configuration.load("phantom_mmdit_paper")
+    paper = configuration.load("phantom_mmdit_1b")
     assert (paper.network.window, paper.dropout.vae, paper.sample.steps) == (9, 0.7, 50)
     assert (paper.sample.image_scale, paper.sample.text_scale) == (3.0, 7.5)
 

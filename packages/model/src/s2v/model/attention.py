@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2v.model import rope
+from s2v.model.errors import ModelError
 from s2v.model.tokens import Placement
 
 _HIDDEN = -1e30
@@ -63,6 +64,13 @@ class Layout:
     windows: Windows | None
     packed: bool = False
 
+    def to(self, device: torch.device) -> Layout:
+        """All tensors on ``device``."""
+        w = self.windows
+        windows = w and Windows(w.frame.to(device), w.back.to(device), w.mean.to(device))
+        keys = None if self.keys is None else self.keys.to(device)
+        return Layout(self.cos.to(device), self.sin.to(device), keys, windows, self.packed)
+
 
 def layout(
     *,
@@ -96,7 +104,7 @@ def layout(
         same thing and the cheaper full layout is returned.
 
     Raises:
-        ValueError: a sample has so many references that a window holds no video frame.
+        ModelError: a sample has so many references that a window holds no video frame.
     """
     counts = [int(n) for n in reference_mask.sum(dim=1).tolist()]
     if window is not None and any(frames > window - n for n in counts):
@@ -185,7 +193,7 @@ def _sample_windows(
     tail = [frames + k for k, there in enumerate(references) if there]
     room = window - len(tail)
     if room < 1:
-        raise ValueError(
+        raise ModelError(
             f"{len(tail)} references fill a window of {window} slots; "
             "use fewer references or a larger network.window"
         )
@@ -200,6 +208,14 @@ def _keys(vision: Tensor, context: Tensor) -> Tensor | None:
     """``[N, S]`` from the key masks ``[N, Sv]`` and ``[N, Sc]``; None if all are there."""
     keys = torch.cat([vision, context], dim=1)
     return None if bool(keys.all()) else keys
+
+
+class Attend(nn.Module):
+    """:func:`attend` as a part of a block: the seam where another way of computing it may stand."""
+
+    def forward(self, vision: QKV, context: QKV, where: Layout) -> tuple[Tensor, Tensor]:
+        """As :func:`attend`."""
+        return attend(vision, context, where)
 
 
 def attend(vision: QKV, context: QKV, where: Layout) -> tuple[Tensor, Tensor]:

@@ -86,14 +86,26 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], self.heads, -1)
 
 
+class Attend(nn.Module):
+    """Self-attention's own part: the seam where another way of computing it may stand."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, where: Layout) -> Tensor:
+        """``[B, S, H, D]`` each, rotated -> ``[B, S, H*D]``."""
+        return _attend(q, k, v, where.bias)
+
+
 class SelfAttention(Attention):
     """All tokens of video and references look at one another."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__(config)
+        self.attend: nn.Module = Attend()
 
     def forward(self, x: Tensor, where: Layout) -> Tensor:
         """``[B, S, d]`` -> ``[B, S, d]``."""
         q = rope.rotate(self.split(self.norm_q(self.q(x))), where.cos, where.sin)
         k = rope.rotate(self.split(self.norm_k(self.k(x))), where.cos, where.sin)
-        out: Tensor = self.o(_attend(q, k, self.split(self.v(x)), where.bias))
+        out: Tensor = self.o(self.attend(q, k, self.split(self.v(x)), where))
         return out
 
 
@@ -112,6 +124,10 @@ class CrossAttention(Attention):
             seen = seen + shown
         out: Tensor = self.o(seen)
         return out
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -284,9 +300,11 @@ class WanModel(nn.Module):
         times = t[:, None]
         if c.reference_timestep == "zero" and K:
             times = torch.stack([t, torch.zeros_like(t)], dim=1)
-        features = time_features(times, c.frequencies).to(weight.dtype)
+        # The release makes the time vector in float32 even where all else is halved, so these
+        # layers may be wider than the others (`checkpoints.loading.WIDE`).
+        features = time_features(times, c.frequencies).to(_dtype(self.time_embedding))
         e = at_least_float32(self.time_embedding(features))  # [B, G, d]
-        e0 = at_least_float32(self.time_projection(e.to(weight.dtype)))
+        e0 = at_least_float32(self.time_projection(e.to(_dtype(self.time_projection))))
         e0 = e0.view(*e0.shape[:2], 6, -1)
         for block in self.blocks:
             x = block(x, text, image, e0, where)

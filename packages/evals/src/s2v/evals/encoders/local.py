@@ -141,7 +141,7 @@ class Weights:
 
     def digests(self, names: tuple[str, ...]) -> dict[str, str]:
         """``name/file`` -> sha256 of everything these weights are made of, and the model's name."""
-        found = {}
+        found: dict[str, str] = {}
         for name in sorted(names):
             found |= {f"{name}/{part}".rstrip("/"): sha for part, sha in self.files(name).items()}
             if model := self.entry(name).model:

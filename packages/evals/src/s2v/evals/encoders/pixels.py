@@ -35,8 +35,9 @@ def normalised(pixels: torch.Tensor, statistics: Statistics) -> torch.Tensor:
     return (pixels / 255 - mean) / deviation
 
 
-def short_side(height: int, width: int, side: int) -> tuple[int, int]:
+def short_side(image: Image, side: int) -> tuple[int, int]:
     """Height and width with the shorter one at ``side``, the longer cut to an integer."""
+    height, width = image.shape[:2]
     if height <= width:
         return side, int(side * width / height)
     return int(side * height / width), side
@@ -66,13 +67,13 @@ def vbench_clip(image: Image, side: int = 224) -> torch.Tensor:
 
     The square drops the sides of a wide film.
     """
-    pixels = resized(image, short_side(*image.shape[:2], side), mode="bicubic")
+    pixels = resized(image, short_side(image, side), mode="bicubic")
     return normalised(centre(pixels, side), CLIP)
 
 
 def vbench_dino(image: Image, side: int = 224) -> torch.Tensor:
     """VBench's way to DINO: bilinear to the short side, nothing cut, ImageNet's statistics."""
-    size = short_side(*image.shape[:2], side)
+    size = short_side(image, side)
     return normalised(resized(image, size, mode="bilinear"), IMAGENET)
 
 
@@ -91,9 +92,9 @@ def pillow_square(image: Image, *, resize: int, side: int, statistics: Statistic
         side: of the square.
         statistics: of the network.
     """
-    height, width = short_side(*image.shape[:2], resize)
+    height, width = short_side(image, resize)
     small = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BICUBIC)
-    return normalised(centre(as_tensor(np.asarray(small)), side), statistics)
+    return normalised(centre(as_tensor(np.asarray(small, np.uint8)), side), statistics)
 
 
 def batch(images: Sequence[Image], way: object) -> torch.Tensor:

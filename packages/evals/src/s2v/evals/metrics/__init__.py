@@ -8,11 +8,11 @@ from dataclasses import replace
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.metrics.base import Metric, MetricSpec
-from s2v.evals.metrics.catalogue import faces, motions, subjects, texts
+from s2v.evals.metrics.catalogue import copies, faces, motions, subjects, texts
 
 _METRICS = {
     spec.protocol: (spec, make)
-    for family in (faces, subjects, texts, motions)
+    for family in (faces, subjects, texts, motions, copies)
     for spec, make in family.ENTRIES
 }
 
@@ -35,13 +35,16 @@ def _published(*families: str) -> tuple[str, ...]:
 
 
 SUITES: dict[str, tuple[str, ...]] = {
-    "light": _light(),
+    "light": tuple(p for p in _light() if p not in _light("copy")),
     "faces": _light("face"),
     "motion": _light("motion"),
+    "copy": _light("copy"),
     "published-faces": _published("face"),
     "published": _published("face", "subject", "text"),
 }
-"""Named groups of protocols; ``light`` is everything that runs without hub weights."""
+"""Named groups of protocols; those without ``published`` in their name run without hub weights.
+
+``light`` asks how good a video is, ``copy`` whether it pastes its references."""
 
 
 def specs() -> list[MetricSpec]:

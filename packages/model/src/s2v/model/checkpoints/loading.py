@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,10 +69,7 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
         raise ModelError(f"{path}: no such file or folder")
     if not path.is_dir():
         weights = open_weights(path)
-        identity = ident.identify(weights)
-        if identity.kind != kind:
-            raise ModelError(f"{path}: {identity.model}, not {_WANTED[kind]}")
-        return weights, identity
+        return weights, checked(weights, kind)
     inner = path / _COMPONENT.get(kind, "")
     if _COMPONENT.get(kind) and inner.is_dir() and groups(inner):
         path = inner
@@ -95,6 +93,18 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
         raise faults[0]
     there = ", ".join(f"{w.path.name}: {i.model}" for w, i in found) or "no weights"
     raise ModelError(f"{path}: holds {there}, but not {_WANTED[kind]}")
+
+
+def checked(weights: Weights, kind: str) -> Identity:
+    """What opened weights are.
+
+    Raises:
+        ModelError: not of this kind.
+    """
+    identity = ident.identify(weights)
+    if identity.kind != kind:
+        raise ModelError(f"{weights.path}: {identity.model}, not {_WANTED[kind]}")
+    return identity
 
 
 _WANTED: Final = {
@@ -122,6 +132,7 @@ def load_wan(
     Args:
         path: ``.pth``, ``.safetensors``, an index of shards, or a folder of them.
         dtype: floating type of the parameters; as stored without it, and then nothing is copied.
+            The time vector's layers and the modulation (:data:`WIDE`) stay float32 in half types.
         heads: needed only where the width is no multiple of 128 and nothing else tells.
         options: what a file cannot say: ``rope_precision``, ``reference_position`` and the like.
             ``image_width`` adds the branch for image tokens to weights that lack it; it starts
@@ -133,6 +144,45 @@ def load_wan(
     Raises:
         ModelError: the file is broken or another model's, or does not fit.
     """
+    weights, pieces, model, allowed = _opened(path, heads, options, missing)
+    left = assign(
+        model, weights, pieces, dtype=dtype, missing=allowed, unexpected=unexpected, wide=WIDE
+    )
+    if left:
+        kept = set(left)
+        like = dtype or next(p.dtype for n, p in model.named_parameters() if n not in kept)
+        made: dict[int, nn.Parameter] = {}
+        for name, value in fresh(model, left).items():
+            _set(model, name, value().to(like), made)
+    return model
+
+
+def stream_wan(
+    path: str | Path, *, heads: int | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[WanModel, dict[str, Callable[[], Tensor]]]:
+    """As :func:`load_wan` in float32, but nothing is read yet.
+
+    Returns:
+        The network without memory, and what gives each of its tensors when it is called; to be
+        called in the order of ``named_parameters``, each once.
+    """
+    weights, pieces, model, allowed = _opened(path, heads, options, ())
+    left = check(model, weights, pieces, missing=allowed)
+    values: dict[str, Callable[[], Tensor]] = {
+        name: partial(converted, weights, pieces[name], torch.float32)
+        for name in model.state_dict(keep_vars=True)
+        if name in pieces
+    }
+    return model, values | fresh(model, left)
+
+
+def _opened(
+    path: str | Path,
+    heads: int | None,
+    options: Mapping[str, Any] | None,
+    missing: Sequence[str],
+) -> tuple[Weights, dict[str, Piece], WanModel, tuple[str, ...]]:
+    """The file, where each tensor comes from, the empty network, and what may be missing."""
     weights, identity = find(Path(path), ident.WAN)
     told = dict(options or {})
     config = ident.wan_config(weights, identity, heads)
@@ -141,15 +191,13 @@ def load_wan(
     with without_memory():
         model = WanModel(config)
     allowed = (*missing, *(_IMAGE_BRANCH if adds_image else ()))
-    left = assign(
-        model, weights, wan_pieces(weights, identity), dtype=dtype, missing=allowed,
-        unexpected=unexpected,
-    )  # fmt: skip
-    _fill(model, left, config, dtype)
-    return model
+    return weights, wan_pieces(weights, identity), model, allowed
 
 
 _IMAGE_BRANCH: Final = ("img_emb.*", "blocks.*.cross_attn.*_img.*")
+#: What stays float32 when a network is loaded in half precision, as the release computes it: it
+#: modulates every block, and costs one part in a hundred of the memory.
+WIDE: Final = ("time_embedding.*", "time_projection.*", "*modulation")
 
 
 def wan_pieces(weights: Weights, identity: Identity) -> dict[str, Piece]:
@@ -174,6 +222,7 @@ def assign(
     missing: Sequence[str] = (),
     unexpected: Sequence[str] = (),
     optional: Callable[[str], bool] = lambda name: False,
+    wide: Sequence[str] = (),
 ) -> list[str]:
     """Replace the parameters (and stored buffers) of ``model`` by tensors of the file.
 
@@ -185,6 +234,7 @@ def assign(
         missing: patterns of the model's names that may stay as they are.
         unexpected: patterns of names in ``pieces`` that may be left over.
         optional: names of the model that are never missed.
+        wide: patterns of the model's names that become float32 where ``dtype`` is a half type.
 
     Returns:
         Names that stayed as they were.
@@ -192,6 +242,40 @@ def assign(
     Raises:
         ModelError: anything else is missing, left over or of another shape; all are counted.
     """
+    left = check(model, weights, pieces, missing=missing, unexpected=unexpected, optional=optional)
+    made: dict[int, nn.Parameter] = {}
+    for name in model.state_dict(keep_vars=True):
+        if name in pieces:
+            half = dtype in (torch.bfloat16, torch.float16)
+            to = torch.float32 if half and _matches(name, wide) else dtype
+            _set(model, name, converted(weights, pieces[name], to), made)
+    return left
+
+
+def wan_fits(weights: Weights, identity: Identity) -> None:
+    """Whether :func:`load_wan` would take a Wan file; reads names and shapes only.
+
+    Raises:
+        ModelError: it would not.
+    """
+    with torch.device("meta"):
+        model = WanModel(ident.wan_config(weights, identity))
+    pieces = wan_pieces(weights, identity)
+    check(model, weights, pieces)
+    for name in model.state_dict(keep_vars=True):
+        _check_type(weights, pieces[name])
+
+
+def check(
+    model: nn.Module,
+    weights: Weights,
+    pieces: Mapping[str, Piece],
+    *,
+    missing: Sequence[str] = (),
+    unexpected: Sequence[str] = (),
+    optional: Callable[[str], bool] = lambda name: False,
+) -> list[str]:
+    """Names of the model that the file lacks; arguments and errors as :func:`assign`."""
     targets = {name: tuple(t.shape) for name, t in model.state_dict(keep_vars=True).items()}
     shapes = {name: _shape(weights, piece) for name, piece in pieces.items()}
     left = [n for n in targets if n not in pieces]
@@ -208,12 +292,9 @@ def assign(
         told = "; ".join(f"{len(v)} {k}: {_listed(v)}" for k, v in faults.items() if v)
         raise ModelError(
             f"{weights.path}: does not fit {type(model).__name__}: {told}; "
-            "give the checkpoint of this network, or list the names if this is meant"
+            "give the checkpoint of this network; what is left over can be passed over by name "
+            "(--pass-over of sample and export)"
         )
-    made: dict[int, nn.Parameter] = {}
-    for name in targets:
-        if name in pieces:
-            _set(model, name, _converted(weights, pieces[name], dtype), made)
     return left
 
 
@@ -222,13 +303,18 @@ def _shape(weights: Weights, piece: Piece) -> tuple[int, ...]:
     return tuple(piece.take(torch.empty(shape, device="meta")).shape)
 
 
-def _converted(weights: Weights, piece: Piece, dtype: torch.dtype | None) -> Tensor:
+def _check_type(weights: Weights, piece: Piece, dtype: torch.dtype | None = None) -> None:
     stored = weights.entries[piece.source].dtype
     if stored.startswith("float8") or (stored not in _FLOATS and dtype is not None):
         raise ModelError(
             f"{weights.path}: {piece.source} is stored as {stored}; "
             "give bf16, fp16 or fp32 weights of the same model"
         )
+
+
+def converted(weights: Weights, piece: Piece, dtype: torch.dtype | None) -> Tensor:
+    """One tensor of the file in ``dtype``, or as stored: then mapped, not copied."""
+    _check_type(weights, piece, dtype)
     tensor = piece.take(weights.read(piece.source))
     return tensor.contiguous() if dtype is None else tensor.to(dtype).contiguous()
 
@@ -246,30 +332,27 @@ def _set(model: nn.Module, name: str, tensor: Tensor, made: dict[int, nn.Paramet
         module._buffers[leaf] = tensor
 
 
-@torch.no_grad()
-def _fill(
-    model: WanModel, names: Sequence[str], config: WanConfig, dtype: torch.dtype | None
-) -> None:
-    """Give parameters that the file lacks the values of a fresh network.
+def fresh(model: WanModel, names: Sequence[str]) -> dict[str, Callable[[], Tensor]]:
+    """What gives parameters that a file lacks the values of a fresh network, in float32.
 
     The image branch of a network that never had one adds nothing at first: its values are zero.
+    All draw from one generator: call them in order, each once.
     """
-    if not names:
-        return
     random = torch.Generator().manual_seed(0)
-    kept = set(names)
-    like = dtype or next(p.dtype for n, p in model.named_parameters() if n not in kept)
-    made: dict[int, nn.Parameter] = {}
-    for name in names:
-        tensor = torch.zeros(model.get_parameter(name).shape)
+    std = model.config.width**-0.5
+
+    @torch.no_grad()
+    def made(name: str, shape: torch.Size) -> Tensor:
+        tensor = torch.zeros(shape)
         if name.endswith("modulation"):
-            tensor = tensor.normal_(std=config.width**-0.5, generator=random)
-        elif name.endswith("weight") and ".v_img." not in name and not name.startswith("head."):
+            return tensor.normal_(std=std, generator=random)
+        if name.endswith("weight") and ".v_img." not in name and not name.startswith("head."):
             if tensor.dim() == 1:
-                tensor = torch.ones_like(tensor)
-            else:
-                nn.init.xavier_uniform_(tensor.flatten(1), generator=random)
-        _set(model, name, tensor.to(like), made)
+                return torch.ones_like(tensor)
+            nn.init.xavier_uniform_(tensor.flatten(1), generator=random)
+        return tensor
+
+    return {name: partial(made, name, model.get_parameter(name).shape) for name in names}
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from s2v.model import checkpoint
 from s2v.model.checkpoints import identify as ident
 from s2v.model.checkpoints.keymaps import Piece
-from s2v.model.checkpoints.loading import assign, find, wan_pieces, without_memory
+from s2v.model.checkpoints.loading import assign, checked, find, wan_pieces, without_memory
 from s2v.model.checkpoints.safetensors_file import Entry
 from s2v.model.checkpoints.weights import Weights
 from s2v.model.checkpoints.writing import Stored, digests
@@ -63,13 +64,16 @@ class Source:
         return model.eval()
 
 
-def open_source(path: Path, *, ema: bool = False, heads: int | None = None) -> Source:
+def open_source(
+    path: Path, *, ema: bool = False, heads: int | None = None, pass_over: Sequence[str] = ()
+) -> Source:
     """Find the network at ``path``.
 
     Args:
         path: a run folder, one of its checkpoints, or a Wan network in any layout.
         ema: the moving average of a run's or checkpoint's weights.
         heads: number of heads, where nothing tells.
+        pass_over: patterns of original names that the file holds and the network has not.
 
     Raises:
         ModelError: nothing there, another model, no moving average there, or an unfit network.
@@ -81,15 +85,19 @@ def open_source(path: Path, *, ema: bool = False, heads: int | None = None) -> S
             raise ModelError(f"{path}: the run has no checkpoint yet; train first")
         file = newest
     if (file / "state.json").is_file():
-        step = int(file.name.removeprefix("step-")) if file.name.startswith("step-") else None
-        file = file / ("ema.safetensors" if ema else "model.safetensors")
+        step = checkpoint.describe(file).step
+        weights = checkpoint.open_weights(file, "ema" if ema else "model")
+        identity = checked(weights, ident.WAN)
     elif ema:
         raise ModelError(f"{path}: no run and no checkpoint of one, so it has no moving average")
-    weights, identity = find(file, ident.WAN)
+    else:
+        weights, identity = find(file, ident.WAN)
     config = ident.wan_config(weights, identity, heads)
     pieces = wan_pieces(weights, identity)
     with without_memory():
         empty = WanModel(config)
+    left = [n for n in pieces if any(fnmatchcase(n, p) for p in pass_over)]
+    pieces = {n: p for n, p in pieces.items() if n not in left or n in empty.state_dict()}
     assign(empty, weights, pieces)  # every name and shape, before anything is written
     facts: dict[str, Any] = {
         "model": identity.model,

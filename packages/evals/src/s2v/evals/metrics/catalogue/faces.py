@@ -137,7 +137,7 @@ FACESIM_CUR_OPENS2V = _facesim(
     f"{_PACK}; {_IR101}",
 )
 FACESIM_GLINK = _facesim(
-    "facesim.glink@antelopev2",
+    "facesim.glint@antelopev2",
     "FaceSim-glink",
     _FACE + ", 16 frames, zeros kept",
     "Phantom does not say what glink is; read as ArcFace ResNet-100 on Glint360K, uncertain",
@@ -173,7 +173,7 @@ IDENTITY_CUR = _identity(
     f"{_PACK}; {_IR101}",
 )
 IDENTITY_GLINK = _identity(
-    "identity.glink@antelopev2", "Identities, matched (glink)", ("antelopev2",), _PACK
+    "identity.glint@antelopev2", "Identities, matched (glink)", ("antelopev2",), _PACK
 )
 
 
