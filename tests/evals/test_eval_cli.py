@@ -141,7 +141,9 @@ def test_ls_says_what_each_protocol_is_not(capsys: pytest.CaptureFixture[str]) -
     assert "not ViCLIP-T" in out
     assert main(["ls", "faces", "--json"]) == 0
     names = [s["protocol"] for s in json.loads(capsys.readouterr().out)]
-    assert names == ["facesim.light.dlib", "facesim.light.sface"]
+    assert names == [
+        "facesim.light.dlib", "facesim.light.sface", "identity.light.dlib", "identity.light.sface",
+    ]  # fmt: skip
 
 
 def test_an_interrupted_run_says_how_to_go_on(

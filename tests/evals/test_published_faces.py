@@ -212,7 +212,7 @@ def test_weights_that_are_not_the_named_ones_are_refused(tmp_path: Path, ir101: 
     file.write_text(f'[ir101]\npath = "{ir101}"\nsha256 = "{"0" * 64}"\n')
     with pytest.raises(EvalError, match="the weights file says 0000"):
         Weights.read(file).path("ir101")
-    with pytest.raises(EvalError, match=r"facesim\.glink.*write \[antelopev2\]"):
+    with pytest.raises(EvalError, match=r"facesim\.glint.*write \[antelopev2\]"):
         build("facesim.glint@antelopev2", Encoders(Weights.read(file)))
     for text, message in (
         ("[ir102]\npath='x'\nsha256='y'", "no weights are called 'ir102'"),

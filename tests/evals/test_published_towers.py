@@ -43,6 +43,8 @@ def viclip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: torch.randn(value.shape, generator=generator) * (0.3 if value.ndim < 2 else 0.2)
         for name, value in ViCLIP(SMALL).state_dict().items()
     }
+    # A patch has 38 thousand pixels: as large as the others it would drown the frame's position.
+    state["vision_encoder.conv1.weight"] /= 100
     path = tmp_path_factory.mktemp("viclip") / "small.pth"
     torch.save({"model": state}, path)  # the release keeps it one key down
     return path
@@ -123,7 +125,7 @@ def test_viclip_l14_has_the_released_names_and_shapes() -> None:
 
 
 def test_the_frames_order_and_every_frame_count_and_nothing_is_masked(viclip: VideoClip) -> None:
-    frames = [picture(seed=i) for i in range(8)]
+    frames = [picture(seed=i) // (i + 1) for i in range(8)]  # each darker than the one before
     first = viclip.embed_video(frames, "vbench")
     assert np.array_equal(first, viclip.embed_video(frames, "vbench"))
     assert np.linalg.norm(first) == pytest.approx(1, abs=1e-5)
