@@ -41,7 +41,7 @@ PUBLISHED: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
 
 _NAMES: Final = (
     "buffalo_l, antelopev2 (folders of an insightface pack), ir101, viclip, open_clip, dinov2, "
-    "dino, clip_l14, clip_b32, aesthetic_mlp, aesthetic_linear, raft"
+    "dino, clip_l14, clip_b32, aesthetic_mlp, aesthetic_linear, musiq, raft"
 )
 
 

@@ -80,7 +80,9 @@ def vbench_dino(image: Image, side: int = 224) -> torch.Tensor:
 def internvid(image: Image, side: int = 224) -> torch.Tensor:
     """InternVid's demo: squashed to a square, ImageNet's statistics."""
     with one_cv_thread():
-        return normalised(as_tensor(np.asarray(cv2.resize(image, (side, side)), np.uint8)), IMAGENET)
+        return normalised(
+            as_tensor(np.asarray(cv2.resize(image, (side, side)), np.uint8)), IMAGENET
+        )
 
 
 def pillow_square(image: Image, *, resize: int, side: int, statistics: Statistics) -> torch.Tensor:

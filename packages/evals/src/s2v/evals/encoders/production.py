@@ -7,6 +7,7 @@ from functools import cached_property
 from s2v.evals.encoders.curricular import CurricularFace
 from s2v.evals.encoders.embedded import LightEncoders
 from s2v.evals.encoders.face_pack import FacePack
+from s2v.evals.encoders.flow import RaftFlow
 from s2v.evals.encoders.image_towers import (
     ImageTower,
     dino_tower,
@@ -14,6 +15,7 @@ from s2v.evals.encoders.image_towers import (
     open_clip_tower,
 )
 from s2v.evals.encoders.local import Weights
+from s2v.evals.encoders.quality import AestheticHead, MlpHead, MusiqQuality, linear_head
 from s2v.evals.encoders.viclip import VideoClip
 
 
@@ -69,6 +71,27 @@ class Encoders(LightEncoders):
     def dino(self) -> ImageTower:
         """DINO ViT-B/16, VBench's preprocessing."""
         return dino_tower(self.weights.path("dino"))
+
+    @cached_property
+    def aesthetic_linear(self) -> AestheticHead:
+        """LAION's linear head on CLIP ViT-L/14, VBench's preprocessing."""
+        tower = self._clip("clip_l14", vbench=True)
+        return AestheticHead(tower, self.weights.path("aesthetic_linear"), linear_head())
+
+    @cached_property
+    def aesthetic_mlp(self) -> AestheticHead:
+        """The improved aesthetic predictor on CLIP ViT-L/14, OpenAI's preprocessing."""
+        return AestheticHead(self._clip("clip_l14"), self.weights.path("aesthetic_mlp"), MlpHead())
+
+    @cached_property
+    def musiq(self) -> MusiqQuality:
+        """MUSIQ."""
+        return MusiqQuality(self.weights.path("musiq"))
+
+    @cached_property
+    def raft(self) -> RaftFlow:
+        """RAFT."""
+        return RaftFlow(self.weights.path("raft"))
 
     def _clip(self, name: str, *, vbench: bool = False) -> ImageTower:
         weights = self.weights

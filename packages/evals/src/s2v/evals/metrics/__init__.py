@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import replace
+from typing import Final
 
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.metrics.base import Metric, MetricSpec
-from s2v.evals.metrics.catalogue import copies, faces, motions, subjects, texts
+from s2v.evals.metrics.catalogue import copies, faces, motions, radar, subjects, texts
+from s2v.evals.metrics.catalogue.motions import DYNAMIC
 
 _METRICS = {
     spec.protocol: (spec, make)
-    for family in (faces, subjects, texts, motions, copies)
+    for family in (faces, subjects, texts, motions, radar, copies)
     for spec, make in family.ENTRIES
 }
 
 
 def is_light(spec: MetricSpec) -> bool:
-    """It runs with what this package can fetch: no weights of the user's are needed."""
+    """It is nobody's published number, and runs with what this package can fetch."""
     return ".light" in spec.protocol
 
 
@@ -31,20 +33,26 @@ def _light(*families: str) -> tuple[str, ...]:
 
 
 def _published(*families: str) -> tuple[str, ...]:
-    return tuple(p for p, (s, _) in _METRICS.items() if s.local and s.family in families)
+    return tuple(p for p, (s, _) in _METRICS.items() if not is_light(s) and s.family in families)
 
+
+_RADAR: Final = tuple(spec.protocol for spec, _ in radar.ENTRIES if is_light(spec))
 
 SUITES: dict[str, tuple[str, ...]] = {
-    "light": tuple(p for p in _light() if p not in _light("copy")),
+    "light": tuple(p for p in _light() if p not in (*_light("copy"), *_RADAR)),
     "faces": _light("face"),
-    "motion": _light("motion"),
+    "motion": tuple(p for p in _light("motion") if p not in _RADAR),
     "copy": _light("copy"),
+    "radar": (*_RADAR, DYNAMIC.protocol),
     "published-faces": _published("face"),
-    "published": _published("face", "subject", "text"),
+    "published-radar": _published("quality", "consistency", "motion"),
+    "published": _published("face", "subject", "text", "quality", "consistency", "motion"),
 }
-"""Named groups of protocols; those without ``published`` in their name run without hub weights.
+"""Named groups of protocols; those without ``published`` in their name need no weights of
+the user's.
 
-``light`` asks how good a video is, ``copy`` whether it pastes its references."""
+``light`` asks how good a video is, ``radar`` what it looks like, ``copy`` whether it pastes its
+references."""
 
 
 def specs() -> list[MetricSpec]:
