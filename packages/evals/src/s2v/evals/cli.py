@@ -19,6 +19,7 @@ from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
 from s2v.evals import show
 from s2v.evals.compare import compare
+from s2v.evals.encoders.judge import Endpoint, KeptAnswers
 from s2v.evals.encoders.local import Weights
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
@@ -58,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--weights", type=Path, help="file that names production weights; see docs/evals.md"
     )
+    run.add_argument("--judge", help="OpenAI-compatible address that judged protocols ask")
+    run.add_argument("--judge-model", help="its model; the key is read from S2V_JUDGE_KEY")
     run.add_argument("--limit", type=int, help="first N samples only; marks the result partial")
     run.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     run.add_argument("--cache", type=Path, help="finished measurements (default: OUT/cache)")
@@ -143,7 +146,7 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
         on_problem="record" if args.keep_going else "refuse",
         cache=args.cache,
-        encoders=Encoders(Weights.read(args.weights)) if args.weights else None,
+        encoders=_encoders(args),
     )
     if args.json:
         _print_json(summary.to_json())
@@ -151,6 +154,16 @@ def _run(args: argparse.Namespace) -> int:
         print(show.summary_text(summary))
         print(f"\nwritten to {args.out}: summary.json, per_sample.parquet, failures.csv, run.json")
     return 0
+
+
+def _encoders(args: argparse.Namespace) -> Encoders:
+    weights = Weights.read(args.weights) if args.weights else None
+    if (args.judge is None) != (args.judge_model is None):
+        raise EvalError("--judge and --judge-model belong together")
+    if args.judge is None:
+        return Encoders(weights)
+    answers = (args.cache or args.out / "cache") / "answers"
+    return Encoders(weights, KeptAnswers(Endpoint(args.judge, args.judge_model), answers))
 
 
 def _validate(args: argparse.Namespace) -> int:

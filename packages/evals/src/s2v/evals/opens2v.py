@@ -74,7 +74,6 @@ PROTOCOLS: Final[Mapping[str, str]] = {
     "Motion": "motion-amplitude@opens2v",
     "MotionAmplitude": "motion-amplitude@opens2v",
     "FaceSim": "facesim.cur@ir101.opens2v",
-    "NaturalScore": "judged.natural.opens2v",
 }
 """Which of our protocols measures a part; the others are measured elsewhere and given."""
 

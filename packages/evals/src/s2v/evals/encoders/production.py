@@ -14,9 +14,11 @@ from s2v.evals.encoders.image_towers import (
     dinov2_tower,
     open_clip_tower,
 )
+from s2v.evals.encoders.judge import VisionJudge
 from s2v.evals.encoders.local import Weights
 from s2v.evals.encoders.quality import AestheticHead, MlpHead, MusiqQuality, linear_head
 from s2v.evals.encoders.viclip import VideoClip
+from s2v.evals.errors import EvalError
 
 
 class Encoders(LightEncoders):
@@ -24,13 +26,28 @@ class Encoders(LightEncoders):
 
     Args:
         weights: what the user has; by default nothing.
+        judge: whom judged protocols ask; by default nobody.
 
     Raises:
         EvalError: at first use, when its weights are not named, missing or of another digest.
     """
 
-    def __init__(self, weights: Weights | None = None) -> None:
+    def __init__(self, weights: Weights | None = None, judge: VisionJudge | None = None) -> None:
         self.weights = weights or Weights()
+        self._judge = judge
+
+    @property
+    def judge(self) -> VisionJudge:
+        """The model that is asked.
+
+        Raises:
+            EvalError: no endpoint was named.
+        """
+        if self._judge is None:
+            raise EvalError(
+                "nobody to ask: name an endpoint and its model (--judge, --judge-model)"
+            )
+        return self._judge
 
     @cached_property
     def buffalo_l(self) -> FacePack:

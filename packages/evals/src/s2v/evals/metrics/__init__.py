@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import re
 from dataclasses import replace
 from typing import Final
 
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.metrics.base import Metric, MetricSpec
-from s2v.evals.metrics.catalogue import copies, faces, motions, radar, subjects, texts
+from s2v.evals.metrics.catalogue import (
+    copies,
+    faces,
+    judgements,
+    motions,
+    radar,
+    subjects,
+    texts,
+)
 from s2v.evals.metrics.catalogue.motions import DYNAMIC
 
 _METRICS = {
     spec.protocol: (spec, make)
-    for family in (faces, subjects, texts, motions, radar, copies)
+    for family in (faces, subjects, texts, motions, radar, copies, judgements)
     for spec, make in family.ENTRIES
 }
 
@@ -101,6 +111,17 @@ def build(suite: str, encoders: Encoders | None = None) -> list[Metric]:
 
 
 def _with_digests(spec: MetricSpec, encoders: Encoders) -> MetricSpec:
+    if spec.judge:
+        try:
+            model = encoders.judge.id
+        except EvalError as error:
+            raise EvalError(f"{spec.protocol}: {error}") from error
+        # The id is a folder of the cache: only plain characters, and a digest for the others.
+        plain = re.sub(r"[^A-Za-z0-9._-]", "-", model)[:40]
+        sha = hashlib.sha256(model.encode()).hexdigest()
+        return replace(
+            spec, protocol=f"{spec.protocol}~{plain}-{sha[:8]}", digests=(("judge", sha),)
+        )
     if not spec.local:
         return spec
     weights = encoders.weights

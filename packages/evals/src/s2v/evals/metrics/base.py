@@ -41,6 +41,7 @@ class MetricSpec:
         assets: names of the pinned weights it uses; their digests are part of the cache key.
         local: names of the weights that a user must have on disk (`s2v.evals.encoders.local`).
         digests: ``name/file`` -> sha256 of those, filled in when the metric is built.
+        judge: it asks a model behind an endpoint, whose name becomes part of the id.
         uses_prompt: the score depends on the prompt.
         uses_references: the score depends on the references.
     """
@@ -61,6 +62,7 @@ class MetricSpec:
     assets: tuple[str, ...] = ()
     local: tuple[str, ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
+    judge: bool = False
     uses_prompt: bool = False
     uses_references: bool = True
 
