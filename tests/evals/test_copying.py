@@ -101,8 +101,22 @@ def test_a_background_is_what_is_left_without_the_subject() -> None:
 def test_copying_is_a_suite_of_its_own_and_light_stays_what_it_was() -> None:
     assert [p for p in protocols("light") if p.startswith("copy")] == []
     assert protocols("copy") == (
-        "copy.light.paste", "copy.light.pose", "copy.light.background",
+        "copy.light.paste", "copy.light.leak", "copy.light.pose", "copy.light.background",
     )  # fmt: skip
+
+
+def test_a_reference_that_is_shown_once_leaks_though_the_mean_is_innocent(
+    subject: tuple[np.ndarray, np.ndarray],
+) -> None:
+    ground = textured(2, 96, 160)
+    frames = [on(ground, subject, 56, (20, 50)), *[textured(n, 96, 160) for n in range(3, 14)]]
+    case = Case(dict(enumerate(frames)), list(range(12)), (RefImage(*subject),))
+    mean, leak = (m.measure(case) for m in build("copy.light.paste,copy.light.leak"))
+    assert mean.score is not None
+    assert leak.score is not None
+    assert leak.score > 0.9
+    assert mean.score < 0.75
+    assert leak.parts["when"] == 0.0
 
 
 @pytest.fixture(scope="module")

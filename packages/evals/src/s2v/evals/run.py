@@ -7,11 +7,11 @@ lines in the manifest, or on how often the run was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import cv2
 
@@ -30,6 +30,23 @@ from s2v.evals.metrics.base import Case, Measurement, Metric, RefImage, failed
 from s2v.evals.summary import Bootstrap, MetricInfo, Summary, published_block
 
 OnProblem = Literal["refuse", "record"]
+Scored = list[tuple[Metric, Measurement, str]]
+"""What each metric said of one video, and a message where it could not."""
+Work = tuple[Inspected, list[Metric]]
+"""A video with the metrics that have not yet measured it."""
+
+
+class Runner(Protocol):
+    """Measures videos, wherever: the numbers must not depend on it."""
+
+    def __call__(self, manifest: Manifest, work: Sequence[Work]) -> Iterator[tuple[Work, Scored]]:
+        """Yield every item of the work with its scores, in any order."""
+
+
+def in_turn(manifest: Manifest, work: Sequence[Work]) -> Iterator[tuple[Work, Scored]]:
+    """The `Runner` of one process: one video after the other."""
+    for item, metrics in work:
+        yield (item, metrics), score(manifest, item, metrics)
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ def evaluate(
     on_problem: OnProblem = "refuse",
     cache: str | Path | None = None,
     encoders: Encoders | None = None,
+    runner: Runner = in_turn,
 ) -> Summary:
     """Score every sample of a manifest and write the results.
 
@@ -88,6 +106,7 @@ def evaluate(
             short, empty or listed twice; ``record`` counts such samples as failed.
         cache: folder of finished measurements; by default ``out/cache``.
         encoders: shared by the metrics; by default the embedded ones.
+        runner: who measures the videos; by default this process.
 
     Returns:
         The summary, as written.
@@ -116,7 +135,7 @@ def evaluate(
             f"{problems[0]}{more}. `s2v-eval validate` lists all; --keep-going counts them as "
             "failed"
         )
-    rows = _measure(parsed, metrics, usable, Cache(store), shared, progress=progress)
+    rows = _measure(parsed, metrics, usable, Cache(store), shared, runner, progress=progress)
     rows += _unusable(metrics, problems, samples)
     order = {m.spec.protocol: i for i, m in enumerate(metrics)}
     rows.sort(key=lambda r: (r.sample.sample_id, order[r.spec.protocol]))
@@ -148,6 +167,7 @@ def _measure(
     items: Sequence[Inspected],
     cache: Cache,
     encoders: Encoders,
+    runner: Runner,
     *,
     progress: bool,
 ) -> list[Row]:
@@ -156,7 +176,7 @@ def _measure(
         (m.spec.protocol, i.sample.sample_id): key_of(m.spec, i) for m in metrics for i in items
     }
     rows: list[Row] = []
-    open_work: list[tuple[Inspected, list[Metric]]] = []
+    open_work: list[Work] = []
     for item in items:
         missing = []
         for metric in metrics:
@@ -174,8 +194,8 @@ def _measure(
         encoders.weights.path(name)
     with track("evaluate", len(items), quiet=not progress) as step:
         step(len(items) - len(open_work))
-        for item, missing in open_work:
-            for metric, measurement, message in _score(manifest, item, missing):
+        for (item, _), found_here in runner(manifest, open_work):
+            for metric, measurement, message in found_here:
                 if not message:  # what failed on this machine may succeed on the next try
                     key = keys[metric.spec.protocol, item.sample.sample_id]
                     cache.put(metric.spec, key, measurement)
@@ -184,10 +204,18 @@ def _measure(
     return rows
 
 
-def _score(
-    manifest: Manifest, item: Inspected, metrics: Sequence[Metric]
-) -> list[tuple[Metric, Measurement, str]]:
-    """Decode once what all metrics need, then measure; a metric's error is its own."""
+def score(manifest: Manifest, item: Inspected, metrics: Sequence[Metric]) -> Scored:
+    """Decode once what all metrics need, then measure; a metric's error is its own.
+
+    Args:
+        manifest: where relative paths start.
+        item: the video.
+        metrics: to measure it.
+
+    Raises:
+        EvalError: weights that fail every video.
+        MediaError: the machine's fault, such as a full disk.
+    """
     try:
         wanted = {i for metric in metrics for i in metric.plan(item.times_us)}
         case = Case(
@@ -201,7 +229,7 @@ def _score(
             raise
         message = manifest.shorten(str(error))
         return [(m, failed(f"video_{error.kind.value}"), message) for m in metrics]
-    scored: list[tuple[Metric, Measurement, str]] = []
+    scored: Scored = []
     for metric in metrics:
         try:
             scored.append((metric, metric.measure(case), ""))

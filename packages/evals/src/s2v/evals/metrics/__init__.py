@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import re
 from dataclasses import replace
-from typing import Final
+from types import FunctionType
+from typing import Any, Final
 
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
@@ -134,3 +135,32 @@ def _with_digests(spec: MetricSpec, encoders: Encoders) -> MetricSpec:
         protocol=spec.protocol + weights.mark(spec.local),
         digests=tuple(sorted(digests.items())),
     )
+
+
+class _Asked:
+    """Stands for the encoders, and remembers which were asked for."""
+
+    def __init__(self) -> None:
+        self.roles: list[str] = []
+
+    def __getattr__(self, role: str) -> None:
+        self.roles.append(role)
+
+
+def roles(protocol: str) -> tuple[str, ...]:
+    """Names of the encoders that a protocol uses, as attributes of `Encoders`; nothing is loaded.
+
+    Args:
+        protocol: its id, without what marks a user's weights.
+
+    Raises:
+        EvalError: no such protocol.
+    """
+    asked: Any = _Asked()
+    for name in protocols(protocol):
+        spec, make = _METRICS[name]
+        # A metric keeps each encoder as a function without arguments that makes it.
+        for kept in vars(make(spec, asked)).values():
+            if isinstance(kept, FunctionType) and not kept.__code__.co_argcount:
+                kept()
+    return tuple(dict.fromkeys(asked.roles))

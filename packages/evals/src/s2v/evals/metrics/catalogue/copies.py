@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from s2v.evals.metrics.base import MetricSpec
 from s2v.evals.metrics.catalogue.entry import Entry
-from s2v.evals.metrics.copying import Background, Paste, Pose
+from s2v.evals.metrics.copying import Background, Leak, Paste, Pose
 
 _COPY: Final = "arXiv 2506.18851 (Phantom-Data) names copying; the measure is ours"
 PASTE = MetricSpec(
@@ -22,6 +23,13 @@ PASTE = MetricSpec(
     licence="none needed (OpenCV); U2-Net-p Apache-2.0 where a reference has no mask",
     caveat="0 is no aim: read it beside real cross-pairs, which show the subject and copy nothing",
     assets=("u2netp",),
+)
+LEAK = replace(
+    PASTE,
+    protocol="copy.light.leak",
+    title="Pasted reference, most copied frame",
+    caveat="from about 0.8 on a frame holds the reference as an image; real cross-pairs of the "
+    "sample film lie at 0.45 to 0.8",
 )
 POSE = MetricSpec(
     protocol="copy.light.pose",
@@ -55,6 +63,7 @@ BACKGROUND = MetricSpec(
 
 ENTRIES: tuple[Entry, ...] = (
     (PASTE, lambda spec, e: Paste(spec, lambda: e.segmenter)),
+    (LEAK, lambda spec, e: Leak(spec, lambda: e.segmenter)),
     (POSE, lambda spec, e: Pose(spec, lambda: e.segmenter)),
     (BACKGROUND, lambda spec, e: Background(spec, lambda: e.segmenter, lambda: e.image)),
 )
