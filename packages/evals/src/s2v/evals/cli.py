@@ -146,7 +146,7 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
         on_problem="record" if args.keep_going else "refuse",
         cache=args.cache,
-        encoders=_encoders(args),
+        encoders=chosen_encoders(args),
     )
     if args.json:
         _print_json(summary.to_json())
@@ -156,7 +156,12 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _encoders(args: argparse.Namespace) -> Encoders:
+def chosen_encoders(args: argparse.Namespace) -> Encoders:
+    """What ``--weights``, ``--judge`` and ``--judge-model`` name; answers lie in the cache.
+
+    Raises:
+        EvalError: a broken weights file, or half a judge.
+    """
     weights = Weights.read(args.weights) if args.weights else None
     if (args.judge is None) != (args.judge_model is None):
         raise EvalError("--judge and --judge-model belong together")
