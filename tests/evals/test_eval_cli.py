@@ -63,7 +63,20 @@ def test_validate_lists_every_problem_and_fails(
     assert main(["validate", str(study.manifest), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [p["kind"] for p in found["problems"]] == ["video_missing", "video_not_media"]
-    assert found["usable"] == 2
+    assert (found["usable"], found["extra"]) == (2, [])
+
+
+def test_a_video_that_no_line_names_is_noticed_before_anything_is_measured(
+    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = study.root / "videos" / "a-1 (1).MP4"
+    more.write_bytes((study.root / "videos" / "a-1.mp4").read_bytes())
+    (study.root / "videos" / "notes.txt").write_text("no video")
+    assert main(["validate", str(study.manifest)]) == 1
+    assert "extra: videos/a-1 (1).MP4: no line" in capsys.readouterr().out
+    arguments = ["run", str(study.manifest), "--out", str(tmp_path), "--suite", "motion"]
+    assert main([*arguments, "--no-progress", "--limit", "1"]) == 0
+    assert "no line names videos/a-1 (1).MP4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

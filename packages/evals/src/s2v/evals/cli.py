@@ -23,7 +23,7 @@ from s2v.evals.encoders.judge import Endpoint, KeptAnswers
 from s2v.evals.encoders.local import Weights
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
-from s2v.evals.inspection import as_rows, inspect
+from s2v.evals.inspection import as_rows, extra_videos, inspect
 from s2v.evals.manifest import load_manifest
 from s2v.evals.metrics import SUITES, protocols, specs
 from s2v.evals.run import evaluate
@@ -137,8 +137,12 @@ def _print_json(content: object) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    manifest = load_manifest(args.manifest)
+    if extra := extra_videos(manifest):
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        print(f"s2v-eval: note: no line names {extra[0]}{more}", file=sys.stderr)
     summary = evaluate(
-        args.manifest,
+        manifest,
         args.out,
         args.suite,
         progress=not args.no_progress,
@@ -176,13 +180,23 @@ def _validate(args: argparse.Namespace) -> int:
     total = len(manifest.samples)
     with track("check", total, quiet=args.no_progress) as step:
         usable, problems = inspect(manifest, manifest.samples, step=step)
+    extra = extra_videos(manifest)
     if args.json:
-        _print_json({"samples": total, "usable": len(usable), "problems": as_rows(problems)})
+        _print_json(
+            {
+                "samples": total,
+                "usable": len(usable),
+                "problems": as_rows(problems),
+                "extra": extra,
+            }
+        )
     else:
         for problem in problems:
             print(problem)
+        for path in extra:
+            print(f"extra: {path}: no line of the manifest names it")
         print(f"{args.manifest}: {len(usable)} of {total} samples can be scored")
-    return 1 if problems else 0
+    return 1 if problems or extra else 0
 
 
 def _compare(args: argparse.Namespace) -> int:
