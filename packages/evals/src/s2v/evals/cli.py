@@ -17,10 +17,11 @@ from pathlib import Path
 from s2v.datapipe.base.assets import AssetError
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
-from s2v.evals import show
+from s2v.evals import reference, show
 from s2v.evals.compare import compare
 from s2v.evals.errors import EvalError
 from s2v.evals.inspection import as_rows, inspect
+from s2v.evals.leaderboard import leaderboard
 from s2v.evals.manifest import load_manifest
 from s2v.evals.metrics import SUITES, protocols, specs
 from s2v.evals.run import evaluate
@@ -30,6 +31,7 @@ _EXAMPLES = """examples:
   s2v-eval run manifest.jsonl --out evals/mine
   s2v-eval run manifest.jsonl --out evals/faces --suite faces --limit 5
   s2v-eval compare evals/base evals/mine
+  s2v-eval leaderboard evals/mine --source phantom
   s2v-eval ls
 """
 
@@ -77,6 +79,15 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument("--seed", type=int, default=0)
     diff.add_argument("--json", action="store_true", help="JSON on standard output")
     diff.set_defaults(do=_compare)
+
+    board = commands.add_parser(
+        "leaderboard", help="published tables, and runs beside them, protocol by protocol"
+    )
+    board.add_argument("runs", type=Path, nargs="*", help="folders of finished runs")
+    board.add_argument("--source", help="published sources that contain this, as 'opens2v'")
+    board.add_argument("--split", help="test sets that contain this, as 'human'")
+    board.add_argument("--json", action="store_true", help="JSON on standard output")
+    board.set_defaults(do=_leaderboard)
 
     ls = commands.add_parser("ls", help="list protocols: unit, origin, caveat, licence")
     ls.add_argument("suite", nargs="?", default="light")
@@ -170,6 +181,15 @@ def _compare(args: argparse.Namespace) -> int:
         _print_json(content)
     else:
         print(show.comparison_text(found))
+    return 0
+
+
+def _leaderboard(args: argparse.Namespace) -> int:
+    boards = leaderboard(args.runs, source=args.source, split=args.split)
+    if args.json:
+        _print_json({"notice": reference.NOTICE, "boards": [asdict(b) for b in boards]})
+    else:
+        print(show.boards_text(boards))
     return 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from s2v.evals import reference
 from s2v.evals.compare import Comparison
+from s2v.evals.leaderboard import OURS, Board, Cell
 from s2v.evals.metrics.base import MetricSpec
 from s2v.evals.summary import Summary
 
@@ -82,6 +84,36 @@ def comparison_text(found: Comparison) -> str:
     lines += columns(rows)
     lines += [f"not compared: {k}: {why}" for k, why in sorted(found.skipped.items())]
     return "\n".join(lines)
+
+
+def boards_text(boards: Sequence[Board]) -> str:
+    """Leaderboards, one table each; a figure of ours has its interval beside it."""
+    lines: list[str] = []
+    warned = False
+    for board in boards:
+        if board.source != OURS and not warned:
+            lines += [reference.NOTICE, ""]
+            warned = True
+        lines.append(board.title)
+        heads = (f"{c.name} {_ARROWS[c.direction]} ({c.unit})" for c in board.columns)
+        rows = [("model", *heads)]
+        notes = []
+        for line in board.lines:
+            who = line.model if line.origin != OURS or board.source == OURS else f"{line.model} *"
+            who += " (PARTIAL)" if line.partial else ""
+            rows.append((who, *(_cell(cell) for cell in line.cells)))
+            notes += [f"  {line.model}: {cell.note}" for cell in line.cells if cell and cell.note]
+        lines += columns(rows)
+        lines += [*dict.fromkeys(notes), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    if cell.n is None:
+        return f"{cell.value:g}"
+    return f"{number(cell.value)} {interval(cell.ci_low, cell.ci_high)} n={cell.n}"
 
 
 def metrics_text(specs: Sequence[MetricSpec]) -> str:
