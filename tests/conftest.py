@@ -33,7 +33,7 @@ HIDDEN = ("ffmpeg", "ffprobe")
 # first asks for it.
 SHARES = {
     "datapipe": 5,
-    "model": 1,
+    "model": 3,
     "evals": 1,
     "vllm": 2,
     "faults": 1,

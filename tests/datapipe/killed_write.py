@@ -1,8 +1,8 @@
 """The pair and write phases of a small known run, in a process that is killed where it is told.
 
 The process counts what it does to files: Python reports every such action before it happens. At
-the given one it sends itself SIGKILL. In the pair phase, which touches no file, the clock of
-that phase decides.
+the given one it sends itself SIGKILL. In the pair phase, which touches no file, its calls of
+functions are counted.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from synthetic_tables import film_world
@@ -33,9 +34,9 @@ TAKEN_DOWN = Exclusion(key_type="video_id", key="home", reason="asked", by="test
 
 @dataclass(frozen=True)
 class Kill:
-    """When the process kills itself: at a share of the pair phase, or before the n-th action."""
+    """When the process kills itself: at the n-th call of the pair phase, or the n-th action."""
 
-    pair_seconds: float | None = None
+    call: int | None = None
     action: int | None = None
 
 
@@ -47,25 +48,20 @@ def run(folder: Path, clip: Path, *, takedown: bool, kill: Kill, answer: Any = N
         clip: the file that stands for every clip.
         takedown: whether one source is taken down.
         kill: where to stop; nowhere by default.
-        answer: a queue for ``(seconds of the pair phase, actions)`` of a whole run.
+        answer: a queue for ``(calls of the pair phase, actions)`` of a whole run.
     """
     world = film_world()
     world.store_frames(folder)  # the same bytes every time
     tables = world.tables()
     counted = _count(kill.action)
-    if kill.pair_seconds is not None:
-        timer = threading.Timer(kill.pair_seconds, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        timer.daemon = True
-        timer.start()
-    began = time.monotonic()
-    selection = select(tables, SETTINGS, [TAKEN_DOWN] if takedown else [])
-    seconds = time.monotonic() - began
+    with _calls(kill.call) as calls:
+        selection = select(tables, SETTINGS, [TAKEN_DOWN] if takedown else [])
     write_views(folder, tables, selection, measured=tables, stamped="now", digest="of these")
     files = {row["clip_id"]: clip for row in world.rows["clips"]}
     small = WRITE.model_copy(update={"max_shard_bytes": 130_000})
     write_shards(folder, tables, selection, small, files, folder / "shards")
     if answer is not None:
-        answer.put((seconds, counted[0]))
+        answer.put((calls[0], counted[0]))
 
 
 def _count(last: int | None) -> list[int]:
@@ -80,6 +76,24 @@ def _count(last: int | None) -> list[int]:
 
     sys.addaudithook(heard)
     return counted
+
+
+@contextmanager
+def _calls(last: int | None) -> Iterator[list[int]]:
+    """Count calls of Python functions; at the one numbered ``last`` the process ends."""
+    counted = [0]
+
+    def called(_frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call":
+            if counted[0] == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            counted[0] += 1
+
+    sys.setprofile(called)
+    try:
+        yield counted
+    finally:
+        sys.setprofile(None)
 
 
 def _writes(details: tuple[Any, ...]) -> bool:

@@ -1,7 +1,7 @@
 """Killed anywhere between selecting and the last rename, a run loses nothing and tears nothing.
 
-`kill -9` at seeded places: in the pair phase by its clock, in the write phase before any action
-on a file. After each, whoever opens the shard folder finds the old write or the new one, whole.
+`kill -9` at seeded places: at any call in the pair phase, in the write phase before any action on a
+file. After each, whoever opens the shard folder finds the old write or the new one, whole.
 The next start ends with the bytes of a run that was never stopped, and leaves nothing beside.
 """
 
@@ -44,8 +44,8 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def finish(folder: Path, clip: Path, *, takedown: bool) -> tuple[float, int]:
-    """A whole run: seconds of its pair phase and its actions on files."""
+def finish(folder: Path, clip: Path, *, takedown: bool) -> tuple[int, int]:
+    """A whole run: calls of its pair phase and its actions on files."""
     answer = PROCESSES.Queue()
     process = PROCESSES.Process(
         target=run,
@@ -55,7 +55,7 @@ def finish(folder: Path, clip: Path, *, takedown: bool) -> tuple[float, int]:
     process.start()
     process.join(120)
     assert process.exitcode == 0
-    found: tuple[float, int] = answer.get(timeout=5)
+    found: tuple[int, int] = answer.get(timeout=5)
     return found
 
 
@@ -67,8 +67,9 @@ def test_seeded_kills_in_the_pair_and_write_phases_lose_and_tear_nothing(
     finish(before, clip, takedown=False)
     finish(whole, clip, takedown=False)
     assert hashes(before / "shards") == hashes(whole / "shards")
-    seconds, actions = finish(whole, clip, takedown=True)
+    calls, actions = finish(whole, clip, takedown=True)
     assert actions > 60
+    assert calls > 1000
     finish(folder, clip, takedown=False)
     old, new = hashes(before / "shards"), hashes(whole / "shards")
     assert old.keys() != new.keys()
@@ -79,7 +80,7 @@ def test_seeded_kills_in_the_pair_and_write_phases_lose_and_tear_nothing(
         place = draw.random()
         pair = n % 4 == 0
         kill = Kill(
-            pair_seconds=seconds * place if pair else None,
+            call=int(calls * place) if pair else None,
             action=None if pair else int(actions * (n + place) / kills),
         )
         process = PROCESSES.Process(

@@ -318,3 +318,34 @@ def test_inspect_says_what_a_file_is(wan: Callable[..., WanModel], tmp_path: Pat
     assert "Phantom-Wan" in facts["model"]
     assert open_weights(tmp_path / "w.safetensors").parameters == facts["parameters"]
     assert WanConfig().layers == 30
+
+
+def test_inspect_says_whether_the_network_takes_the_file(
+    wan: Callable[..., WanModel], tmp_path: Path
+) -> None:
+    state = wan(width=128, heads=1).state_dict()
+    half = {k: v.to(torch.float8_e4m3fn) for k, v in state.items()}
+    cases = {
+        "yes": state,
+        "no: does not fit WanModel: 1 unexpected: extra": {**state, "extra": torch.zeros(2)},
+        "no: does not fit WanModel: 4 missing: blocks.0.norm3.bias": {
+            k: v for k, v in state.items() if "norm3" not in k
+        },
+        "is stored as float8_e4m3fn": half,
+    }
+    for n, (said, tensors) in enumerate(cases.items()):
+        save_file(tensors, tmp_path / f"{n}.safetensors")
+        assert said in describe(tmp_path / f"{n}.safetensors")["loads"]
+    with pytest.raises(ModelError, match="neither a file nor a folder"):
+        describe(Path("/dev/null"))
+
+
+def test_heads_are_read_from_the_folders_config(
+    wan: Callable[..., WanModel], tmp_path: Path
+) -> None:
+    """Heads of 12 are in no released network: only ``config.json`` tells them."""
+    folder = write("diffusers", wan(), tmp_path)
+    assert load_wan(folder).config.heads == 2
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match="heads"):
+        load_wan(folder)

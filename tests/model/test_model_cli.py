@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from s2v.datapipe.base.media.images import load_image
 from s2v.datapipe.base.media.scan import scan
 from s2v.datapipe.base.settings import SettingsError
 from s2v.model import config as configuration
@@ -94,7 +96,9 @@ def test_a_sample_carries_its_references_and_its_provenance(
     assert facts["generated"] is True
     assert facts["seed"] == 3
     assert facts["prompt"] == "a shape moves"
-    assert len(facts["references"][0]["rgb_sha256"]) == 64
+    pixels = hashlib.sha256(load_image(reference_file).tobytes()).hexdigest()
+    assert facts["references"][0]["rgb_sha256"] == pixels
+    assert not any("url" in key for key in facts["sampler"])  # where a server stands is no fact
     assert facts["model"]["step"] == 2
     assert facts["sampler"]["image_scale"] == 3.0
     # The video says the same of itself, and is the one it speaks of.
@@ -105,6 +109,7 @@ def test_a_sample_carries_its_references_and_its_provenance(
     sheet = np.asarray(Image.open(str(made["sheet"])))
     assert sheet.shape[0] == 48
     assert sheet.shape[1] > 7 * 80  # the reference and six frames
+    assert (sheet[:, :15] == 255).all()  # as the network saw it: padded with white
     again = make("b", "--seed", "3")
     assert Path(str(again["video"])).read_bytes() == Path(str(made["video"])).read_bytes()
     other = make("c", "--seed", "4", "--set", "sample.image_scale=1")

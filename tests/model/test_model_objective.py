@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -159,3 +160,16 @@ def test_the_sampler_is_the_papers_loop() -> None:
         (True, True, True),
     ]
     assert sorted({round(call[3], 6) for call in calls}) == sorted(round(t, 6) for t in levels[:-1])
+
+
+def test_hidden_text_names_no_subject() -> None:
+    """The null text's tokens stand where a phrase stood; they must not carry its number."""
+    c = _condition(batch=2)
+    c = replace(c, text_subject=torch.tensor([[0, 1, 2, 0]] * 2))
+    null = normal((2, 6), 0, "null")
+    hidden = [
+        conditioning.Hidden(text=True, references=False, vae=(False, False)),
+        conditioning.Hidden(text=False, references=False, vae=(False, False)),
+    ]
+    assert conditioning.hide(c, hidden, null).text_subject.tolist() == [[0] * 4, [0, 1, 2, 0]]
+    assert c.without_text(null).text_subject.tolist() == [[0, 0]] * 2

@@ -384,3 +384,22 @@ def test_gradients_of_attention_are_exact(window: int | None, packed: bool) -> N
     inputs = tuple(x.requires_grad_() for x in tensors)
     run: Callable[..., tuple[Tensor, Tensor]] = lambda *x: attend(x[:3], x[3:], where)  # noqa: E731
     assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("attention", ["full", "window"])
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_a_reference_behind_an_absent_one_moves_up(kind: str, attention: str) -> None:
+    """The first slot empty, the second filled: as if the second stood in the first alone."""
+    model = _network(attention=attention, window=5, reference_position=kind, reference_offset=2)
+    video, t = _video(1, 6)
+    full = _condition(1, 2)
+    there = torch.tensor([[False, True]])
+    gap = replace(full, reference_mask=there, image_mask=there)
+    alone = replace(
+        full, references=full.references[:, :, 1:], reference_mask=there[:, 1:],
+        image=full.image[:, 1:], image_mask=there[:, 1:],
+        reference_subject=full.reference_subject[:, 1:],
+    )  # fmt: skip
+    with torch.no_grad():
+        a, b = (model(video, t, c)[:, :, :6] for c in (gap, alone))
+    torch.testing.assert_close(a, b)

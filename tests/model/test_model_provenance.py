@@ -81,7 +81,7 @@ def test_what_is_not_ours_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     plain, text, none = tmp_path / "plain.mp4", tmp_path / "text.mp4", tmp_path / "none.mp4"
     write_mp4(plain, _video(), 8.0)
     text.write_text("no video")
-    cases = {plain: "carries no record", text: "not a video", none: "not a video"}
+    cases = {plain: "carries no record", text: "not a video", none: "no such file"}
     half = tmp_path / "half.mp4"
     provenance.write_video(half, _video(), 8.0, RECORD)
     half.write_bytes(half.read_bytes()[:-400])

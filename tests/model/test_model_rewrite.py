@@ -17,6 +17,7 @@ from PIL import Image
 from s2v.model.config import SampleConfig
 from s2v.model.errors import ModelError
 from s2v.model.rewrite import rewrite
+from s2v.model.sample import Request, _rewritten
 
 GOOD = json.dumps(
     {"prompt": "A red  fox chases a grey hare.", "phrases": ["red fox", "a grey hare"]}
@@ -137,3 +138,19 @@ def test_a_server_that_refuses_or_is_not_there_is_named(
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ModelError, match="give http"):
         rewrite("x", IMAGES, SampleConfig(rewriter_url=url))
+
+
+def test_sampling_uses_the_servers_prompt_and_keeps_what_was_asked(server: Server) -> None:
+    server.says(GOOD)
+    asked = Request("a", "it chases it", tuple(IMAGES))
+    made = _rewritten(asked, IMAGES, _config(server))
+    assert (made.prompt, made.asked) == ("A red fox chases a grey hare.", "it chases it")
+    assert made.phrases == ("red fox", "a grey hare")
+    # Nobody is asked without references, where phrases are given, or where it is off.
+    for request, images, config in (
+        (Request("a", "x", ()), [], _config(server)),
+        (Request("a", "a hare", tuple(IMAGES), 0, ("hare", "hare")), IMAGES, _config(server)),
+        (asked, IMAGES, SampleConfig()),
+    ):
+        assert _rewritten(request, images, config) is request
+    assert len(server.asked) == 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from s2v.model import config as configuration
 from s2v.model.conditioning import Condition
 from s2v.model.config import NetworkConfig, SampleConfig
-from s2v.model.guidance import Guidance, guided, scales
+from s2v.model.guidance import Guidance, guided, scales, whole
 from s2v.model.mmdit import MMDiT, Widths
 from s2v.model.rng import normal
 from s2v.model.sample import denoise
@@ -70,12 +70,24 @@ def test_levels_are_the_published_ones() -> None:
     plain = [round(1000 * t, 1) for t in sigmas(50, 5.0)]
     assert (plain[0], plain[-3:]) == (1000.0, [172.4, 92.6, 0.0])
     assert len(wan) == len(plain) == 51
-    told = [math.floor(1000 * t) for t in sigmas(50, 5.0, first=0.999)]
+    told = [whole(t) for t in sigmas(50, 5.0, first=0.999)]
     assert told[:2] == [999, 995]  # what Wan's network is told
     assert all(a > b for a, b in pairwise(sigmas(7, 3.0)))
     for wrong in ((0, 1.0, 1.0), (3, 0.0, 1.0), (3, 1.0, 1.1)):
         with pytest.raises(ValueError, match="steps"):
             sigmas(*wrong)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 8.0])
+def test_the_network_is_told_wans_timesteps_at_every_number_of_steps(shift: float) -> None:
+    """A literal restatement of FlowUniPC's ``set_timesteps``, float32 limits and all."""
+    alphas = np.linspace(1, 1 / 1000, 1000)[::-1].copy()
+    base = torch.from_numpy(1.0 - alphas).to(torch.float32)
+    for steps in range(1, 101):
+        theirs = np.linspace(base[0].item(), base[-1].item(), steps + 1)[:-1]
+        theirs = shift * theirs / (1 + (shift - 1) * theirs)
+        told = [whole(t) for t in sigmas(steps, shift, first=0.999)[:-1]]
+        assert told == (theirs * 1000).astype(np.int64).tolist(), steps
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -147,7 +159,7 @@ def _stub(z: Tensor, t: Tensor, given: Condition) -> Tensor:
     return torch.tanh(x + 0.3 * x.mean(dim=2, keepdim=True)) * level + 0.1 * x.roll(1, dims=2)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize(("name", "shift"), [("unipc", 5.0), ("euler", 3.0)])
 def test_it_is_the_releases_loop(count: int, name: str, shift: float) -> None:
     """A literal restatement: noise for all frames, the clean tail put in before every call, the
@@ -171,15 +183,15 @@ def test_it_is_the_releases_loop(count: int, name: str, shift: float) -> None:
     latents = noise
     for i, level in enumerate(levels[:-1]):
         t = int(1000 * level)
-        pos_it = network(torch.cat([latents[:, :, :-count], ref], dim=2), t, c.text)
-        pos_i = network(torch.cat([latents[:, :, :-count], ref], dim=2), t, NULL[None])
-        neg = network(torch.cat([latents[:, :, :-count], ref_neg], dim=2), t, NULL[None])
+        pos_it = network(torch.cat([latents[:, :, :T], ref], dim=2), t, c.text)
+        pos_i = network(torch.cat([latents[:, :, :T], ref], dim=2), t, NULL[None])
+        neg = network(torch.cat([latents[:, :, :T], ref_neg], dim=2), t, NULL[None])
         pred = neg + w_img * (pos_i - neg) + w_txt * (pos_it - pos_i)
         if name == "unipc":
             latents = scheduler.step(pred, scheduler.timesteps[i], latents, return_dict=False)[0]
         else:
             latents = latents + (levels[i + 1] - level) * pred
-    x0 = latents[:, :, :-count]
+    x0 = latents[:, :, :T]
 
     config = SampleConfig(preset="release", steps=steps, shift=shift, solver=name)
     made = denoise(_stub, c, NULL, noise[:, :, :T], config)
@@ -272,6 +284,21 @@ def test_guidance_identities() -> None:
     torch.testing.assert_close(guided(neg, i, it, 4.0, 4.0), neg + 4 * (it - neg))
     torch.testing.assert_close(guided(neg, i, it, 0.0, 0.0), neg)
     torch.testing.assert_close(guided(neg, i, it, 3.0, 0.0), neg + 3 * (i - neg))
+
+
+def test_answers_in_half_precision_are_combined_in_the_latents_own() -> None:
+    """Differences of bfloat16, times 7.5, in bfloat16 would be a few percent off."""
+    config = SampleConfig(image_scale=5.0, text_scale=7.5)
+    z = normal((1, C, T, H, W), 0, "z")
+    said = [normal((1, C, T + 2, H, W), 0, name).bfloat16() for name in ("neg", "i", "it")]
+    for branches in ("sequential", "batched"):
+        answers = iter(said if branches == "sequential" else [torch.cat(said)])
+        v = Guidance(
+            lambda *_, left=answers: next(left),
+            _condition(2), NULL, config.model_copy(update={"branches": branches}),
+        )(z, 0.5)  # fmt: skip
+        neg, i, it = (x[:, :, :T].float() for x in said)
+        assert torch.equal(v, guided(neg, i, it, 5.0, 7.5))
 
 
 def test_scales_follow_their_schedule() -> None:

@@ -14,7 +14,7 @@ from s2v.model.errors import ModelError
 from s2v.model.tokens import grid_positions
 from s2v.model.wan import WanModel, time_features
 from s2v.model.wan_config import PRESETS, WanConfig
-from s2v.model.wan_layout import rotary_tables
+from s2v.model.wan_layout import _slots, rotary_tables
 
 SMALL = WanConfig(width=48, ffn=96, heads=2, layers=2, text_width=20, text_tokens=16)
 CLIP = SMALL.model_copy(update={"image_width": 12})
@@ -94,6 +94,19 @@ def test_a_network_made_on_meta_can_be_filled_and_trained() -> None:
 def test_fresh_weights_predict_zero() -> None:
     net = WanModel(CLIP)
     assert torch.count_nonzero(net(video(), levels(), told(2))) == 0
+
+
+def test_fresh_weights_are_spread_as_the_original_spreads_them() -> None:
+    torch.manual_seed(0)
+    net = WanModel(WanConfig(width=256, ffn=64, heads=2, layers=2, text_width=20))
+    of = dict(net.named_parameters())
+    for name in ("blocks.0.modulation", "head.modulation"):
+        assert of[name].std().item() == pytest.approx(256**-0.5, rel=0.15)
+    for name in ("text_embedding.0.weight", "time_embedding.2.weight"):
+        assert of[name].std().item() == pytest.approx(0.02, rel=0.1)
+    xavier = (6 / (256 + 256)) ** 0.5
+    assert of["blocks.1.self_attn.q.weight"].abs().max().item() == pytest.approx(xavier, rel=0.01)
+    assert not of["blocks.1.self_attn.q.bias"].any()
 
 
 @pytest.mark.parametrize("config", [SMALL, CLIP], ids=["t2v", "clip"])
@@ -231,6 +244,21 @@ def test_both_precisions_of_positions_agree_where_they_should() -> None:
     for a, b in zip(exact, phantom, strict=True):
         gap = float((a - b).abs().max())
         assert 0 < gap < 1e-5
+    angle = 35 / 10_000 ** (torch.arange(0, 44, 2, dtype=torch.float64) / 44)  # of the last frame
+    assert torch.equal(exact[0][0, -1, :22], angle.cos().float())  # float64 is Wan's
+    assert torch.equal(exact[1][0, -1, :22], angle.sin().float())
+
+
+def test_references_stand_in_time_where_they_are_said_to() -> None:
+    there = torch.tensor([[True, False, True]])
+    places = {
+        ("tail", 0): [3, 3, 4],  # what an absent one has is not used
+        ("offset", 5): [8, 8, 9],
+        ("negative", 0): [-1, -1, -2],
+    }
+    for (position, offset), expected in places.items():
+        update = {"reference_position": position, "reference_offset": offset}
+        assert _slots(SMALL.model_copy(update=update), 3, there).tolist() == [[0, 1, 2, *expected]]
 
 
 def test_the_level_is_told_in_thousandths_cosines_first() -> None:

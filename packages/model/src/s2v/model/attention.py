@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2v.model import rope
+from s2v.model.errors import ModelError
 from s2v.model.tokens import Placement
 
 _HIDDEN = -1e30
@@ -96,7 +97,7 @@ def layout(
         same thing and the cheaper full layout is returned.
 
     Raises:
-        ValueError: a sample has so many references that a window holds no video frame.
+        ModelError: a sample has so many references that a window holds no video frame.
     """
     counts = [int(n) for n in reference_mask.sum(dim=1).tolist()]
     if window is not None and any(frames > window - n for n in counts):
@@ -185,7 +186,7 @@ def _sample_windows(
     tail = [frames + k for k, there in enumerate(references) if there]
     room = window - len(tail)
     if room < 1:
-        raise ValueError(
+        raise ModelError(
             f"{len(tail)} references fill a window of {window} slots; "
             "use fewer references or a larger network.window"
         )

@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   s2v-model heldout --run run --shards shards
   s2v-model which --run run --shards shards --groups 8
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
+  s2v-model sample --weights Phantom-Wan-1.3B.pth --wan Wan2.1-T2V-1.3B --prompt "it runs" --out o
   s2v-model verify samples/sample.mp4
   s2v-model inspect run/checkpoints/step-00000400
   s2v-model inspect Phantom-Wan-1.3B.pth
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
             name,
             help=help_,
             description=help_,
-            epilog=_EXAMPLES,
+            epilog=_examples(name),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         made.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -80,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("--no-digest", action="store_true", help="do not read files whole")
     export_cli.add_arguments(command)
     return top
+
+
+def _examples(command: str) -> str:
+    """Those of one command."""
+    own = [line for line in _EXAMPLES.splitlines() if f" s2v-model {command} " in line]
+    return "\n".join(["examples:", *own]) if own else _EXAMPLES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -163,7 +170,9 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
 
 
 _COMMANDS = {

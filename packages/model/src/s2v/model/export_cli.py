@@ -28,6 +28,10 @@ def add_arguments(command: Command) -> None:
     export.add_argument(
         "--shard-bytes", type=int, default=0, help="largest file of weights (default: 5 GB)"
     )
+    export.add_argument(
+        "--pass-over", action="append", default=[], metavar="PATTERN",
+        help="tensors that the network has not, to be left out; repeat for more",
+    )  # fmt: skip
     export.add_argument("--licence", default="Apache-2.0", help="SPDX name (%(default)s)")
 
 
@@ -37,6 +41,6 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
 
     result = export(
         a.path, a.to, a.out, ema=a.ema, dtype=a.dtype, base=a.base, rank=a.rank, heads=a.heads,
-        shard_bytes=a.shard_bytes, licence=a.licence,
+        shard_bytes=a.shard_bytes, licence=a.licence, pass_over=a.pass_over,
     )  # fmt: skip
     return as_dict(result)

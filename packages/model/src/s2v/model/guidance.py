@@ -42,6 +42,15 @@ def scales(config: SampleConfig, t: float) -> tuple[float, float]:
     return start
 
 
+def whole(t: float) -> int:
+    """The timestep of a thousand that Wan's scheduler tells its network at level ``t``.
+
+    It cuts, and its 0.999 is a float32 that lies just above: where a level is a whole number of
+    thousandths (9 or 27 steps without shift), ours may lie just below.
+    """
+    return math.floor(1000 * t + 1e-5)
+
+
 class Guidance:
     """The guided velocity of one condition.
 
@@ -67,15 +76,18 @@ class Guidance:
 
     def __call__(self, z: Tensor, t: float) -> Tensor:
         """Velocity ``[B, C, T, H, W]`` at ``z``, a level for all."""
-        told = math.floor(1000 * t) / 1000 if self.config.whole_timesteps else t
+        told = whole(t) / 1000 if self.config.whole_timesteps else t
         at = torch.full((z.shape[0],), told, device=z.device, dtype=torch.float32)
         frames = z.shape[2]
         if self.config.branches == "batched":
             n = len(self._branches)
-            whole = self.network(z.repeat(n, 1, 1, 1, 1), at.repeat(n), concatenate(self._branches))
-            said = list(whole[:, :, :frames].chunk(n))
+            every = self.network(z.repeat(n, 1, 1, 1, 1), at.repeat(n), concatenate(self._branches))
+            said = list(every[:, :, :frames].chunk(n))
         else:
             said = [self.network(z, at, c)[:, :, :frames] for c in self._branches]
+        # Differences of halves, times 7.5, would be noise: a network in half precision answers
+        # in it, and what is made of its answers is not.
+        said = [answer.to(z.dtype) for answer in said]
         neg, middle, both = (said[i] for i in self._of)
         image, text = scales(self.config, t)
         if self.config.order == "text-then-image":

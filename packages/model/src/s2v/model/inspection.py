@@ -9,6 +9,7 @@ from typing import Any
 from s2v.model import checkpoint, metrics
 from s2v.model.autoencoder import LinearAutoencoder
 from s2v.model.checkpoints import identify as ident
+from s2v.model.checkpoints.loading import wan_fits
 from s2v.model.checkpoints.weights import Weights, groups, of_group, open_weights
 from s2v.model.checkpoints.writing import digests
 from s2v.model.errors import ModelError
@@ -29,6 +30,8 @@ def describe(path: Path, *, digest: bool = True) -> dict[str, Any]:
         raise ModelError(f"{path}: no such file or folder")
     if path.is_file():
         return _weights(open_weights(path), digest)
+    if not path.is_dir():
+        raise ModelError(f"{path}: neither a file nor a folder")
     if (path / "state.json").is_file():
         return _checkpoint(path)
     if (path / "config.toml").is_file() or (path / "checkpoints").is_dir():
@@ -94,11 +97,21 @@ def _foreign(weights: Weights) -> dict[str, Any]:
             facts["heads"] = ident.wan_config(weights, identity).heads
         except ModelError:
             facts["heads"] = None
+        facts["loads"] = _loads(weights, identity)
         # What a network was trained for stands in no file: T2V weights run with references too.
         facts["references"] = (
             "0-4 at the tail of time" if identity.sizes["in_channels"] == 16 else 0
         )
     return facts
+
+
+def _loads(weights: Weights, identity: ident.Identity) -> str:
+    """``yes``, or why the network does not take these tensors; nothing is read."""
+    try:
+        wan_fits(weights, identity)
+    except ModelError as error:
+        return "no: " + str(error).removeprefix(f"{weights.path}: ")
+    return "yes"
 
 
 def _our_metadata(weights: Weights) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from s2v.model.attention import Layout, layout
 from s2v.model.blocks import Clean, DoubleBlock, Modulation, SingleBlock, modulate
 from s2v.model.conditioning import Condition
 from s2v.model.config import NetworkConfig
+from s2v.model.errors import ModelError
 from s2v.model.tokens import Placement, patchify, unpatchify
 
 _TIME_FEATURES = 256
@@ -110,15 +111,12 @@ class MMDiT(nn.Module):
             ``[B, C, T + K, H, W]``; the tail belongs to the references and means nothing.
 
         Raises:
-            ValueError: sizes that the patch does not divide, or too many references for a
+            ModelError: sizes or widths that do not fit the network, or too many references for a
                 window.
         """
+        self._check(latents, condition)
         T, K = latents.shape[2], condition.references.shape[2]
         _, ph, pw = self.config.patch
-        if latents.shape[3] % ph or latents.shape[4] % pw:
-            raise ValueError(
-                f"latents {tuple(latents.shape)} do not divide into patches {self.config.patch}"
-            )
         h, w = latents.shape[3] // ph, latents.shape[4] // pw
         vision = self._vision(latents, condition, h * w)
         context, context_mask = self._context(condition)
@@ -134,6 +132,22 @@ class MMDiT(nn.Module):
         shift, scale = self.final(vec)
         out = self.head(modulate(vision, shift, scale))
         return unpatchify(out, (T + K, h, w), self.config.patch)
+
+    def _check(self, latents: Tensor, condition: Condition) -> None:
+        _, C, _, H, W = latents.shape
+        _, ph, pw = self.config.patch
+        if H % ph or W % pw:
+            raise ModelError(
+                f"latents {tuple(latents.shape)} do not divide into patches {self.config.patch}"
+            )
+        references = condition.references
+        if references.shape[2] and references.shape[3:] != (H, W):
+            raise ModelError(
+                f"references are {tuple(references.shape[3:])} latents, the video {(H, W)}"
+            )
+        said = Widths(C, condition.text.shape[-1], condition.image.shape[-1])
+        if said != self.widths:
+            raise ModelError(f"inputs are of {said}, this network was made for {self.widths}")
 
     def _layouts(
         self, frames: int, grid: tuple[int, int], reference_mask: Tensor, context_mask: Tensor
@@ -162,7 +176,8 @@ class MMDiT(nn.Module):
     def _vision(self, latents: Tensor, condition: Condition, area: int) -> Tensor:
         """Video tokens, then the tokens of every reference: ``[B, (T + K)*h*w, d]``."""
         frames = torch.cat([latents, condition.references.to(latents.dtype)], dim=2)
-        tokens: Tensor = self.vision_in(patchify(frames, self.config.patch))
+        weight = self.vision_in.weight
+        tokens: Tensor = self.vision_in(patchify(frames.to(weight.dtype), self.config.patch))
         n = latents.shape[2] * area
         tail = tokens[:, n:]
         if self.config.reference_embedding:
@@ -174,8 +189,9 @@ class MMDiT(nn.Module):
 
     def _context(self, condition: Condition) -> tuple[Tensor, Tensor]:
         """Text tokens, then the image tokens of every reference: ``[B, L + K*N, d]``."""
-        text = self.text_in(condition.text) + self.kind[0]
-        image = self.image_in(condition.image) + self.kind[1]  # [B, K, N, d]
+        dtype = self.text_in.weight.dtype
+        text = self.text_in(condition.text.to(dtype)) + self.kind[0]
+        image = self.image_in(condition.image.to(dtype)) + self.kind[1]  # [B, K, N, d]
         if self.config.subject_ids:
             text = text + self.subject(condition.text_subject)
             image = image + self.subject(condition.reference_subject)[:, :, None]
@@ -191,5 +207,5 @@ class MMDiT(nn.Module):
         if self.config.pooled_text == "mean":
             there = condition.text_mask[..., None].to(condition.text.dtype)
             mean = (condition.text * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
-            vec = vec + self.pooled_in(mean)
+            vec = vec + self.pooled_in(mean.to(dtype))
         return vec

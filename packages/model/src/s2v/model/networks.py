@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from s2v.model.config import Config
@@ -12,7 +13,7 @@ from s2v.model.wan import WanModel
 Network = MMDiT | WanModel
 
 #: Options of ``[wan]`` that no checkpoint states.
-_OPTIONS: Final = (
+OPTIONS: Final = (
     "image_width", "text_tokens", "rope_theta", "rope_precision", "reference_position",
     "reference_offset", "reference_timestep",
 )  # fmt: skip
@@ -53,7 +54,7 @@ def start(config: Config, widths: Widths) -> Network:
     from s2v.model.checkpoints.loading import load_wan
 
     wan = config.wan
-    options = {name: getattr(wan, name) for name in _OPTIONS}
+    options = {name: getattr(wan, name) for name in OPTIONS}
     # Shapes do not tell the number of heads where heads are not the released 128 wide.
     heads = None if wan.width % 128 == 0 else wan.heads
     model = load_wan(path, dtype=torch.float32, heads=heads, options=options)
@@ -68,6 +69,24 @@ def start(config: Config, widths: Widths) -> Network:
     if other:
         said = ", ".join(f"wan.{name} = {value!r}" for name, value in other.items())
         raise ModelError(f"{path}: has other sizes than the configuration; set {said}")
+    return model
+
+
+def in_precision(model: Network, precision: str) -> Network:
+    """``model`` with its weights in ``float32`` or ``bfloat16``, changed in place.
+
+    Of Wan's network the time vector's layers and the modulation stay float32, as when it is loaded
+    so (:data:`s2v.model.checkpoints.loading.WIDE`).
+    """
+    import torch
+
+    from s2v.model.checkpoints.loading import WIDE
+
+    wide = WIDE if isinstance(model, WanModel) else ()
+    half = precision == "bfloat16"
+    for name, p in model.named_parameters():
+        lower = half and not any(fnmatchcase(name, pattern) for pattern in wide)
+        p.data = p.data.to(torch.bfloat16 if lower else torch.float32)
     return model
 
 

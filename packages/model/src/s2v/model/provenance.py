@@ -67,6 +67,10 @@ def verify(path: Path) -> Verified:
         ModelError: not a video, no record of ours in it, or frames that are not those it was
             written for.
     """
+    if not path.is_file():
+        raise ModelError(
+            f"{path}: {'not a file' if path.exists() else 'no such file'}; name an mp4"
+        )
     try:
         with av.open(str(path)) as file:
             comment = file.metadata.get("comment", "")
@@ -156,4 +160,6 @@ def _parse(comment: str) -> dict[str, Any] | None:
 
 
 def _brief(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from s2v.datapipe.base.atomic import write_json
 from s2v.datapipe.base.ids import VIDEO_ID
+from s2v.datapipe.base.media.images import MAX_IMAGE_BYTES
 from s2v.model import binding, provenance, solver
 from s2v.model.conditioning import Condition
 from s2v.model.config import Config
@@ -27,9 +30,12 @@ from s2v.model.output import write_png, write_sheet
 from s2v.model.progress import Track, shown
 from s2v.model.rewrite import rewrite
 from s2v.model.rng import normal
-from s2v.model.run import Run, device_of
+from s2v.model.run import Run
+from s2v.model.sample_source import Source, of_run, of_weights
 
 MAX_REFERENCES = 4
+#: Characters; 512 tokens are some 2500, the rest is cut by the text encoder.
+LONGEST_PROMPT = 20_000
 
 
 @dataclass(frozen=True)
@@ -87,16 +93,53 @@ def sample(
         ModelError: no checkpoint, a reference that is no image, more than four of them, a
             phrase that is not in its prompt, a rewriter that does not answer.
     """
-    run, out = Run(folder), Path(out)
-    config = config or run.config()
+    config = config or Run(folder).config()
+    return _sample(partial(of_run, folder, config, track), config, requests, out, track)
+
+
+def sample_weights(
+    path: str | Path,
+    config: Config,
+    requests: Sequence[Request],
+    out: str | Path,
+    track: Track = shown,
+    *,
+    pass_over: Sequence[str] = (),
+) -> list[SampleResult]:
+    """Sample a Wan network that no run of ours made, as Phantom-Wan.
+
+    Args:
+        path: its weights, in any layout.
+        config: encoders, autoencoder, size of the video and sampler; see
+            :func:`s2v.model.sample_source.of_weights`.
+        requests: what to make.
+        out: as :func:`sample`.
+        track: where progress is shown.
+        pass_over: patterns of tensors that the file holds and the network has not.
+
+    Raises:
+        ModelError: as :func:`sample` and :func:`s2v.model.sample_source.of_weights`.
+    """
+    source = partial(of_weights, path, config, track, pass_over=pass_over)
+    return _sample(source, config, requests, out, track)
+
+
+def _sample(
+    source: Callable[[], Source],
+    config: Config,
+    requests: Sequence[Request],
+    out: str | Path,
+    track: Track,
+) -> list[SampleResult]:
+    """Look at everything that a user may have got wrong, and only then load anything."""
+    out = Path(out)
     torch.set_num_threads(config.train.threads)
     for request in requests:
         _check(request)
     pictures = [[_image(r) for r in request.references] for request in requests]
-    encoders = run.encoders(config)
-    model, facts = run.network(config.sample.weights, device_of(config))
-    if facts["features"] != encoders.fingerprint(config.data):
-        raise ModelError(f"{folder}: its checkpoint was trained on features of other encoders")
+    _can_write(out)
+    made_with = source()
+    model, encoders, config = made_with.model, made_with.encoders, made_with.config
     null = encoders.text.encode(config.sample.negative_prompt)
     results = []
     with track("sample", len(requests) * config.sample.steps) as step:
@@ -115,7 +158,9 @@ def sample(
                 on_step=step,
             )
             video = encoders.video.decode(latents.cpu())
-            results.append(_write(request, images, video, out=out, config=config, facts=facts))
+            results.append(
+                _write(request, images, video, out=out, config=config, facts=made_with.facts)
+            )
     return results
 
 
@@ -227,6 +272,13 @@ def condition_of(
 
 
 def _check(request: Request) -> None:
+    if len(request.prompt) > LONGEST_PROMPT:
+        raise ModelError(
+            f"sample {request.id}: a prompt of {len(request.prompt)} characters, at most "
+            f"{LONGEST_PROMPT} are read; shorten it"
+        )
+    if any("\ud800" <= c <= "\udfff" for c in request.prompt):
+        raise ModelError(f"sample {request.id}: the prompt is not text in UTF-8")
     if not VIDEO_ID.fullmatch(request.id):
         raise ModelError(f"sample id {request.id!r} must match {VIDEO_ID.pattern}")
     if len(request.references) > MAX_REFERENCES:
@@ -253,11 +305,26 @@ def _rewritten(request: Request, images: Sequence[Pixels], config: SampleConfig)
 def _image(reference: str | Path | Pixels) -> Pixels:
     if isinstance(reference, np.ndarray):
         return reference
+    path = Path(reference)
     try:
-        data = Path(reference).read_bytes()
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{reference}: not a file; give an image")
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise ModelError(f"{reference}: more than {MAX_IMAGE_BYTES} bytes; give an image")
+        data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{reference}: cannot be read ({error.strerror})") from None
     return decode_image(data, str(reference))
+
+
+def _can_write(out: Path) -> None:
+    """Found out before an hour of sampling, not after."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ModelError(f"--out {out}: cannot be written ({error.strerror})") from None
 
 
 def _write(

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from s2v.model.cli_parts import stored, track
+from s2v.model.errors import ModelError
+
+#: Wan2.1's frozen parts, by the key that wants their place.
+_FOLDERS: Final = (
+    {
+        "autoencoder.weights": "Wan2.1_VAE.pth",
+        "encoders.text_weights": "models_t5_umt5-xxl-enc-bf16.pth",
+        "encoders.text_tokenizer": "google/umt5-xxl",
+    },
+    {
+        "autoencoder.weights": "vae",
+        "encoders.text_weights": "text_encoder",
+        "encoders.text_tokenizer": "tokenizer",
+    },
+)
 
 
 def add_arguments(
@@ -16,7 +32,21 @@ def add_arguments(
 ) -> argparse.ArgumentParser:
     """Add both verbs; returns the one that takes ``--set``."""
     sample = command("sample", "make a video from a prompt and up to four reference images")
-    sample.add_argument("--run", type=Path, required=True, help="run folder")
+    source = sample.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="run folder: its newest checkpoint")
+    source.add_argument(
+        "--weights", type=Path, help="Phantom-Wan or Wan2.1-T2V, in any layout, without a run"
+    )
+    sample.add_argument(
+        "--recipe", help="with --weights: encoders, size, sampler (phantom_wan_1_3b, any size)"
+    )
+    sample.add_argument(
+        "--wan", type=Path, help="folder of Wan2.1 with its VAE, umT5 and tokenizer, as downloaded"
+    )
+    sample.add_argument(
+        "--pass-over", action="append", default=[], metavar="PATTERN",
+        help="with --weights: tensors that the network has not; repeat for more",
+    )  # fmt: skip
     sample.add_argument("--prompt", required=True)
     sample.add_argument(
         "--reference", type=Path, action="append", default=[], help="image file; repeat for more"
@@ -37,12 +67,40 @@ def add_arguments(
 
 
 def _sample(a: argparse.Namespace) -> dict[str, Any]:
-    from s2v.model.sample import Request, sample
+    from s2v.model import config as configuration
+    from s2v.model.sample import Request, sample, sample_weights
+    from s2v.model.sample_source import RECIPE
 
-    if a.preset:  # before --set, so that single values win
+    # Before --set, so that single values win.
+    if a.wan:
+        a.overrides = [*_in_folder(a.wan), *a.overrides]
+    if a.preset:
         a.overrides = [f"sample.preset={a.preset}", *a.overrides]
     request = Request(a.id, a.prompt, tuple(a.reference), a.seed, tuple(a.phrase))
-    return asdict(sample(a.run, [request], a.out, track(a), config=stored(a))[0])
+    if a.run is not None:
+        if a.recipe or a.pass_over:
+            raise ModelError("--recipe and --pass-over go with --weights; a run has its own")
+        return asdict(sample(a.run, [request], a.out, track(a), config=stored(a))[0])
+    config = configuration.load(a.recipe or RECIPE, a.overrides)
+    return asdict(
+        sample_weights(a.weights, config, [request], a.out, track(a), pass_over=a.pass_over)[0]
+    )
+
+
+def _in_folder(folder: Path) -> list[str]:
+    """Where Wan2.1's frozen parts lie in its folder, the original's or that of diffusers."""
+    if not folder.is_dir():
+        raise ModelError(f"--wan {folder}: no such folder")
+    faults = []
+    for layout in _FOLDERS:
+        absent = [name for name in layout.values() if not (folder / name).exists()]
+        if not absent:
+            return [f"{key}={json.dumps(str(folder / name))}" for key, name in layout.items()]
+        faults.append(", ".join(absent))
+    raise ModelError(
+        f"--wan {folder}: neither Wan2.1's own folder ({faults[0]} is missing) nor that "
+        f"of diffusers ({faults[1]} is missing); download them, or give each place with --set"
+    )
 
 
 def _verify(a: argparse.Namespace) -> dict[str, Any]:

@@ -114,6 +114,10 @@ class CrossAttention(Attention):
         return out
 
 
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """``[B, S, H, D]`` each, keys of any length -> ``[B, S, H*D]``."""
     bias = None if bias is None else bias.to(q.dtype)
@@ -284,9 +288,11 @@ class WanModel(nn.Module):
         times = t[:, None]
         if c.reference_timestep == "zero" and K:
             times = torch.stack([t, torch.zeros_like(t)], dim=1)
-        features = time_features(times, c.frequencies).to(weight.dtype)
+        # The release makes the time vector in float32 even where all else is halved, so these
+        # layers may be wider than the others (`checkpoints.loading.WIDE`).
+        features = time_features(times, c.frequencies).to(_dtype(self.time_embedding))
         e = at_least_float32(self.time_embedding(features))  # [B, G, d]
-        e0 = at_least_float32(self.time_projection(e.to(weight.dtype)))
+        e0 = at_least_float32(self.time_projection(e.to(_dtype(self.time_projection))))
         e0 = e0.view(*e0.shape[:2], 6, -1)
         for block in self.blocks:
             x = block(x, text, image, e0, where)

@@ -93,9 +93,10 @@ class Umt5Text:
         """
         from s2v.model.checkpoints.frozen import load_umt5
 
+        words = _tokenizer(Path(tokenizer))  # first: the weights take a while
         module = load_umt5(weights, dtype=dtype).to(device)
         made = hashlib.sha256(f"{fingerprint(weights)}{fingerprint(tokenizer)}".encode())
-        return cls(module, _tokenizer(Path(tokenizer)), made.hexdigest(), tokens)
+        return cls(module, words, made.hexdigest(), tokens)
 
     @torch.no_grad()
     def encode(self, text: str) -> Tensor:

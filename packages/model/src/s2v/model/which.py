@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -258,7 +258,7 @@ def p_value(nearest: Sequence[Sequence[int]]) -> float:
     Returns:
         The share of all shufflings with at least as many videos right.
     """
-    counts = np.ones(1)
+    counts: npt.NDArray[np.floating[Any]] = np.ones(1)
     right = 0
     for group in nearest:
         places = range(len(group))

@@ -123,6 +123,11 @@ def wan_config(weights: Weights, identity: Identity, heads: int | None = None) -
         raise ModelError(f"{weights.path}: {place} {first['msg']}; not a network of Wan") from None
 
 
+def states_options(weights: Weights) -> bool:
+    """Whether the file is one of ours, which say how references are placed and timed."""
+    return "reference_position" in _told(weights)
+
+
 def _told(weights: Weights) -> dict[str, Any]:
     """What our own metadata, or a diffusers ``config.json`` beside the file, adds to shapes."""
     try:

@@ -122,6 +122,7 @@ def load_wan(
     Args:
         path: ``.pth``, ``.safetensors``, an index of shards, or a folder of them.
         dtype: floating type of the parameters; as stored without it, and then nothing is copied.
+            The time vector's layers and the modulation (:data:`WIDE`) stay float32 in half types.
         heads: needed only where the width is no multiple of 128 and nothing else tells.
         options: what a file cannot say: ``rope_precision``, ``reference_position`` and the like.
             ``image_width`` adds the branch for image tokens to weights that lack it; it starts
@@ -143,13 +144,16 @@ def load_wan(
     allowed = (*missing, *(_IMAGE_BRANCH if adds_image else ()))
     left = assign(
         model, weights, wan_pieces(weights, identity), dtype=dtype, missing=allowed,
-        unexpected=unexpected,
+        unexpected=unexpected, wide=WIDE,
     )  # fmt: skip
     _fill(model, left, config, dtype)
     return model
 
 
 _IMAGE_BRANCH: Final = ("img_emb.*", "blocks.*.cross_attn.*_img.*")
+#: What stays float32 when a network is loaded in half precision, as the release computes it: it
+#: modulates every block, and costs one part in a hundred of the memory.
+WIDE: Final = ("time_embedding.*", "time_projection.*", "*modulation")
 
 
 def wan_pieces(weights: Weights, identity: Identity) -> dict[str, Piece]:
@@ -174,6 +178,7 @@ def assign(
     missing: Sequence[str] = (),
     unexpected: Sequence[str] = (),
     optional: Callable[[str], bool] = lambda name: False,
+    wide: Sequence[str] = (),
 ) -> list[str]:
     """Replace the parameters (and stored buffers) of ``model`` by tensors of the file.
 
@@ -185,6 +190,7 @@ def assign(
         missing: patterns of the model's names that may stay as they are.
         unexpected: patterns of names in ``pieces`` that may be left over.
         optional: names of the model that are never missed.
+        wide: patterns of the model's names that become float32 where ``dtype`` is a half type.
 
     Returns:
         Names that stayed as they were.
@@ -192,6 +198,39 @@ def assign(
     Raises:
         ModelError: anything else is missing, left over or of another shape; all are counted.
     """
+    left = _compared(model, weights, pieces, missing, unexpected, optional)
+    made: dict[int, nn.Parameter] = {}
+    for name in model.state_dict(keep_vars=True):
+        if name in pieces:
+            half = dtype in (torch.bfloat16, torch.float16)
+            to = torch.float32 if half and _matches(name, wide) else dtype
+            _set(model, name, _converted(weights, pieces[name], to), made)
+    return left
+
+
+def wan_fits(weights: Weights, identity: Identity) -> None:
+    """Whether :func:`load_wan` would take a Wan file; reads names and shapes only.
+
+    Raises:
+        ModelError: it would not.
+    """
+    with torch.device("meta"):
+        model = WanModel(ident.wan_config(weights, identity))
+    pieces = wan_pieces(weights, identity)
+    _compared(model, weights, pieces, (), (), lambda name: False)
+    for name in model.state_dict(keep_vars=True):
+        _check_type(weights, pieces[name])
+
+
+def _compared(
+    model: nn.Module,
+    weights: Weights,
+    pieces: Mapping[str, Piece],
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    optional: Callable[[str], bool],
+) -> list[str]:
+    """Names that the file lacks and may lack; everything else that does not fit is told."""
     targets = {name: tuple(t.shape) for name, t in model.state_dict(keep_vars=True).items()}
     shapes = {name: _shape(weights, piece) for name, piece in pieces.items()}
     left = [n for n in targets if n not in pieces]
@@ -208,12 +247,9 @@ def assign(
         told = "; ".join(f"{len(v)} {k}: {_listed(v)}" for k, v in faults.items() if v)
         raise ModelError(
             f"{weights.path}: does not fit {type(model).__name__}: {told}; "
-            "give the checkpoint of this network, or list the names if this is meant"
+            "give the checkpoint of this network; what is left over can be passed over by name "
+            "(--pass-over of sample and export)"
         )
-    made: dict[int, nn.Parameter] = {}
-    for name in targets:
-        if name in pieces:
-            _set(model, name, _converted(weights, pieces[name], dtype), made)
     return left
 
 
@@ -222,13 +258,17 @@ def _shape(weights: Weights, piece: Piece) -> tuple[int, ...]:
     return tuple(piece.take(torch.empty(shape, device="meta")).shape)
 
 
-def _converted(weights: Weights, piece: Piece, dtype: torch.dtype | None) -> Tensor:
+def _check_type(weights: Weights, piece: Piece, dtype: torch.dtype | None = None) -> None:
     stored = weights.entries[piece.source].dtype
     if stored.startswith("float8") or (stored not in _FLOATS and dtype is not None):
         raise ModelError(
             f"{weights.path}: {piece.source} is stored as {stored}; "
             "give bf16, fp16 or fp32 weights of the same model"
         )
+
+
+def _converted(weights: Weights, piece: Piece, dtype: torch.dtype | None) -> Tensor:
+    _check_type(weights, piece, dtype)
     tensor = piece.take(weights.read(piece.source))
     return tensor.contiguous() if dtype is None else tensor.to(dtype).contiguous()
 

@@ -7,6 +7,7 @@ in float32 on both sides, with no references and with two.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,6 +130,7 @@ def stock_transformer(config: WanConfig, folder: Path, to: str) -> nn.Module:
         raise ModelError(
             f"the parity check needs diffusers ({error}); install s2v-model[wan]"
         ) from None
+    logging.getLogger("diffusers.models.modeling_utils").addFilter(_worth_telling)
     try:
         if to == "diffusers":
             model, told = WanTransformer3DModel.from_pretrained(
@@ -145,6 +147,11 @@ def stock_transformer(config: WanConfig, folder: Path, to: str) -> nn.Module:
             raise
         raise ModelError(f"{folder.name}: diffusers does not load it ({error})") from None
     return model.eval()  # type: ignore[no-any-return]  # diffusers is not typed here
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Not its advice on types that are to stay float32: all are, here."""
+    return "should be kept in float32" not in record.getMessage()
 
 
 def _single_file(stock: Any, config: WanConfig, folder: Path, to: str) -> Any:

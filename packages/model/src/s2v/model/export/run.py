@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -50,6 +51,7 @@ def export(
     heads: int | None = None,
     shard_bytes: int = 0,
     licence: str = "Apache-2.0",
+    pass_over: Sequence[str] = (),
 ) -> ExportResult:
     """Write weights in another program's layout and prove that it reads them.
 
@@ -65,6 +67,7 @@ def export(
         heads: number of heads, where the width is no multiple of 128 and nothing tells.
         shard_bytes: largest file of the original and diffusers layouts; 5 GB at 0.
         licence: SPDX name of the weights' licence.
+        pass_over: patterns of tensors that the file holds and the network has not; left out.
 
     Raises:
         ModelError: another model, options that the stock classes do not have, a folder that is
@@ -81,7 +84,9 @@ def export(
         )
     if rank < 1:
         raise ModelError(f"--rank {rank}: at least 1")
-    source = open_source(Path(base or path), ema=ema and base is None, heads=heads)
+    source = open_source(
+        Path(base or path), ema=ema and base is None, heads=heads, pass_over=pass_over
+    )
     _stock_only(source)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -103,7 +108,7 @@ def export(
         write_bytes(temporary / "README.md", card(to, facts, measured, licence).encode())
         temporary.rename(out)
     except OSError as error:
-        raise ModelError(f"{out}: cannot be written ({error})") from None
+        raise ModelError(f"{out}: cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return ExportResult(out, to, files, measured, facts)

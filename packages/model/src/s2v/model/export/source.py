@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,16 @@ class Source:
         return model.eval()
 
 
-def open_source(path: Path, *, ema: bool = False, heads: int | None = None) -> Source:
+def open_source(
+    path: Path, *, ema: bool = False, heads: int | None = None, pass_over: Sequence[str] = ()
+) -> Source:
     """Find the network at ``path``.
 
     Args:
         path: a run folder, one of its checkpoints, or a Wan network in any layout.
         ema: the moving average of a run's or checkpoint's weights.
         heads: number of heads, where nothing tells.
+        pass_over: patterns of original names that the file holds and the network has not.
 
     Raises:
         ModelError: nothing there, another model, no moving average there, or an unfit network.
@@ -90,6 +94,8 @@ def open_source(path: Path, *, ema: bool = False, heads: int | None = None) -> S
     pieces = wan_pieces(weights, identity)
     with without_memory():
         empty = WanModel(config)
+    left = [n for n in pieces if any(fnmatchcase(n, p) for p in pass_over)]
+    pieces = {n: p for n, p in pieces.items() if n not in left or n in empty.state_dict()}
     assign(empty, weights, pieces)  # every name and shape, before anything is written
     facts: dict[str, Any] = {
         "model": identity.model,

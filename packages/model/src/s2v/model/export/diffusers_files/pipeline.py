@@ -35,8 +35,13 @@ NEGATIVE_PROMPT = (
 def fit_on_white(image: Image.Image, height: int, width: int) -> Image.Image:
     """Scale to fit inside ``width x height`` keeping the aspect (Lanczos), centre, pad white.
 
-    Sizes are cut, not rounded, as in the release.
+    Sizes are cut, not rounded, as in the release. Transparent pixels lie on white, as the padding:
+    the release lets what is hidden below them show, mostly black.
     """
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        cut_out = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", cut_out.size, (255,) * 4), cut_out)
     image = image.convert("RGB")
     ratio = image.width / image.height
     if ratio > width / height:
