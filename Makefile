@@ -106,6 +106,14 @@ bench-select: install ## selecting again after a changed threshold, up to a mill
 bench-model: install ## a training step of both networks beside diffusers': docs/benchmarks.md
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_model.py --write $(ARGS)
 
+.PHONY: bench-loader
+bench-loader: install ## resume, order and speed beside Energon, Streaming, torchdata, webdataset: docs/benchmarks.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_loader.py $(ARGS)
+
+.PHONY: bench-latents
+bench-latents: install ## encoded shards on paper and on SHARDS: docs/latents.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_latents.py --write $(ARGS)
+
 .PHONY: bench-face-pairs
 bench-face-pairs: assets ## every pair of people among the sample media: docs/audit.md
 	@$(BIN)/python tests/benchmarks/bench_face_pairs.py

@@ -120,9 +120,10 @@ def model_folder(folder: Path, recipe: Config, index: str) -> Path:
 def model_files(trained: dict[str, Any]) -> list[Path]:
     """What later steps read of a finished training."""
     run, last = Path(trained["run"]), Path(trained["checkpoint"])
+    one = "rank-00000.safetensors"  # the demo trains in one process
     return [
         *(run / name for name in ("config.json", "autoencoder.safetensors", "metrics.jsonl")),
-        *(last / name for name in ("model.safetensors", "ema.safetensors", "state.json")),
+        *(last / name for name in (f"model/{one}", f"ema/{one}", "state.json")),
     ]
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from demo import plainly
 
@@ -68,9 +68,27 @@ def distinct(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def evaluate_run(
-    run: Path, shards: Path, out: Path, *, limit: int = 6, seed: int = 0, quiet: bool = False
+    run: Path,
+    shards: Path,
+    out: Path,
+    *,
+    limit: int = 6,
+    seeds: Sequence[int] = (0,),
+    suite: str = "light",
+    form: Literal["masked", "crop"] = "masked",
+    quiet: bool = False,
 ) -> Evaluated:
     """Sample the run for held-out references and evaluate samples and ceiling.
+
+    Args:
+        run: of a training.
+        shards: that it was trained on.
+        out: receives inputs, samples, manifest and scores.
+        limit: questions.
+        seeds: of the noise; each question is sampled with each.
+        suite: of measures.
+        form: references cut to their subject on white, or as they were cropped.
+        quiet: show no progress.
 
     Raises:
         SystemExit: there is no held-out sample.
@@ -82,17 +100,27 @@ def evaluate_run(
             "raise select.split.heldout_share and run `s2v-data run` again"
         )
     inputs = [_unpack(one, out / "inputs") for one in chosen]
+    asked = [(one, i, seed) for one, i in zip(chosen, inputs, strict=True) for seed in seeds]
     requests = [
-        Request(one.id, one.row["caption"], tuple(i["masked"]), seed)
-        for one, i in zip(chosen, inputs, strict=True)
+        Request(_name(one, seed, seeds), one.row["caption"], tuple(i[form]), seed)
+        for one, i, seed in asked
     ]
     made = sample(run, requests, out / "samples", no_progress if quiet else shown)
-    rows = [row for one, i, m in zip(chosen, inputs, made, strict=True) for row in _rows(one, i, m)]
+    rows = [
+        row
+        for (one, i, seed), m in zip(asked, made, strict=True)
+        for row in _rows(one, i, m, seed)
+        if row["source"] == "generated" or seed == seeds[0]
+    ]
     manifest = out / "manifest.jsonl"
     text = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
     atomic.write_bytes(manifest, text.encode())
-    summary = evaluate(manifest, out / "scores", progress=not quiet, on_problem="record")
+    summary = evaluate(manifest, out / "scores", suite, progress=not quiet, on_problem="record")
     return Evaluated(summary, made, chosen)
+
+
+def _name(one: Sample, seed: int, seeds: Sequence[int]) -> str:
+    return one.id if len(seeds) == 1 else f"{one.id}-s{seed}"
 
 
 def _unpack(one: Sample, folder: Path) -> dict[str, Any]:
@@ -100,20 +128,23 @@ def _unpack(one: Sample, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     video = folder / f"{one.id}.mp4"
     atomic.write_bytes(video, one.read("mp4"))
-    crops, masks, masked = [], [], []
+    crops, masks, masked, plain = [], [], [], []
     for n in range(min(one.row["references"], MAX_REFERENCES)):
         crop, mask = folder / f"{one.id}.ref{n}.jpg", folder / f"{one.id}.ref{n}.mask.png"
         atomic.write_bytes(crop, one.read(f"ref{n}.jpg"))
         atomic.write_bytes(mask, one.read(f"ref{n}.mask.png"))
+        plain.append(load_image(crop))
         pixels = load_image(crop).copy()
         pixels[~decode_png_mask(mask.read_bytes())] = 255
         crops.append(crop)
         masks.append(mask)
         masked.append(pixels)
-    return {"video": video, "crops": crops, "masks": masks, "masked": masked}
+    return {"video": video, "crops": crops, "masks": masks, "masked": masked, "crop": plain}
 
 
-def _rows(one: Sample, files: dict[str, Any], made: SampleResult) -> list[dict[str, Any]]:
+def _rows(
+    one: Sample, files: dict[str, Any], made: SampleResult, seed: int
+) -> list[dict[str, Any]]:
     meta = one.meta()
     refs = [
         {
@@ -134,11 +165,11 @@ def _rows(one: Sample, files: dict[str, Any], made: SampleResult) -> list[dict[s
     }
     real = {"sample_id": f"{one.id}-real", "video": str(files["video"].resolve()), "source": "real"}
     generated = {
-        "sample_id": f"{one.id}-generated",
+        "sample_id": f"{made.id}-generated",
         "video": str(made.video.resolve()),
         "source": "generated",
         "model": "mmdit",
-        "seed": 0,
+        "seed": seed,
     }
     return [{**common, **real}, {**common, **generated}]
 

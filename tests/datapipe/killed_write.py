@@ -20,7 +20,7 @@ from typing import Any
 from synthetic_tables import film_world
 from written_run import SETTINGS, WRITE
 
-from s2v.datapipe.pair.exclusions import Exclusion
+from s2v.datapipe.base.exclusions import Exclusion
 from s2v.datapipe.pair.select import select
 from s2v.datapipe.views import write_views
 from s2v.datapipe.write.write import write_shards

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from s2v.datapipe.assembling import SOURCE_IN_QUARANTINE, apply_gates, mark_duplicates, withdraw
 from s2v.datapipe.base import records
+from s2v.datapipe.base.exclusions import ExclusionIndex
 from s2v.datapipe.measure.gates import GateSettings
 from s2v.datapipe.pair.clips import clip_reasons
-from s2v.datapipe.pair.exclusions import ExclusionIndex
 from s2v.datapipe.pair.settings import SelectSettings
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from s2v.datapipe.base.exclusions import ExclusionError, read_exclusions
 from s2v.datapipe.base.shards import ShardError, ShardIndex
-from s2v.datapipe.pair.exclusions import ExclusionError, read_exclusions
 
 LINE = '{"key_type": "clip_id", "key": "é", "reason": "r", "by": "b", "when": "w"}'
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from s2v.datapipe.base import records
+from s2v.datapipe.base.exclusions import Exclusion
 from s2v.datapipe.pair import chunks
-from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.identity import FaceBank, Links, _Clusters
 from s2v.datapipe.pair.pool import Pool
 from s2v.datapipe.pair.select import select

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from s2v.datapipe.base.exclusions import Exclusion
 from s2v.datapipe.pair.conservation import check
-from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.quotas import Key, best_first, bounds, thin
 from s2v.datapipe.pair.sample_rules import QuotaSettings, TypeQuotas
 from s2v.datapipe.pair.samples import keys_of

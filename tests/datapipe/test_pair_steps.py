@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2v.datapipe.base.exclusions import Exclusion
 from s2v.datapipe.engine.store import StageStore
 from s2v.datapipe.pair import steps as steps_module
-from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.settings import SelectSettings
 from s2v.datapipe.pair.steps import Steps

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from s2v.datapipe.pair.exclusions import Exclusion, ExclusionError, read_exclusions
+from s2v.datapipe.base.exclusions import Exclusion, ExclusionError, read_exclusions
 from s2v.datapipe.pair.select import Selection, select
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s2v.datapipe.pair.exclusions import read_exclusions
+from s2v.datapipe.base.exclusions import read_exclusions
 from s2v.datapipe.sources import SourceError, SourceSpec, list_sources
 
 

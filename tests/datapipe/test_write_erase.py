@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2v.datapipe.base import ids, records
+from s2v.datapipe.base.exclusions import Exclusion
 from s2v.datapipe.engine.store import StageStore
 from s2v.datapipe.engine.units import slices
-from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.settings import PairRules
 from s2v.datapipe.write.errors import WriteError
 from s2v.datapipe.write.takedown import copies_of_gone, made_from, settle, take_down

@@ -23,6 +23,7 @@ from synthetic_vectors import rng
 from written_run import SETTINGS, WRITE, WritableRun, hashes
 
 from s2v.datapipe.base import records
+from s2v.datapipe.base.exclusions import Exclusion
 from s2v.datapipe.base.media.images import decode_png_mask
 from s2v.datapipe.base.shards import (
     INDEX,
@@ -33,7 +34,6 @@ from s2v.datapipe.base.shards import (
     ShardIndex,
 )
 from s2v.datapipe.explaining import explanation
-from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.settings import ShardCounts
 from s2v.datapipe.write import describe

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from written_run import WRITE, WritableRun, hashes
 
 from s2v.datapipe import cli
+from s2v.datapipe.base.exclusions import Exclusion, ExclusionError
 from s2v.datapipe.base.shards import ShardIndex
-from s2v.datapipe.pair.exclusions import Exclusion, ExclusionError
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.write.errors import WriteError
 from s2v.datapipe.write.takedown import FILE, forget_clips, of_run, take_down, unmatched

@@ -69,7 +69,7 @@ def test_a_training_counts_as_done_only_with_every_file_that_is_read_later(tmp_p
     last = tmp_path / "checkpoints" / "step-00000400"
     found = model_files({"run": str(tmp_path), "checkpoint": str(last)})
     run = Run(tmp_path)
-    assert {run.autoencoder, run.metrics, last / "ema.safetensors"} <= set(found)
+    assert {run.autoencoder, run.metrics, last / "ema" / "rank-00000.safetensors"} <= set(found)
 
 
 def test_samples_count_as_done_only_with_their_videos_and_references() -> None:

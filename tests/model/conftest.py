@@ -170,6 +170,16 @@ def drawn_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mixed_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All four pair types: clips of two lengths, photographs, clips without references."""
+    samples = [Drawn(i, n, frames=30 + 40 * (n % 2)) for i in range(2) for n in range(4)]
+    samples += [Drawn(i, n, pair="cross", references=1 + n) for i in range(2) for n in range(2)]
+    samples += [Drawn(i, 20 + n, pair="image", frames=1) for i in range(2) for n in range(3)]
+    samples += [Drawn(i, 30 + n, pair="t2v", references=0) for i in range(2) for n in range(2)]
+    return write_shards(tmp_path_factory.mktemp("mixed"), samples)
+
+
+@pytest.fixture(scope="session")
 def six_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of one sample that has as many references as a sample may."""
     return write_shards(tmp_path_factory.mktemp("six"), [Drawn(0, 0, references=6)])
@@ -208,6 +218,12 @@ def tiny() -> Callable[..., Config]:
         return configuration.load("demo_tiny", [*TINY, *overrides])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def base() -> list[str]:
+    """The overrides of ``tiny``, for other processes to load."""
+    return list(TINY)
 
 
 @pytest.fixture

@@ -160,25 +160,30 @@ def test_heldout_and_inspect_print_what_is_there(
     assert json.loads(capsys.readouterr().out)["clips"] == 4
     kinds = {}
     newest = run / "checkpoints" / "step-00000002"
-    for path in (run, newest, newest / "ema.safetensors", run / "autoencoder.safetensors"):
+    for path in (
+        run,
+        newest,
+        newest / "ema" / "rank-00000.safetensors",
+        run / "autoencoder.safetensors",
+    ):
         assert main(["inspect", "--json", str(path)]) == 0
         kinds[path.name] = json.loads(capsys.readouterr().out)
     assert kinds["run"]["kind"] == "run"
-    assert kinds["step-00000002"]["parameters"] == kinds["ema.safetensors"]["parameters"]
-    assert kinds["ema.safetensors"]["widths"] == {"latent": 16, "text": 64, "image": 12}
+    assert kinds["step-00000002"]["parameters"] == kinds["rank-00000.safetensors"]["parameters"]
+    assert kinds["rank-00000.safetensors"]["widths"] == {"latent": 16, "text": 64, "image": 12}
     assert kinds["autoencoder.safetensors"]["kind"] == "s2v-linear-autoencoder-1"
 
 
 def test_every_recipe_is_valid_and_prints_as_what_it_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert {"demo_tiny", "phantom_mmdit_paper"} <= set(configuration.recipes())
+    assert {"demo_tiny", "phantom_mmdit_1b"} <= set(configuration.recipes())
     for name in configuration.recipes():
         assert main(["train", "--recipe", name, "--print-config"]) == 0
         path = tmp_path / f"{name}.toml"
         path.write_text(capsys.readouterr().out)
         assert configuration.load(path) == configuration.load(name)
-    paper = configuration.load("phantom_mmdit_paper")
+    paper = configuration.load("phantom_mmdit_1b")
     assert (paper.network.window, paper.dropout.vae, paper.sample.steps) == (9, 0.7, 50)
     assert (paper.sample.image_scale, paper.sample.text_scale) == (3.0, 7.5)
 

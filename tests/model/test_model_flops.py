@@ -114,7 +114,7 @@ def counted_mmdit(
 @pytest.mark.parametrize("references", [0, 4])
 def test_the_mmdit_of_the_paper_at_480p(references: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the recipe's sizes, windows of nine, umT5's and CLIP's widths."""
-    config = configuration.load("phantom_mmdit_paper").network
+    config = configuration.load("phantom_mmdit_1b").network
     widths = Widths(16, 4096, 1280)
     sizes = Sizes.of_video(**SHORT_480P, references=references, image_tokens=257, text=512)
     flops = mmdit_flops(config, widths, sizes)

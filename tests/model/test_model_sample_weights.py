@@ -214,7 +214,7 @@ def test_released_files_give_the_releases_video(
 def test_half_precision_keeps_the_time_vector_and_the_picture(
     files: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = configuration.load("phantom_wan_1_3b", _sets(files, "sample.precision=bfloat16"))
+    config = configuration.load("phantom_wan_1_3b_480p", _sets(files, "sample.precision=bfloat16"))
     model = of_weights(files["Phantom-Wan-tiny.pth"], config, quiet).model
     kinds = {n: p.dtype for n, p in model.named_parameters()}
     wide = {n for n, kind in kinds.items() if kind == torch.float32}
@@ -227,7 +227,7 @@ def test_half_precision_keeps_the_time_vector_and_the_picture(
 
 def test_what_a_file_says_of_its_references_is_kept(files: dict[str, Path], tmp_path: Path) -> None:
     """Weights trained with clean references are not sampled as the recipe would have it."""
-    config = configuration.load("phantom_wan_1_3b", _sets(files))
+    config = configuration.load("phantom_wan_1_3b_480p", _sets(files))
     path = tmp_path / "ours.safetensors"
     told = WanConfig(
         width=24, heads=2, layers=2, ffn=40, text_width=20, reference_timestep="zero",
@@ -258,7 +258,7 @@ def test_what_cannot_be_sampled_is_one_line_with_the_way_out(
         assert said.err.count("\n") == 1
         return said.err
 
-    assert "use --recipe phantom_wan_1_3b" in told("--recipe", "demo_tiny")
+    assert "use --recipe phantom_wan_1_3b_480p" in told("--recipe", "demo_tiny")
     assert "set autoencoder.kind = 'wan'" in told("--set", "autoencoder.kind=linear")
     assert "not a Wan2.1 or Phantom-Wan network" in told(weights=files["vae"])
     assert "no such file or folder" in told(weights=tmp_path / "none.pth")

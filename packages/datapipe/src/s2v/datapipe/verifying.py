@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from s2v.datapipe import pipeline
 from s2v.datapipe.base import records
+from s2v.datapipe.base.exclusions import Exclusion
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.config import Settings
 from s2v.datapipe.engine.execute import cluster, run_phase, start_ray
@@ -33,7 +34,6 @@ from s2v.datapipe.engine.units import slices
 from s2v.datapipe.measure.verify import KEY, QUESTIONS, verdict_row
 from s2v.datapipe.measuring import Measured, QuarantineBudgetError
 from s2v.datapipe.pair.evidence import UNANSWERED_RULES
-from s2v.datapipe.pair.exclusions import Exclusion
 from s2v.datapipe.pair.questions import Questions
 from s2v.datapipe.pair.select import Selection, select
 from s2v.datapipe.pair.steps import Steps

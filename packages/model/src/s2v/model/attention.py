@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2v.model import rope
 from s2v.model.errors import ModelError
@@ -63,6 +63,13 @@ class Layout:
     keys: Tensor | None
     windows: Windows | None
     packed: bool = False
+
+    def to(self, device: torch.device) -> Layout:
+        """All tensors on ``device``."""
+        w = self.windows
+        windows = w and Windows(w.frame.to(device), w.back.to(device), w.mean.to(device))
+        keys = None if self.keys is None else self.keys.to(device)
+        return Layout(self.cos.to(device), self.sin.to(device), keys, windows, self.packed)
 
 
 def layout(
@@ -201,6 +208,14 @@ def _keys(vision: Tensor, context: Tensor) -> Tensor | None:
     """``[N, S]`` from the key masks ``[N, Sv]`` and ``[N, Sc]``; None if all are there."""
     keys = torch.cat([vision, context], dim=1)
     return None if bool(keys.all()) else keys
+
+
+class Attend(nn.Module):
+    """:func:`attend` as a part of a block: the seam where another way of computing it may stand."""
+
+    def forward(self, vision: QKV, context: QKV, where: Layout) -> tuple[Tensor, Tensor]:
+        """As :func:`attend`."""
+        return attend(vision, context, where)
 
 
 def attend(vision: QKV, context: QKV, where: Layout) -> tuple[Tensor, Tensor]:

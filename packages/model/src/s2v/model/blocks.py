@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s2v.model.attention import QKV, Layout, attend
+from s2v.model.attention import QKV, Attend, Layout
 from s2v.model.config import NetworkConfig
 
 
@@ -114,6 +114,7 @@ class DoubleBlock(nn.Module):
     def __init__(self, config: NetworkConfig, *, ends: bool = False) -> None:
         super().__init__()
         self.heads = config.heads
+        self.attend: nn.Module = Attend()
         self.vision = Stream(config)
         self.context: Stream | AskedStream = AskedStream(config) if ends else Stream(config)
 
@@ -130,7 +131,7 @@ class DoubleBlock(nn.Module):
         v_parts = v.modulation(vec, vision.shape[1], clean)
         v_shift, v_scale, v_gate, v_shift2, v_scale2, v_gate2 = v_parts
         c_shift, c_scale, *c_rest = c.modulation(vec)
-        seen, told = attend(
+        seen, told = self.attend(
             v.norm(v.qkv(modulate(vision, v_shift, v_scale)), self.heads),
             c.norm(c.qkv(modulate(context, c_shift, c_scale)), self.heads),
             where,
@@ -151,6 +152,7 @@ class SingleBlock(nn.Module):
         super().__init__()
         d, hidden = config.width, config.mlp_ratio * config.width
         self.heads = config.heads
+        self.attend: nn.Module = Attend()
         self.split = (3 * d, hidden)
         self.modulation = Modulation(d, 3)
         self.norm = HeadNorm(d // config.heads, config.qk_norm)
@@ -171,7 +173,7 @@ class SingleBlock(nn.Module):
         shift, scale, gate = self.modulation(vec, x.shape[1], clean)
         qkv, hidden = self.into(modulate(x, shift, scale)).split(self.split, dim=-1)
         q, k, v = self.norm(qkv, self.heads)
-        seen, told = attend(
+        seen, told = self.attend(
             (q[:, :, :length], k[:, :, :length], v[:, :, :length]),
             (q[:, :, length:], k[:, :, length:], v[:, :, length:]),
             where,

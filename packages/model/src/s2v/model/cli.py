@@ -1,29 +1,46 @@
-"""``s2v-model train|heldout|which|sample|verify|inspect|export``."""
+"""``s2v-model train|plan|encode|heldout|which|chart|sample|verify|inspect|export|...``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2v.datapipe.base.settings import SettingsError
-from s2v.model import export_cli, sample_cli, which_cli
+from s2v.model import (
+    chart_cli,
+    encode_cli,
+    export_cli,
+    plan_cli,
+    sample_cli,
+    verify_resume_cli,
+    which_cli,
+)
 from s2v.model.cli_parts import stored, track
-from s2v.model.errors import Interrupted, ModelError
+from s2v.model.errors import Interrupted, ModelError, RankError
+
+if TYPE_CHECKING:  # it brings torch, which `--help` can do without
+    from s2v.model.monitor import Evaluator
 
 _EXAMPLES = """examples:
   s2v-model train --shards runs/demo/shards --out runs/demo/model
   s2v-model train --shards shards --out run --recipe my.toml --set train.steps=2000
   s2v-model train --recipe demo_tiny --print-config
+  torchrun --nproc-per-node 8 -m s2v.model.cli train --shards shards --out run --recipe my.toml
+  s2v-model plan --recipe phantom_wan_1_3b_480p --gpus 8 --memory 80 --device h100
+  s2v-model verify-resume --config my.toml --shards shards --steps 6
   s2v-model heldout --run run --shards shards
   s2v-model which --run run --shards shards --groups 8
   s2v-model sample --run run --prompt "a rabbit runs" --reference rabbit.png --out samples
   s2v-model sample --weights Phantom-Wan-1.3B.pth --wan Wan2.1-T2V-1.3B --prompt "it runs" --out o
   s2v-model verify samples/sample.mp4
+  s2v-model chart --run run
+  s2v-model encode --shards shards --recipe my.toml
   s2v-model inspect run/checkpoints/step-00000400
   s2v-model inspect Phantom-Wan-1.3B.pth
   s2v-model export Phantom-Wan-1.3B.pth --to diffusers --dtype bf16 --out phantom-diffusers
@@ -65,8 +82,13 @@ def parser() -> argparse.ArgumentParser:
     heldout.add_argument("--cache", type=Path, help="as given to train")
 
     sample = sample_cli.add_arguments(command)
+    plan = plan_cli.add_arguments(command)
+    resume = verify_resume_cli.add_arguments(command)
+    encode = encode_cli.add_arguments(command)
 
-    for one in (train, heldout, sample, which_cli.add_arguments(command)):
+    which = which_cli.add_arguments(command)
+
+    for one in (train, heldout, sample, plan, resume, encode, which):
         one.add_argument(
             "--set",
             dest="overrides",
@@ -80,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", type=Path)
     inspect.add_argument("--no-digest", action="store_true", help="do not read files whole")
     export_cli.add_arguments(command)
+    chart_cli.add_arguments(command)
     return top
 
 
@@ -89,17 +112,22 @@ def _examples(command: str) -> str:
     return "\n".join(["examples:", *own]) if own else _EXAMPLES
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, evaluate: Evaluator | None = None) -> int:
     """Run the command line; returns the exit status.
 
+    Args:
+        argv: by default the process's.
+        evaluate: scores the samples of a training; ``jobs/train.py`` brings one.
+
     One line on standard error and status 2 for wrong input, 130 or 143 when stopped by a
-    signal after saving.
+    signal after saving; 1 for a result that says ``ok: false``.
     """
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(argv, argparse.Namespace(evaluate=evaluate))
     try:
         result = _COMMANDS[arguments.command](arguments)
     except Interrupted as stop:
-        print(f"s2v-model: {stop}; the same command goes on", file=sys.stderr)
+        if _speaks():
+            print(f"s2v-model: {stop}; the same command goes on", file=sys.stderr)
         return 128 + stop.signal
     except KeyboardInterrupt:
         print("s2v-model: stopped; the same command goes on", file=sys.stderr)
@@ -109,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _expected(error):
             raise
-        print(f"s2v-model: {_one_line(error)}", file=sys.stderr)
+        if _speaks() or isinstance(error, RankError):
+            print(f"s2v-model: {_one_line(error)}", file=sys.stderr)
         return 2
     if isinstance(result, str):
         print(result, end="")
@@ -117,7 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(result, sort_keys=True, default=str))
     else:
         print(_table(result))
-    return 0
+    return 0 if isinstance(result, str) or result.get("ok", True) else 1
+
+
+def _speaks() -> bool:
+    """Whether this process speaks for all of a training: of several, one line is enough."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _expected(error: Exception) -> bool:
@@ -138,7 +172,8 @@ def _train(a: argparse.Namespace) -> dict[str, Any] | str:
         raise ModelError("train needs --shards and --out (or --print-config)")
     from s2v.model.train import train
 
-    return asdict(train(config, a.shards, a.out, track(a), cache=a.cache))
+    result = asdict(train(config, a.shards, a.out, track(a), cache=a.cache, evaluate=a.evaluate))
+    return result if _speaks() else ""
 
 
 def _heldout(a: argparse.Namespace) -> dict[str, Any]:
@@ -180,8 +215,12 @@ _COMMANDS = {
     "heldout": _heldout,
     "inspect": _inspect,
     "export": export_cli.run,
+    "verify-resume": verify_resume_cli.run,
     "which": which_cli.run,
     **sample_cli.COMMANDS,
+    **plan_cli.COMMANDS,
+    **chart_cli.COMMANDS,
+    **encode_cli.COMMANDS,
 }
 
 if __name__ == "__main__":

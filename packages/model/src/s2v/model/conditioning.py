@@ -66,6 +66,16 @@ class Condition:
         """All tensors on ``device``."""
         return Condition(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
+    def on(self, device: torch.device) -> Condition:
+        """Values on ``device``, masks on the CPU: what is laid out by them waits for no GPU."""
+        masks = {"text_mask", "reference_mask", "image_mask"}
+        return Condition(
+            **{
+                name: tensor if name in masks else tensor.to(device, non_blocking=True)
+                for name, tensor in vars(self).items()
+            }
+        )
+
     def without_text(self, null: Tensor) -> Condition:
         """Every text replaced by ``null [Ln, Dt]`` (the encoded negative prompt)."""
         B = self.text.shape[0]

@@ -1,24 +1,33 @@
 """Typed configuration: TOML recipes, ``--set a.b=c`` overrides, no unknown keys.
 
 Every value of a run stands in one :class:`Config`; the resolved one is written into the run
-folder. A recipe states what differs from the defaults below.
+folder. A recipe states what differs from the defaults below, or from another one.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from s2v.datapipe.base import settings
+from s2v.model import config_recipes
+from s2v.model.config_data import AugmentConfig as AugmentConfig  # noqa: PLC0414 - offered here
+from s2v.model.config_data import DataConfig as DataConfig  # noqa: PLC0414 - offered here
+from s2v.model.config_data import (
+    ReferenceAugmentConfig as ReferenceAugmentConfig,  # noqa: PLC0414 - offered here
+)
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.config_latents import LatentsConfig
+from s2v.model.config_parallel import ParallelConfig
+from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
+from s2v.model.config_tune import TuneConfig
 from s2v.model.config_types import Count, Positive, Rate, Size
+from s2v.model.config_validation import ValidationConfig
 from s2v.model.wan_config import WanConfig
 
 
@@ -151,70 +160,6 @@ class DropoutConfig(_Strict):
         return self
 
 
-class AugmentConfig(_Strict):
-    """How far a variant of a clip and its references is moved, both alike."""
-
-    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1  # of a full turn
-    saturation: Rate = 0.3
-    contrast: Rate = 0.2
-    brightness: Rate = 0.1
-    mirror: Rate = 0.5  # how often
-
-
-class ReferenceAugmentConfig(_Strict):
-    """Changes of references alone, which keep a network from pasting them (Video Alchemist;
-    noise: Concat-ID). Each with its odds; off by default: Phantom publishes none.
-
-    Variant 0 of a sample stays as it is. Faces are never flipped: a mirrored face is another
-    one, and the network would learn to mirror it.
-    """
-
-    odds: Rate = 0.0
-    downscale: Annotated[float, Field(ge=1.0, le=16.0)] = 4.0  # at most, of each side
-    blur: Annotated[float, Field(ge=0.0, le=0.1)] = 0.01  # sigma at most, of the short side
-    jitter: Rate = 0.2  # factor of each colour channel
-    brightness: Rate = 0.2
-    flip: bool = True  # half of the time; never a person or a face
-    shear: Annotated[float, Field(ge=0.0, le=45.0)] = 10.0  # degrees at most
-    rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 15.0  # degrees at most
-    noise: Rate = 0.05  # standard deviation at most, of white
-
-
-class DataConfig(_Strict):
-    """The training window and the mixture."""
-
-    height: Size = 96
-    width: Size = 160
-    frames: Size = 17
-    fps: Positive = 8.0
-    #: Variants cached per sample: windows spread over the clip, variants 1.. also augmented.
-    variants: Size = 4
-    augment: AugmentConfig = AugmentConfig()
-    augment_references: ReferenceAugmentConfig = ReferenceAugmentConfig()
-    #: References of a sample that a step sees at most; of more candidates every epoch takes the
-    #: next, so that all are seen (paper: up to four).
-    max_references: Count = 4
-    #: Share of samples per pair type; those that the shards lack are left out.
-    mix: dict[Literal["in", "cross", "image", "t2v"], Positive] = {"in": 0.7, "cross": 0.3}
-    #: Odds of the reference forms: box crop, subject on white, subject cut tight on white.
-    forms: dict[Literal["crop", "white", "masked"], Positive] = {
-        "crop": 1.0,
-        "white": 1.0,
-        "masked": 1.0,
-    }
-    pad: Literal["white", "grey", "black"] = "white"
-    #: This many unreadable samples in a row stop the run: the shards are broken, not a sample.
-    fuse: Size = 20
-
-    @model_validator(mode="after")
-    def _whole_latents(self) -> Self:
-        if (self.frames - 1) % 4:
-            raise ValueError(f"frames {self.frames} must be 4n+1 (1, 5, 9, 13, 17, ...)")
-        if not self.mix or not self.forms:
-            raise ValueError("mix and forms need at least one entry")
-        return self
-
-
 class OptimConfig(_Strict):
     """AdamW with warm-up; weight decay on matrices only."""
 
@@ -234,12 +179,22 @@ class TrainConfig(_Strict):
     #: Weights to start from (``network.kind = "wan"``): a released checkpoint of any layout.
     start_from: str | None = None
     steps: Size = 400
+    #: Micro-batches of a step, whatever the number of GPUs; ranks share them evenly.
+    slots: Size = 1
+    #: Samples of a micro-batch of the dearest size; cheaper sizes get more where
+    #: ``data.max_tokens`` allows it.
     batch: Size = 8
     seed: int = 0
     threads: Size = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: Size = 10
+    #: Where metrics go besides ``metrics.jsonl``.
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
     checkpoint_every: Size = 100
+    #: Minutes between two checkpoints at most, whatever ``checkpoint_every`` says; null: no bound.
+    checkpoint_minutes: Positive | None = None
+    #: Write while training goes on, from a copy in host memory; false: stand still, and no copy.
+    checkpoint_async: bool = True
     keep: Size = 2
     #: Steps in a row with a non-finite loss that are skipped before the run stops.
     patience: Count = 3
@@ -265,10 +220,15 @@ class Config(_Strict):
     flow: FlowConfig = FlowConfig()
     dropout: DropoutConfig = DropoutConfig()
     data: DataConfig = DataConfig()
+    latents: LatentsConfig = LatentsConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
+    parallel: ParallelConfig = ParallelConfig()
     heldout: HeldoutConfig = HeldoutConfig()
     sample: SampleConfig = SampleConfig()
+    validation: ValidationConfig = ValidationConfig()
+    plan: PlanConfig = PlanConfig()
 
     @model_validator(mode="after")
     def _enough_ids(self) -> Self:
@@ -283,13 +243,19 @@ class Config(_Strict):
     @model_validator(mode="after")
     def _divides(self) -> Self:
         _, ph, pw = (self.wan if self.network.kind == "wan" else self.network).patch
-        for name, patch in (("height", ph), ("width", pw)):
-            size, unit = getattr(self.data, name), 8 * patch
+        asked = [("data.height", self.data.height, ph), ("data.width", self.data.width, pw)]
+        for n, phase in enumerate(self.data.stages()):
+            named = f"data.phases[{n - 1}].sizes" if n else "data.sizes"
+            for frames, height, width in phase.sizes if self.data.sizes or n else ():
+                where = f"{named} [{frames}, {height}, {width}]"
+                asked += [(f"{where}: height", height, ph), (f"{where}: width", width, pw)]
+        for name, size, patch in asked:
+            unit = 8 * patch
             if size % unit:
                 below = size // unit * unit
                 near = f"{below} or {below + unit}" if below else str(unit)
                 raise ValueError(
-                    f"data.{name} {size} does not divide by {unit} (8 pixels a latent, "
+                    f"{name} {size} does not divide by {unit} (8 pixels a latent, "
                     f"{patch} latents a token); take {near}"
                 )
         return self
@@ -308,7 +274,8 @@ class Config(_Strict):
 
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+        said = {k: v for k, v in value.items() if v is not None}  # TOML has no null
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in said.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     return json.dumps(value)  # strings, numbers and booleans are written alike in both
@@ -316,32 +283,24 @@ def _toml(value: Any) -> str:
 
 def recipes() -> list[str]:
     """Names of the recipes that come with the package."""
-    folder = resources.files("s2v.model") / "recipes"
-    return sorted(
-        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
-    )
+    return config_recipes.names()
 
 
 def load(recipe: str | Path = "demo_tiny", overrides: Sequence[str] = ()) -> Config:
     """Read a recipe by name or a TOML file, then apply ``a.b=value`` overrides.
 
     Args:
-        recipe: a name of :func:`recipes`, or the path of a ``.toml`` file.
+        recipe: a name of :func:`recipes`, the path of a ``.toml`` file, or several joined by
+            ``+``: each is laid over those before it.
         overrides: ``section.key=value``; the value is TOML, a bare word is a string.
 
     Raises:
         SettingsError: no such recipe or file, broken TOML, an unknown key (the nearest known
             one is named) or a value out of range.
     """
-    name = str(recipe)
-    if name in recipes():
-        with resources.as_file(resources.files("s2v.model") / "recipes" / f"{name}.toml") as path:
-            return settings.load(Config, path, overrides)
-    if not Path(name).is_file():
-        near = difflib.get_close_matches(name, recipes(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"recipes: {', '.join(recipes())}"
-        raise settings.SettingsError(f"{name}: no such recipe or file; {hint}")
-    return settings.load(Config, Path(name), overrides)
+    data, where = config_recipes.gather(str(recipe), Config)
+    settings.apply(data, overrides)
+    return parse(data, where)
 
 
 def parse(data: Mapping[str, Any], where: str) -> Config:
@@ -353,14 +312,6 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     """``config`` with ``a.b=value`` overrides; raises as :func:`load`."""
     if not overrides:
         return config
+    # As a model first: a preset among them brings values of its own.
     changed = settings.load(Config, None, overrides).model_dump(exclude_unset=True)
-    return parse(_merged(config.model_dump(), changed), "--set")
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(below)
-    for key, value in above.items():
-        inner = out.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        out[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]  # both checked
-    return out
+    return parse(config_recipes.merged(Config, config.model_dump(), changed), "--set")

@@ -45,6 +45,8 @@ class AutoencoderConfig(_Strict):
     kind: Literal["linear", "wan"] = "linear"
     #: Weights of Wan's VAE: a file or a folder.
     weights: str | None = None
+    #: In which Wan's VAE computes; the release uses float32.
+    precision: Literal["bfloat16", "float32"] = "float32"
     channels: Size = 16
     #: ``channel``: every latent channel gets unit variance; ``global``: one scale for all,
     #: so that the loss weighs channels by the pixels they explain.

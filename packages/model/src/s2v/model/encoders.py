@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from s2v.model.config_encoders import EncodersConfig
+from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.deferred import DeferredImage, DeferredText, DeferredVideo
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -114,18 +116,17 @@ class ColourGrid:
 
 
 def text_encoder(config: EncodersConfig, device: torch.device | None = None) -> TextEncoder:
-    """The configured text encoder; the large one computes on ``device``."""
+    """The configured text encoder; the large one computes on ``device``, and loads on first use."""
     if config.text == "hashed":
         return HashedWords(config.text_tokens)
     if config.text == "umt5":
         from s2v.model.wan_encoders import Umt5Text
 
-        return Umt5Text.load(
-            str(config.text_weights),
-            str(config.text_tokenizer),
-            tokens=config.text_tokens,
-            dtype=getattr(torch, config.precision),
-            device=device,
+        weights, tokenizer = str(config.text_weights), str(config.text_tokenizer)
+        tokens, dtype = config.text_tokens, getattr(torch, config.precision)
+        return DeferredText(
+            Umt5Text.named(Umt5Text.sha256(weights, tokenizer), tokens, dtype),
+            partial(Umt5Text.load, weights, tokenizer, tokens=tokens, dtype=dtype, device=device),
         )
     from s2v.model.embedded import MiniLmTokens
 
@@ -133,18 +134,29 @@ def text_encoder(config: EncodersConfig, device: torch.device | None = None) -> 
 
 
 def image_encoder(config: EncodersConfig, device: torch.device | None = None) -> ImageEncoder:
-    """The configured image encoder; the large one computes on ``device``."""
+    """The configured image encoder; as :func:`text_encoder`."""
     if config.image == "pixels":
         return ColourGrid()
     if config.image == "clip":
-        from s2v.model.wan_encoders import ClipTokens
+        from s2v.model.wan_encoders import ClipTokens, fingerprint
 
-        return ClipTokens.load(
-            str(config.image_weights),
-            fit=config.image_fit,
-            dtype=getattr(torch, config.precision),
-            device=device,
+        weights, fit = str(config.image_weights), config.image_fit
+        dtype = getattr(torch, config.precision)
+        return DeferredImage(
+            ClipTokens.named(fingerprint(weights), fit, dtype),
+            partial(ClipTokens.load, weights, fit=fit, dtype=dtype, device=device),
         )
     from s2v.model.embedded import MobileNetTokens
 
     return MobileNetTokens()
+
+
+def wan_vae(config: AutoencoderConfig, device: torch.device | None = None) -> VideoAutoencoder:
+    """Wan's VAE; as :func:`text_encoder`."""
+    from s2v.model.wan_encoders import WanVae, fingerprint
+
+    weights, dtype = str(config.weights), getattr(torch, config.precision)
+    return DeferredVideo(
+        WanVae.named(fingerprint(weights), dtype),
+        partial(WanVae.load, weights, dtype=dtype, device=device),
+    )

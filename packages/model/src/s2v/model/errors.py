@@ -7,6 +7,10 @@ class ModelError(ValueError):
     """Wrong input or missing precondition: names the file, the value and the way out."""
 
 
+class RankError(ModelError):
+    """Wrong input that one process of several met first; the message names it."""
+
+
 class Interrupted(RuntimeError):  # noqa: N818 - not a fault: training was asked to stop
     """Training was stopped by a signal after saving a checkpoint.
 

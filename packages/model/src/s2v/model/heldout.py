@@ -8,14 +8,14 @@ is the reference. The difference is paired, its interval is over clips.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2v.datapipe.base.atomic import write_json
 from s2v.datapipe.base.shards import Reference, Sample, ShardIndex
@@ -168,29 +168,60 @@ def _differ(a: Reference, b: Reference) -> bool:
     return a.class_ != b.class_ or a.noun != b.noun
 
 
-@torch.no_grad()
 def _losses(
     model: Network, store: FeatureStore, sample: Sample, others: list[Sample], config: Config
 ) -> np.ndarray:
     """``[3, levels]``: right, swapped (mean over partners), none."""
-    levels, device = config.heldout.levels, next(model.parameters()).device
     form = max(config.data.forms, key=lambda f: (config.data.forms[f], f == "white"))
     most = config.data.max_references
     own = fixed(sample.id, store.get(sample), form, most)
     swapped = [_with_references(own, fixed(o.id, store.get(o), form, most)) for o in others]
-    items = [own, *swapped, own]
+    h = config.heldout
+    found = level_losses(
+        model, [own, *swapped, own], h.levels, h.batch, (h.seed, "heldout"),
+        lambda batch, rows: _hide_last(batch, [row == len(others) + 1 for row in rows]),
+    )  # fmt: skip
+    return np.stack([found[0], found[1:-1].mean(axis=0), found[-1]])
+
+
+@torch.no_grad()
+def level_losses(
+    model: nn.Module,
+    items: Sequence[Item],
+    levels: int,
+    size: int,
+    noise: tuple[int, str],
+    condition: Callable[[Batch, list[int]], Condition],
+) -> np.ndarray:
+    """Loss of every item at the noise levels ``(i + 0.5) / levels``, all with the same noise.
+
+    Args:
+        model: the network.
+        items: of one clip: the noise is a function of the first one's sample.
+        levels: how many.
+        size: forwards at once; their number is the same for equally many items.
+        noise: seed and purpose.
+        condition: what of a batch is shown, given which item each of its rows is.
+
+    Returns:
+        ``[items, levels]``.
+    """
+    device = next(model.parameters()).device
     jobs = [(i, level) for level in range(levels) for i in range(len(items))]
     found = np.zeros((len(items), levels))
-    eps = normal(tuple(own.video.shape), config.heldout.seed, sample.id, "heldout")
-    for part in _chunks(jobs, config.heldout.batch):
-        batch = collate([items[i] for i, _ in part])
-        condition = _hide_last(batch, [i == len(items) - 1 for i, _ in part]).to(device)
+    first = items[0]
+    seed, purpose = noise
+    eps = normal(tuple(first.video.shape), seed, first.sample_id, purpose)
+    for part in _chunks(jobs, size):
+        rows = [i for i, _ in part]
+        batch = collate([items[i] for i in rows])
+        told = condition(batch, rows).to(device)
         t = torch.tensor([(level + 0.5) / levels for _, level in part], device=device)
         x0, e = batch.video.to(device), eps.expand_as(batch.video).to(device)
-        loss = flow.video_loss(model(flow.interpolate(x0, e, t), t, condition), x0, e)
+        loss = flow.video_loss(model(flow.interpolate(x0, e, t), t, told), x0, e)
         for (i, level), value in zip(part, loss.tolist(), strict=True):
             found[i, level] = value
-    return np.stack([found[0], found[1:-1].mean(axis=0), found[-1]])
+    return found
 
 
 def _with_references(own: Item, other: Item) -> Item:

@@ -123,17 +123,25 @@ def _our_metadata(weights: Weights) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    saved = checkpoint.load(path)  # checks every digest
+    saved = checkpoint.describe(path)
+    weights = checkpoint.open_weights(path, "model", verify=True)
     return {
         "kind": "checkpoint",
         "step": saved.step,
-        "parameters": sum(t.numel() for t in saved.model.values()),
-        "tensors": len(saved.model),
+        "parameters": weights.parameters,
+        "tensors": len(weights.entries),
+        "files": sum(len(files) for files in saved.files.values()),
+        "written_by": dict(saved.written_by),
         "network": saved.about["network"],
         "widths": saved.about["widths"],
         "features": saved.about["features"],
-        "drawn": saved.state["plan"]["drawn"],
+        "drawn": _drawn(saved.state["plan"]),
     }
+
+
+def _drawn(plan: dict[str, Any]) -> dict[str, int]:
+    """Samples per source so far; the first format's plan was the stream itself."""
+    return dict(plan.get("plan", plan).get("drawn", {}))
 
 
 def _run(path: Path) -> dict[str, Any]:

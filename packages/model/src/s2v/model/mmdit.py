@@ -125,7 +125,8 @@ class MMDiT(nn.Module):
         if self.config.reference_timestep == "zero" and K:
             at_zero = self._vec(torch.zeros_like(t), condition, vision.dtype)
             clean = Clean(at_zero, T * h * w, (T + K) * h * w)
-        wheres = self._layouts(T, (h, w), condition.reference_mask, context_mask)
+        masks = condition.reference_mask, context_mask
+        wheres = self._layouts(T, (h, w), *masks, vision.device)
         blocks = chain(self.double_blocks, self.single_blocks)
         for block, where in zip(blocks, wheres, strict=False):
             vision, context = block(vision, context, vec, where, clean)
@@ -150,9 +151,17 @@ class MMDiT(nn.Module):
             raise ModelError(f"inputs are of {said}, this network was made for {self.widths}")
 
     def _layouts(
-        self, frames: int, grid: tuple[int, int], reference_mask: Tensor, context_mask: Tensor
+        self,
+        frames: int,
+        grid: tuple[int, int],
+        reference_mask: Tensor,
+        context_mask: Tensor,
+        device: torch.device,
     ) -> Iterator[Layout]:
-        """The layout of every block in turn: all alike, or every second one shifted."""
+        """The layout of every block in turn: all alike, or every second one shifted.
+
+        Masks that stay on the CPU spare a GPU the wait for them.
+        """
         c = self.config
         window = c.window if c.attention == "window" else None
         made = [
@@ -167,7 +176,7 @@ class MMDiT(nn.Module):
                 shifted=shifted,
                 place=Placement(c.reference_position, c.reference_offset),
                 packed=c.masking == "packed",
-            )
+            ).to(device)
             for shifted in ((False, True) if c.shift_windows and window else (False,))
         ]
         while True:
@@ -205,7 +214,7 @@ class MMDiT(nn.Module):
         """What modulates every block: ``[B, d]``."""
         vec: Tensor = self.time_in(time_features(t).to(dtype))
         if self.config.pooled_text == "mean":
-            there = condition.text_mask[..., None].to(condition.text.dtype)
+            there = condition.text_mask[..., None].to(condition.text)
             mean = (condition.text * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
             vec = vec + self.pooled_in(mean.to(dtype))
         return vec

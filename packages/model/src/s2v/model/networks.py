@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, Final
+
+import torch
+from torch import Tensor
 
 from s2v.model.config import Config
 from s2v.model.errors import ModelError
@@ -41,35 +45,61 @@ def start(config: Config, widths: Widths) -> Network:
     Raises:
         ModelError: as :func:`build`; the file holds something else or other sizes.
     """
-    path = config.train.start_from
-    if path is None:
+    if config.train.start_from is None:
         return build(config, widths)
+    path, heads, options = _source(config, widths)
+    from s2v.model.checkpoints.loading import load_wan
+
+    model = load_wan(path, dtype=torch.float32, heads=heads, options=options)
+    for p in model.parameters():
+        p.data = p.data.clone()  # the file's own pages must not be written to
+        p.requires_grad_(True)
+    _same_sizes(model, config)
+    return model
+
+
+def stream(config: Config, widths: Widths) -> tuple[Network, dict[str, Callable[[], Tensor]]]:
+    """As :func:`start` with ``train.start_from``, but nothing is read yet.
+
+    Returns:
+        The network without memory, and what reads each of its tensors when it is called; in the
+        order of ``named_parameters``, each once.
+
+    Raises:
+        ModelError: as :func:`start`.
+    """
+    path, heads, options = _source(config, widths)
+    from s2v.model.checkpoints.loading import stream_wan
+
+    model, values = stream_wan(path, heads=heads, options=options)
+    _same_sizes(model, config)
+    return model.requires_grad_(True), values
+
+
+def _source(config: Config, widths: Widths) -> tuple[str, int | None, dict[str, Any]]:
+    """File, heads and options of the weights to start from."""
+    path = str(config.train.start_from)
     if config.network.kind != "wan":
         raise ModelError(
             f"train.start_from {path}: released weights are Wan's; set network.kind = 'wan'"
         )
     _check(config, widths)
-    import torch
-
-    from s2v.model.checkpoints.loading import load_wan
-
     wan = config.wan
     options = {name: getattr(wan, name) for name in OPTIONS}
     # Shapes do not tell the number of heads where heads are not the released 128 wide.
-    heads = None if wan.width % 128 == 0 else wan.heads
-    model = load_wan(path, dtype=torch.float32, heads=heads, options=options)
-    for p in model.parameters():
-        p.data = p.data.clone()  # the file's own pages must not be written to
-        p.requires_grad_(True)
+    return path, None if wan.width % 128 == 0 else wan.heads, options
+
+
+def _same_sizes(model: WanModel, config: Config) -> None:
     other = {
         name: value
         for name, value in model.config.model_dump().items()
-        if value != getattr(wan, name)
+        if value != getattr(config.wan, name)
     }
     if other:
         said = ", ".join(f"wan.{name} = {value!r}" for name, value in other.items())
+        path = config.train.start_from
         raise ModelError(f"{path}: has other sizes than the configuration; set {said}")
-    return model
 
 
 def in_precision(model: Network, precision: str) -> Network:
@@ -78,8 +108,6 @@ def in_precision(model: Network, precision: str) -> Network:
     Of Wan's network the time vector's layers and the modulation stay float32, as when it is loaded
     so (:data:`s2v.model.checkpoints.loading.WIDE`).
     """
-    import torch
-
     from s2v.model.checkpoints.loading import WIDE
 
     wide = WIDE if isinstance(model, WanModel) else ()

@@ -6,11 +6,14 @@
 ``checkpoints/``             see :mod:`s2v.model.checkpoint`
 ``metrics.jsonl``            one line per step
 ``quarantine.jsonl``         samples that could not be read
+``lora.safetensors``         pairs of a LoRA (``tune.kind = "lora"``)
+``samples/step-*/``          of the averaged weights (``validation.sample_every``)
 ``result.json``              written at the end
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,29 +25,49 @@ import torch
 
 from s2v.datapipe.base.atomic import write_bytes, write_json
 from s2v.datapipe.base.shards import ShardIndex
-from s2v.model import autoencoder, checkpoint
+from s2v.model import autoencoder, checkpoint, tune
 from s2v.model import config as configuration
 from s2v.model.config import Config
+from s2v.model.config_parallel import ParallelConfig
+from s2v.model.config_plan import PlanConfig
 from s2v.model.config_sample import SampleConfig
+from s2v.model.config_validation import ValidationConfig
 from s2v.model.data.features import Encoders, FeatureStore
 from s2v.model.data.index import select
 from s2v.model.data.plan import permuted
 from s2v.model.data.quarantine import Fault, Quarantine
 from s2v.model.data.reader import Pixels, Reader
 from s2v.model.data.references import fit_and_pad
-from s2v.model.encoders import VideoAutoencoder, image_encoder, text_encoder
+from s2v.model.encoders import VideoAutoencoder, image_encoder, text_encoder, wan_vae
 from s2v.model.errors import ModelError
 from s2v.model.networks import Network, build
 from s2v.model.progress import Track, quiet
 
 #: What may change between two starts of one run without changing a step that was done.
 _FREE: dict[str, set[str]] = {
-    "train": {"steps", "threads", "device", "log_every", "checkpoint_every", "keep", "patience"},
+    "train": {
+        "steps",
+        "threads",
+        "device",
+        "log_every",
+        "log",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "checkpoint_async",
+        "keep",
+        "patience",
+    },
+    "parallel": set(ParallelConfig.model_fields),
+    # How samples are read; and lists, which pass samples over and move no others.
+    "data": {"exclusions", "fuse", "prepare", "workers", "prefetch_mb", "worker_timeout_s"},
     "heldout": set(configuration.HeldoutConfig.model_fields),
     "sample": set(SampleConfig.model_fields),
+    "plan": set(PlanConfig.model_fields),
+    "validation": set(ValidationConfig.model_fields),
     # Where weights lie; what they are stands in the features' fingerprint.
     "encoders": {"text_weights", "text_tokenizer", "image_weights"},
     "autoencoder": {"weights"},
+    "latents": {"use", "folder"},
 }
 
 
@@ -58,6 +81,8 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.metrics = self.folder / "metrics.jsonl"
         self.quarantine = self.folder / "quarantine.jsonl"
+        self.lora = self.folder / "lora.safetensors"
+        self.samples = self.folder / "samples"
         self.result = self.folder / "result.json"
 
     def begin(self, config: Config) -> None:
@@ -74,6 +99,12 @@ class Run:
             )
         write_json(path, config.model_dump(mode="json"))
         write_bytes(self.folder / "config.toml", config.to_toml().encode())
+
+    @staticmethod
+    def digest(config: Config) -> str:
+        """16 hex over all values of a configuration."""
+        said = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     def config(self, overrides: Sequence[str] = ()) -> Config:
         """The stored configuration, with overrides of what a run is not bound to.
@@ -93,7 +124,8 @@ class Run:
         if bound := _changes(stored, changed):
             raise ModelError(
                 f"--set: {bound}: the run's weights were trained with it; free are "
-                f"{', '.join(sorted(_FREE))} (of train only {', '.join(sorted(_FREE['train']))})"
+                f"{', '.join(sorted(_FREE))} (of train only {', '.join(sorted(_FREE['train']))}; "
+                f"of data only {', '.join(sorted(_FREE['data']))})"
             )
         return changed
 
@@ -103,14 +135,13 @@ class Run:
             text_encoder(config.encoders, device_of(config)),
             image_encoder(config.encoders, device_of(config)),
             self._latent_space(config),
+            getattr(torch, config.latents.dtype),
         )
 
     def _latent_space(self, config: Config) -> VideoAutoencoder:
         if config.autoencoder.kind == "linear":
             return autoencoder.LinearAutoencoder.load(self.autoencoder)
-        from s2v.model.wan_encoders import WanVae
-
-        return WanVae.load(str(config.autoencoder.weights), device=device_of(config))
+        return wan_vae(config.autoencoder, device_of(config))
 
     def reader(self, config: Config) -> Reader:
         """A reader that keeps decoded windows in the cache."""
@@ -121,7 +152,9 @@ class Run:
         if variants is not None:
             data = config.data.model_copy(update={"variants": variants})
             config = config.model_copy(update={"data": data})
-        return FeatureStore(self.reader(config), self.encoders(config), self.cache / "features")
+        return FeatureStore(
+            self.reader(config), self.encoders(config), self.cache / "features", config.latents
+        )
 
     def network(self, which: str, device: torch.device) -> tuple[Network, dict[str, Any]]:
         """The newest checkpoint's network and ``{"step", "weights", "sha256", ...}``.
@@ -133,9 +166,10 @@ class Run:
         if path is None:
             raise ModelError(f"{self.checkpoints}: no checkpoint yet; train first")
         weights, about, digest = checkpoint.load_weights(path, which)
-        model = build(self.config(), checkpoint.widths_of(about))
-        model.load_state_dict(weights)
-        step = int(path.name.removeprefix("step-"))
+        config = self.config()
+        model = build(config, checkpoint.widths_of(about))
+        model.load_state_dict(tune.plain(weights, config.tune))
+        step = checkpoint.describe(path).step
         facts = {"step": step, "weights": which, "sha256": digest, "features": about["features"]}
         return model.to(device).eval(), facts
 

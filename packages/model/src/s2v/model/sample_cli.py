@@ -38,7 +38,7 @@ def add_arguments(
         "--weights", type=Path, help="Phantom-Wan or Wan2.1-T2V, in any layout, without a run"
     )
     sample.add_argument(
-        "--recipe", help="with --weights: encoders, size, sampler (phantom_wan_1_3b, any size)"
+        "--recipe", help="with --weights: encoders, size, sampler (phantom_wan_1_3b_480p, any size)"
     )
     sample.add_argument(
         "--wan", type=Path, help="folder of Wan2.1 with its VAE, umT5 and tokenizer, as downloaded"

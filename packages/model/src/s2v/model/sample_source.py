@@ -27,7 +27,7 @@ from s2v.model.wan_config import WanConfig
 
 _CHANNELS: Final = 16  # of Wan2.1's latents
 #: The recipe that weights without a run are sampled with, where no other is named.
-RECIPE: Final = "phantom_wan_1_3b"
+RECIPE: Final = "phantom_wan_1_3b_480p"
 
 
 @dataclass(frozen=True)

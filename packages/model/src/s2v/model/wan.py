@@ -86,14 +86,26 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], self.heads, -1)
 
 
+class Attend(nn.Module):
+    """Self-attention's own part: the seam where another way of computing it may stand."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, where: Layout) -> Tensor:
+        """``[B, S, H, D]`` each, rotated -> ``[B, S, H*D]``."""
+        return _attend(q, k, v, where.bias)
+
+
 class SelfAttention(Attention):
     """All tokens of video and references look at one another."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__(config)
+        self.attend: nn.Module = Attend()
 
     def forward(self, x: Tensor, where: Layout) -> Tensor:
         """``[B, S, d]`` -> ``[B, S, d]``."""
         q = rope.rotate(self.split(self.norm_q(self.q(x))), where.cos, where.sin)
         k = rope.rotate(self.split(self.norm_k(self.k(x))), where.cos, where.sin)
-        out: Tensor = self.o(_attend(q, k, self.split(self.v(x)), where.bias))
+        out: Tensor = self.o(self.attend(q, k, self.split(self.v(x)), where))
         return out
 
 

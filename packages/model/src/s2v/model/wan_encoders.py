@@ -73,7 +73,7 @@ class Umt5Text:
     def __init__(self, module: Any, tokenizer: Any, sha256: str, tokens: int = 512) -> None:
         self.module = module.eval().requires_grad_(False)
         self.tokenizer, self.tokens = tokenizer, tokens
-        self.id = f"umt5-{sha256[:16]}-{tokens}-{_SHORT[module.dtype]}"
+        self.id = self.named(sha256, tokens, module.dtype)
         self.width = int(module.config.d_model)
 
     @classmethod
@@ -95,8 +95,18 @@ class Umt5Text:
 
         words = _tokenizer(Path(tokenizer))  # first: the weights take a while
         module = load_umt5(weights, dtype=dtype).to(device)
-        made = hashlib.sha256(f"{fingerprint(weights)}{fingerprint(tokenizer)}".encode())
-        return cls(module, words, made.hexdigest(), tokens)
+        return cls(module, words, cls.sha256(weights, tokenizer), tokens)
+
+    @staticmethod
+    def sha256(weights: str | Path, tokenizer: str | Path) -> str:
+        """Of weights and tokenizer."""
+        made = f"{fingerprint(weights)}{fingerprint(tokenizer)}"
+        return hashlib.sha256(made.encode()).hexdigest()
+
+    @staticmethod
+    def named(sha256: str, tokens: int, dtype: torch.dtype) -> str:
+        """The id."""
+        return f"umt5-{sha256[:16]}-{tokens}-{_SHORT[dtype]}"
 
     @torch.no_grad()
     def encode(self, text: str) -> Tensor:
@@ -139,7 +149,12 @@ class ClipTokens:
         self.size, self.fit = int(config.image_size), fit
         self.width = int(config.hidden_size)
         self.tokens = (self.size // int(config.patch_size)) ** 2 + 1
-        self.id = f"clip-{sha256[:16]}-{fit}-{_SHORT[module.dtype]}"
+        self.id = self.named(sha256, fit, module.dtype)
+
+    @staticmethod
+    def named(sha256: str, fit: str, dtype: torch.dtype) -> str:
+        """The id."""
+        return f"clip-{sha256[:16]}-{fit}-{_SHORT[dtype]}"
 
     @classmethod
     def load(
@@ -192,11 +207,16 @@ class WanVae:
 
     def __init__(self, module: Any, sha256: str) -> None:
         self.module = module.eval().requires_grad_(False)
-        self.fingerprint = f"wan-vae-{sha256[:16]}-{_SHORT[module.dtype]}"
+        self.fingerprint = self.named(sha256, module.dtype)
         self.channels = int(module.config.z_dim)
         shape = (-1, 1, 1, 1)
         self.mean = torch.tensor(module.config.latents_mean, dtype=torch.float32).view(shape)
         self.std = torch.tensor(module.config.latents_std, dtype=torch.float32).view(shape)
+
+    @staticmethod
+    def named(sha256: str, dtype: torch.dtype) -> str:
+        """The fingerprint."""
+        return f"wan-vae-{sha256[:16]}-{_SHORT[dtype]}"
 
     @classmethod
     def load(

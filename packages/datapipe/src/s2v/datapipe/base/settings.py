@@ -28,20 +28,49 @@ def load(kind: type[S], path: Path | None, overrides: Sequence[str] = ()) -> S:
     Raises:
         SettingsError: missing or unreadable file, unknown key, value of the wrong kind.
     """
-    data: dict[str, Any] = {}
-    where = str(path) if path else "defaults"
-    if path is not None:
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise SettingsError(f"{path}: no such configuration file") from None
-        except IsADirectoryError:
-            raise SettingsError(f"{path}: is a folder, not a configuration file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path}: not valid TOML: {error}") from None
+    data = read(path) if path is not None else {}
+    apply(data, overrides)
+    return parse(kind, data, str(path) if path else "defaults")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The nested mapping of a TOML file.
+
+    Raises:
+        SettingsError: missing or unreadable.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such configuration file") from None
+    except IsADirectoryError:
+        raise SettingsError(f"{path}: is a folder, not a configuration file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
+
+
+def apply(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put ``a.b=value`` overrides into a nested mapping.
+
+    Raises:
+        SettingsError: an override that is none.
+    """
     for override in overrides:
         _apply(data, override)
-    return parse(kind, data, where)
+
+
+def check_keys(kind: type[BaseModel], data: dict[str, Any], where: str) -> None:
+    """Refuse unknown keys of one part of a configuration, which need not be whole or valid.
+
+    Raises:
+        SettingsError: an unknown key; the nearest known one is named.
+    """
+    try:
+        kind.model_validate(data)
+    except ValidationError as error:
+        unknown = [e for e in error.errors() if e["type"] == "extra_forbidden"]
+        if unknown:
+            raise SettingsError("; ".join(_explain(kind, e, where) for e in unknown)) from None
 
 
 def parse(kind: type[S], data: dict[str, Any], where: str) -> S:

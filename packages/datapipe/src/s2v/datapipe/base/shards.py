@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
+
+from s2v.datapipe.base.index_rows import IndexRows
 
 SCHEMA_VERSION: Final = "s2v-sample-1"
 MAX_REFERENCES: Final = 6
@@ -274,18 +275,22 @@ class Sample:
         where = f"{path}: sample {self.id}, member {member['suffix']}"
         size, at = int(member["size"]), int(member["offset"]) - _TAR_BLOCK
         try:
-            with path.open("rb") as handle:
-                if min(size, at) < 0 or at + size > os.fstat(handle.fileno()).st_size:
-                    raise ShardError(
-                        f"{where}: {size} bytes at {member['offset']} are not in the shard; it is "
-                        "cut short, or the index is not of it"
-                    )
-                found = os.pread(handle.fileno(), _TAR_BLOCK + size, at)
+            opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise ShardError(
                 f"{where}: the shard is missing; write it again: `s2v-data select --config FILE`"
             ) from None
-        header, data = found[:_TAR_BLOCK], found[_TAR_BLOCK:]
+        try:
+            if min(size, at) < 0 or at + size > os.fstat(opened).st_size:
+                raise ShardError(
+                    f"{where}: {size} bytes at {member['offset']} are not in the shard; it is "
+                    "cut short, or the index is not of it"
+                )
+            # Two reads: cutting the header off one would copy the data.
+            header = os.pread(opened, _TAR_BLOCK, at)
+            data = os.pread(opened, size, at + _TAR_BLOCK)
+        finally:
+            os.close(opened)
         if len(data) != size:
             raise ShardError(f"{where}: {len(data)} of {size} bytes; the shard is cut short")
         # The header stands before the data: a folder that was written anew since its index was
@@ -306,24 +311,39 @@ class Sample:
 
 def _with_nulls(table: pa.Table) -> list[str]:
     """Columns that say nothing somewhere; only the identity of a reference may be unknown."""
-    empty = [name for name in INDEX.names if table[name].null_count]
-    if "members" not in empty:
+    empty = [name for name in table.schema.names if table[name].null_count]
+    if "members" in table.schema.names and "members" not in empty:
         members = pa.chunked_array([chunk.flatten() for chunk in table["members"].chunks], MEMBER)
         inside = [] if not len(members) else [c.null_count for c in members.flatten()]
         empty += ["members"] * bool(members.null_count or sum(inside))
     return empty
 
 
-class ShardIndex:
-    """All samples of a shard folder, in index order (by pair type, shard and position)."""
+#: Rows above which members and captions stay in the file until they are asked for.
+LARGE_ROWS: Final = 65_536
+_HEAVY: Final = ("members", "caption")
 
-    def __init__(self, folder: Path, table: pa.Table) -> None:
+
+class ShardIndex:
+    """All samples of a shard folder, in index order (by pair type, shard and position).
+
+    Attributes:
+        folder: of the shards.
+        table: the columns of :data:`INDEX`; of a large index all but ``members`` and ``caption``.
+    """
+
+    def __init__(self, folder: Path, table: pa.Table, rows: IndexRows | None = None) -> None:
         self.folder = folder
         self.table = table
+        self._rows = rows
 
     @classmethod
-    def open(cls, folder: str | Path) -> ShardIndex:
+    def open(cls, folder: str | Path, *, large: int = LARGE_ROWS) -> ShardIndex:
         """Open ``folder/index/samples.parquet``.
+
+        Args:
+            folder: of the shards.
+            large: rows above which single rows are read when they are asked for.
 
         Raises:
             ShardError: when the folder has no index or one of another schema.
@@ -333,7 +353,11 @@ class ShardIndex:
         if not path.is_file():
             raise ShardError(f"{path}: no index; write the shards first: `s2v-data run`")
         try:
-            table = pq.read_table(path, partitioning=None)
+            # The same open file for columns and rows: it may be replaced meanwhile.
+            rows = IndexRows(path)
+            named = set(rows.names)
+            light = [n for n in rows.names if len(rows) <= large or n not in _HEAVY]
+            table = rows.columns(light)
         except pa.ArrowInvalid as error:
             raise ShardError(
                 f"{path}: the index is damaged ({error}); write it anew: `s2v-data run`"
@@ -342,12 +366,13 @@ class ShardIndex:
             flags = zip(table["split"].to_pylist(), table["heldout"].to_pylist(), strict=True)
             parts = [part_of(split, heldout) for split, heldout in flags]  # an older folder
             table = table.append_column("part", pa.array(parts, pa.string()))
-        if missing := set(INDEX.names) - set(table.schema.names):
+        if missing := set(INDEX.names) - named - set(table.schema.names):
             raise ShardError(
                 f"{path}: columns {sorted(missing)} are missing; written by another version?"
             )
         try:
-            table = table.select(INDEX.names).cast(INDEX)
+            schema = pa.schema([field for field in INDEX if field.name in table.schema.names])
+            table = table.select(schema.names).cast(schema)
         except pa.ArrowInvalid as error:
             raise ShardError(f"{path}: is not of this version ({error})") from None
         for name in table["shard"].unique().to_pylist():
@@ -359,18 +384,41 @@ class ShardIndex:
                 f"{path}: has rows without {', '.join(empty)}; fetch it again, or write it anew: "
                 "`s2v-data run`"
             )
-        return cls(folder, table)
+        return cls(folder, table, rows if len(rows) > large else None)
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return len(self._rows) if self._rows is not None else int(self.table.num_rows)
 
     def __iter__(self) -> Iterator[Sample]:
+        if self._rows is not None:
+            for table in self._rows.batches():
+                yield from map(self._checked, table.to_pylist())
+            return
         for batch in self.table.to_batches(max_chunksize=1024):
             for row in batch.to_pylist():
                 yield Sample(self.folder, row)
 
     def __getitem__(self, i: int) -> Sample:
+        if self._rows is not None:
+            return self._checked(self._rows[i])
         row = self.table.slice(i, 1).to_pylist()
         if not row:
             raise IndexError(f"sample {i} of {len(self)}")
         return Sample(self.folder, row[0])
+
+    def _checked(self, row: dict[str, Any]) -> Sample:
+        """A row of a large index, which was not looked at when the index was opened."""
+        members, name = row["members"], row["shard"]
+        named = isinstance(name, str) and _SHARD_NAME.fullmatch(name)
+        if not named or not members or any(m is None or None in m.values() for m in members):
+            raise ShardError(
+                f"{self.folder / INDEX_FILE}: sample {row['sample_id']} has no shard or members; "
+                "fetch it again, or write it anew: `s2v-data run`"
+            )
+        row.setdefault("part", part_of(row["split"], row["heldout"]))
+        return Sample(self.folder, row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: a large index goes as its file, not as its columns."""
+        table = self.table if self._rows is None else self.table.schema.empty_table()
+        return {"folder": self.folder, "table": table, "_rows": self._rows}

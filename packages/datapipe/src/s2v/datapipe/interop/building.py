@@ -14,6 +14,7 @@ from typing import Final
 from s2v.datapipe.backends.nouns import BANK_OF_CLASS, category_of
 from s2v.datapipe.base import ids, shards
 from s2v.datapipe.base.atomic import sha256_file
+from s2v.datapipe.base.exclusions import ExclusionIndex, read_exclusions
 from s2v.datapipe.base.media import boxes
 from s2v.datapipe.base.media.encode import Shape
 from s2v.datapipe.base.media.errors import MediaError
@@ -26,7 +27,6 @@ from s2v.datapipe.interop.locating import Found, locate
 from s2v.datapipe.interop.pixels import frame_at, mask_and_box
 from s2v.datapipe.interop.settings import ImportSettings
 from s2v.datapipe.interop.videos import Videos, unusable
-from s2v.datapipe.pair.exclusions import ExclusionIndex, read_exclusions
 from s2v.datapipe.pair.scenario import scenario
 
 _CUT: Final = "s2v.datapipe.base.media.cut:cut_clip"

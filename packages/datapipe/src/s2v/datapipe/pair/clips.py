@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from s2v.datapipe.base.exclusions import ExclusionIndex, KeyType
 from s2v.datapipe.pair.chunks import pieces
 from s2v.datapipe.pair.clip_rules import ClipRules, SourceRules
-from s2v.datapipe.pair.exclusions import ExclusionIndex, KeyType
 from s2v.datapipe.pair.policy import People
 from s2v.datapipe.pair.rows import Row, Tables, by, read
 from s2v.datapipe.pair.settings import SelectSettings

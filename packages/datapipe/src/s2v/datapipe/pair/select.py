@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2v.datapipe.base.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.classes import name_classes
 from s2v.datapipe.pair.columns import codes, positions, whole
 from s2v.datapipe.pair.evidence import Candidates
-from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import cluster, identity_ids
 from s2v.datapipe.pair.judge import judge
 from s2v.datapipe.pair.marks import unmarked

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2v.datapipe.base.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair import columns
 from s2v.datapipe.pair.ann import Opener, in_memory
 from s2v.datapipe.pair.clips import clip_reasons
@@ -28,7 +29,6 @@ from s2v.datapipe.pair.columns import Floats
 from s2v.datapipe.pair.concepts import balance
 from s2v.datapipe.pair.copies import FrameHashes, duplicates
 from s2v.datapipe.pair.evidence import SEARCHES, Evidence
-from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.identity import FaceBank, Links, find_faces
 from s2v.datapipe.pair.pool import Bank, Pool
 from s2v.datapipe.pair.retrieve import find_candidates, floors

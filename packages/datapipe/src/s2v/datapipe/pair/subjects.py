@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2v.datapipe.base import records
+from s2v.datapipe.base.exclusions import ExclusionIndex
 from s2v.datapipe.pair.chunks import pieces
 from s2v.datapipe.pair.columns import Flags, Ints, there, whole
 from s2v.datapipe.pair.detections import Detections
-from s2v.datapipe.pair.exclusions import ExclusionIndex
 from s2v.datapipe.pair.faces import Faces, with_face
 from s2v.datapipe.pair.policy import People
 from s2v.datapipe.pair.rows import Row, Tables, by, group, read

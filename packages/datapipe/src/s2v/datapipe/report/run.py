@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2v.datapipe.base import records
+from s2v.datapipe.base.exclusions import ExclusionIndex
 from s2v.datapipe.base.settings import parse
 from s2v.datapipe.base.shards import INDEX_FILE, ShardIndex
 from s2v.datapipe.pair.conservation import ConservationError, Ledger, Report, check
-from s2v.datapipe.pair.exclusions import ExclusionIndex
 from s2v.datapipe.pair.quotas import QUOTAS
 from s2v.datapipe.pair.rows import Row, by, read
 from s2v.datapipe.pair.samples import SAMPLE_REASONS

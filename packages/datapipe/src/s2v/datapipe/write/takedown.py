@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2v.datapipe.base import atomic
-from s2v.datapipe.pair.exclusions import Exclusion, read_exclusions
+from s2v.datapipe.base.exclusions import Exclusion, read_exclusions
 from s2v.datapipe.pair.rows import Row, read
 from s2v.datapipe.pair.settings import PairRules
 from s2v.datapipe.write.erase import Erased, erase, measured_rows

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from s2v.datapipe.base import shards
 from s2v.datapipe.base.atomic import replacing
+from s2v.datapipe.base.index_rows import GROUP_ROWS
 
 MAX_NAME = 100  # bytes: longer names need a PAX header, which some readers skip
 
@@ -103,6 +104,9 @@ def write_index(folder: Path, rows: list[dict[str, Any]]) -> Path:
     path = folder / shards.INDEX_FILE
     with replacing(path) as temporary:
         pq.write_table(
-            pa.Table.from_pylist(rows, schema=shards.INDEX), temporary, compression="zstd"
+            pa.Table.from_pylist(rows, schema=shards.INDEX),
+            temporary,
+            compression="zstd",
+            row_group_size=GROUP_ROWS,  # a reader of one row decodes its group
         )
     return path

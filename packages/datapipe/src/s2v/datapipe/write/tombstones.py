@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from s2v.datapipe.base import atomic
-from s2v.datapipe.pair.exclusions import Exclusion, ExclusionIndex
+from s2v.datapipe.base.exclusions import Exclusion, ExclusionIndex
 from s2v.datapipe.pair.near import near_pairs
 from s2v.datapipe.pair.rows import Row, read
 from s2v.datapipe.pair.settings import PairRules

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from s2v.evals.encoders.embedded import LightEncoders
 from s2v.evals.errors import EvalError
 from s2v.evals.metrics.base import Metric, MetricSpec
+from s2v.evals.metrics.copying import Background, Paste, Pose
 from s2v.evals.metrics.face import FaceSimilarity, cosine, one_minus_distance
 from s2v.evals.metrics.motion import DynamicRate, MotionMagnitude
 from s2v.evals.metrics.subject import SegmentedSubjectSimilarity, SubjectSimilarity
@@ -122,6 +123,50 @@ DYNAMIC = MetricSpec(
     kind="rate",
     uses_references=False,
 )
+_COPY = "arXiv 2506.18851 (Phantom-Data) names copying; the measure is ours"
+PASTE = MetricSpec(
+    protocol="copy.light.paste",
+    version=1,
+    family="copy",
+    title="Pasted reference (masked correlation)",
+    unit="correlation",
+    low=0.0,
+    high=1.0,
+    direction="lower",
+    citation=_COPY,
+    licence="none needed (OpenCV); U2-Net-p Apache-2.0 where a reference has no mask",
+    caveat="0 is no aim: read it beside real cross-pairs, which show the subject and copy nothing",
+    assets=("u2netp",),
+)
+POSE = MetricSpec(
+    protocol="copy.light.pose",
+    version=1,
+    family="copy",
+    title="Copied pose (overlap of outlines)",
+    unit="IoU",
+    low=0.0,
+    high=1.0,
+    direction="lower",
+    citation=_COPY,
+    licence="U2-Net-p Apache-2.0",
+    caveat="outlines of unrelated subjects overlap by about a half: read it against its baseline",
+    rate="seg_rate",
+    assets=("u2netp",),
+)
+BACKGROUND = MetricSpec(
+    protocol="copy.light.background",
+    version=1,
+    family="copy",
+    title="Copied background (MobileNetV2 around the subject)",
+    unit="cosine",
+    low=-1.0,
+    high=1.0,
+    direction="lower",
+    citation=_COPY,
+    licence="BSD-3-Clause (torchvision); U2-Net-p Apache-2.0",
+    caveat="only for references that show a background; read it against its baseline",
+    assets=("mobilenet-v2", "u2netp"),
+)
 
 _METRICS: dict[str, tuple[MetricSpec, Callable[[MetricSpec, LightEncoders], Metric]]] = {
     spec.protocol: (spec, make)
@@ -144,15 +189,21 @@ _METRICS: dict[str, tuple[MetricSpec, Callable[[MetricSpec, LightEncoders], Metr
         (TEXT, lambda spec, e: TextAlignment(spec, lambda: e.image_text)),
         (MOTION, lambda spec, _: MotionMagnitude(spec)),
         (DYNAMIC, lambda spec, _: DynamicRate(spec)),
+        (PASTE, lambda spec, e: Paste(spec, lambda: e.segmenter)),
+        (POSE, lambda spec, e: Pose(spec, lambda: e.segmenter)),
+        (BACKGROUND, lambda spec, e: Background(spec, lambda: e.segmenter, lambda: e.image)),
     )
 }
 
 SUITES: dict[str, tuple[str, ...]] = {
-    "light": tuple(_METRICS),
+    "light": tuple(p for p in _METRICS if not p.startswith("copy.")),
     "faces": (FACESIM_DLIB.protocol, FACESIM_SFACE.protocol),
     "motion": (MOTION.protocol, DYNAMIC.protocol),
+    "copy": (PASTE.protocol, POSE.protocol, BACKGROUND.protocol),
 }
-"""Named groups of protocols; ``light`` is everything that runs without hub weights."""
+"""Named groups of protocols; all of them run without hub weights.
+
+``light`` asks how good a video is, ``copy`` whether it pastes its references."""
 
 
 def specs() -> list[MetricSpec]:

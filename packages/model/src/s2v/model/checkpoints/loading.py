@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,10 +69,7 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
         raise ModelError(f"{path}: no such file or folder")
     if not path.is_dir():
         weights = open_weights(path)
-        identity = ident.identify(weights)
-        if identity.kind != kind:
-            raise ModelError(f"{path}: {identity.model}, not {_WANTED[kind]}")
-        return weights, identity
+        return weights, checked(weights, kind)
     inner = path / _COMPONENT.get(kind, "")
     if _COMPONENT.get(kind) and inner.is_dir() and groups(inner):
         path = inner
@@ -95,6 +93,18 @@ def find(path: Path, kind: str) -> tuple[Weights, Identity]:
         raise faults[0]
     there = ", ".join(f"{w.path.name}: {i.model}" for w, i in found) or "no weights"
     raise ModelError(f"{path}: holds {there}, but not {_WANTED[kind]}")
+
+
+def checked(weights: Weights, kind: str) -> Identity:
+    """What opened weights are.
+
+    Raises:
+        ModelError: not of this kind.
+    """
+    identity = ident.identify(weights)
+    if identity.kind != kind:
+        raise ModelError(f"{weights.path}: {identity.model}, not {_WANTED[kind]}")
+    return identity
 
 
 _WANTED: Final = {
@@ -134,6 +144,45 @@ def load_wan(
     Raises:
         ModelError: the file is broken or another model's, or does not fit.
     """
+    weights, pieces, model, allowed = _opened(path, heads, options, missing)
+    left = assign(
+        model, weights, pieces, dtype=dtype, missing=allowed, unexpected=unexpected, wide=WIDE
+    )
+    if left:
+        kept = set(left)
+        like = dtype or next(p.dtype for n, p in model.named_parameters() if n not in kept)
+        made: dict[int, nn.Parameter] = {}
+        for name, value in fresh(model, left).items():
+            _set(model, name, value().to(like), made)
+    return model
+
+
+def stream_wan(
+    path: str | Path, *, heads: int | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[WanModel, dict[str, Callable[[], Tensor]]]:
+    """As :func:`load_wan` in float32, but nothing is read yet.
+
+    Returns:
+        The network without memory, and what gives each of its tensors when it is called; to be
+        called in the order of ``named_parameters``, each once.
+    """
+    weights, pieces, model, allowed = _opened(path, heads, options, ())
+    left = check(model, weights, pieces, missing=allowed)
+    values: dict[str, Callable[[], Tensor]] = {
+        name: partial(converted, weights, pieces[name], torch.float32)
+        for name in model.state_dict(keep_vars=True)
+        if name in pieces
+    }
+    return model, values | fresh(model, left)
+
+
+def _opened(
+    path: str | Path,
+    heads: int | None,
+    options: Mapping[str, Any] | None,
+    missing: Sequence[str],
+) -> tuple[Weights, dict[str, Piece], WanModel, tuple[str, ...]]:
+    """The file, where each tensor comes from, the empty network, and what may be missing."""
     weights, identity = find(Path(path), ident.WAN)
     told = dict(options or {})
     config = ident.wan_config(weights, identity, heads)
@@ -142,12 +191,7 @@ def load_wan(
     with without_memory():
         model = WanModel(config)
     allowed = (*missing, *(_IMAGE_BRANCH if adds_image else ()))
-    left = assign(
-        model, weights, wan_pieces(weights, identity), dtype=dtype, missing=allowed,
-        unexpected=unexpected, wide=WIDE,
-    )  # fmt: skip
-    _fill(model, left, config, dtype)
-    return model
+    return weights, wan_pieces(weights, identity), model, allowed
 
 
 _IMAGE_BRANCH: Final = ("img_emb.*", "blocks.*.cross_attn.*_img.*")
@@ -198,13 +242,13 @@ def assign(
     Raises:
         ModelError: anything else is missing, left over or of another shape; all are counted.
     """
-    left = _compared(model, weights, pieces, missing, unexpected, optional)
+    left = check(model, weights, pieces, missing=missing, unexpected=unexpected, optional=optional)
     made: dict[int, nn.Parameter] = {}
     for name in model.state_dict(keep_vars=True):
         if name in pieces:
             half = dtype in (torch.bfloat16, torch.float16)
             to = torch.float32 if half and _matches(name, wide) else dtype
-            _set(model, name, _converted(weights, pieces[name], to), made)
+            _set(model, name, converted(weights, pieces[name], to), made)
     return left
 
 
@@ -217,20 +261,21 @@ def wan_fits(weights: Weights, identity: Identity) -> None:
     with torch.device("meta"):
         model = WanModel(ident.wan_config(weights, identity))
     pieces = wan_pieces(weights, identity)
-    _compared(model, weights, pieces, (), (), lambda name: False)
+    check(model, weights, pieces)
     for name in model.state_dict(keep_vars=True):
         _check_type(weights, pieces[name])
 
 
-def _compared(
+def check(
     model: nn.Module,
     weights: Weights,
     pieces: Mapping[str, Piece],
-    missing: Sequence[str],
-    unexpected: Sequence[str],
-    optional: Callable[[str], bool],
+    *,
+    missing: Sequence[str] = (),
+    unexpected: Sequence[str] = (),
+    optional: Callable[[str], bool] = lambda name: False,
 ) -> list[str]:
-    """Names that the file lacks and may lack; everything else that does not fit is told."""
+    """Names of the model that the file lacks; arguments and errors as :func:`assign`."""
     targets = {name: tuple(t.shape) for name, t in model.state_dict(keep_vars=True).items()}
     shapes = {name: _shape(weights, piece) for name, piece in pieces.items()}
     left = [n for n in targets if n not in pieces]
@@ -267,7 +312,8 @@ def _check_type(weights: Weights, piece: Piece, dtype: torch.dtype | None = None
         )
 
 
-def _converted(weights: Weights, piece: Piece, dtype: torch.dtype | None) -> Tensor:
+def converted(weights: Weights, piece: Piece, dtype: torch.dtype | None) -> Tensor:
+    """One tensor of the file in ``dtype``, or as stored: then mapped, not copied."""
     _check_type(weights, piece, dtype)
     tensor = piece.take(weights.read(piece.source))
     return tensor.contiguous() if dtype is None else tensor.to(dtype).contiguous()
@@ -286,30 +332,27 @@ def _set(model: nn.Module, name: str, tensor: Tensor, made: dict[int, nn.Paramet
         module._buffers[leaf] = tensor
 
 
-@torch.no_grad()
-def _fill(
-    model: WanModel, names: Sequence[str], config: WanConfig, dtype: torch.dtype | None
-) -> None:
-    """Give parameters that the file lacks the values of a fresh network.
+def fresh(model: WanModel, names: Sequence[str]) -> dict[str, Callable[[], Tensor]]:
+    """What gives parameters that a file lacks the values of a fresh network, in float32.
 
     The image branch of a network that never had one adds nothing at first: its values are zero.
+    All draw from one generator: call them in order, each once.
     """
-    if not names:
-        return
     random = torch.Generator().manual_seed(0)
-    kept = set(names)
-    like = dtype or next(p.dtype for n, p in model.named_parameters() if n not in kept)
-    made: dict[int, nn.Parameter] = {}
-    for name in names:
-        tensor = torch.zeros(model.get_parameter(name).shape)
+    std = model.config.width**-0.5
+
+    @torch.no_grad()
+    def made(name: str, shape: torch.Size) -> Tensor:
+        tensor = torch.zeros(shape)
         if name.endswith("modulation"):
-            tensor = tensor.normal_(std=config.width**-0.5, generator=random)
-        elif name.endswith("weight") and ".v_img." not in name and not name.startswith("head."):
+            return tensor.normal_(std=std, generator=random)
+        if name.endswith("weight") and ".v_img." not in name and not name.startswith("head."):
             if tensor.dim() == 1:
-                tensor = torch.ones_like(tensor)
-            else:
-                nn.init.xavier_uniform_(tensor.flatten(1), generator=random)
-        _set(model, name, tensor.to(like), made)
+                return torch.ones_like(tensor)
+            nn.init.xavier_uniform_(tensor.flatten(1), generator=random)
+        return tensor
+
+    return {name: partial(made, name, model.get_parameter(name).shape) for name in names}
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -204,9 +204,26 @@ def _opened(files: Sequence[Path]) -> Iterator[_File]:
     for path in files:
         kind = container(path)
         if kind == "safetensors":
-            yield SafetensorsFile(path)
+            yield _whole(SafetensorsFile(path))
         else:
             yield TorchFile(path, zipped=kind == "torch zip")
+
+
+def _whole(file: SafetensorsFile) -> SafetensorsFile:
+    """Refuse one process's share of a training checkpoint: its tensors are pieces."""
+    try:
+        said = json.loads(file.metadata.get("DCP_SHARDING_INFO", "{}"))
+        shapes = {name: facts.get("global_shape") for name, facts in said.items()}
+    except (ValueError, AttributeError, RecursionError):
+        shapes = {}
+    for name, entry in file.entries.items():
+        whole = shapes.get(name)
+        if whole is not None and whole != list(entry.shape):
+            raise ModelError(
+                f"{file.path}: the share of one process: of {name} {whole} it holds {entry.shape}; "
+                "name the checkpoint's folder"
+            )
+    return file
 
 
 def read_json(path: Path, limit: int = 1 << 20) -> dict[str, Any]:

@@ -42,27 +42,41 @@ def write_file(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str,
         tensors: by name.
         metadata: strings for the header; one key keeps the bytes the same for other readers too.
     """
-    order = sorted(tensors, key=lambda n: (-_width(tensors[n].entry), n))
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    at = 0
-    for name in order:
-        entry = tensors[name].entry
-        header[name] = {
-            "dtype": CODES[entry.dtype],
-            "shape": list(entry.shape),
-            "data_offsets": [at, at + entry.nbytes],
-        }
-        at += entry.nbytes
-    raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
+    order, head = header({name: stored.entry for name, stored in tensors.items()}, metadata)
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        handle.write(len(raw).to_bytes(8, "little") + raw)
+        handle.write(head)
         for name in order:
             entry = tensors[name].entry
             tensor = tensors[name].read().detach().to("cpu", getattr(torch, entry.dtype))
             if tuple(tensor.shape) != entry.shape:
                 raise ValueError(f"{name}: {tuple(tensor.shape)} came where {entry.shape} was said")
             handle.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def header(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> tuple[list[str], bytes]:
+    """What a file begins with.
+
+    Args:
+        entries: type and shape of each tensor, by name.
+        metadata: strings.
+
+    Returns:
+        ``(names in the order of their bytes, length and header)``.
+    """
+    order = sorted(entries, key=lambda n: (-_width(entries[n]), n))
+    said: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    at = 0
+    for name in order:
+        entry = entries[name]
+        said[name] = {
+            "dtype": CODES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [at, at + entry.nbytes],
+        }
+        at += entry.nbytes
+    raw = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return order, len(raw).to_bytes(8, "little") + raw
 
 
 def write_shards(

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from s2v.model.binding import numbered
 from s2v.model.conditioning import Condition
-from s2v.model.data.features import Features
+from s2v.model.data.encoding import Features
 from s2v.model.data.references import FORMS
+from s2v.model.latents.stored import StoredFeatures
 from s2v.model.rng import Key, generator
 
 MAX_SHOWN: Final = 4
@@ -29,7 +30,7 @@ class Item:
         references: ``[K, C, H, W]``.
         image: ``[K, N, Di]``.
         text: ``[L, Dt]``.
-        text_subject: ``[L]``, see :class:`s2v.model.data.features.Features`.
+        text_subject: ``[L]``, see :class:`s2v.model.data.encoding.Features`.
         reference_subject: ``[K]``.
     """
 
@@ -68,7 +69,7 @@ def shown(sample_id: str, epoch: int, candidates: int, most: int, seed: int) -> 
 
 def choose(
     key: Key,
-    features: Features,
+    features: Features | StoredFeatures,
     odds: Mapping[str, float],
     seed: int,
     *,
@@ -88,8 +89,8 @@ def choose(
         most: references shown at most; Phantom trains with up to four.
     """
     random = generator(seed, *key, "form")
-    variant = int(random.integers(features.video.shape[0]))
-    candidates = shown(key[0], epoch, features.references.shape[1], most, seed)
+    variant = int(random.integers(features.variants))
+    candidates = shown(key[0], epoch, features.candidates, most, seed)
     K = len(candidates)
     order = torch.tensor(sorted(candidates), dtype=torch.int64)[
         torch.from_numpy(random.permutation(K))
@@ -101,15 +102,13 @@ def choose(
     )
     return Item(
         key[0],
-        features.video[variant],
-        features.references[variant][order, form],
-        features.image[variant][order, form],
+        *features.pick(variant, order, form),
         features.text,
         *_renumbered(features, order),
     )
 
 
-def _renumbered(features: Features, order: Tensor) -> tuple[Tensor, Tensor]:
+def _renumbered(features: Features | StoredFeatures, order: Tensor) -> tuple[Tensor, Tensor]:
     """Subjects numbered anew in the shuffled order: number 1 is not always the first phrase.
 
     Words of a subject none of whose references is shown name none.
@@ -121,15 +120,15 @@ def _renumbered(features: Features, order: Tensor) -> tuple[Tensor, Tensor]:
     return table[features.text_subject], table[features.reference_subject[order]]
 
 
-def fixed(sample_id: str, features: Features, form: str, most: int = MAX_SHOWN) -> Item:
+def fixed(
+    sample_id: str, features: Features | StoredFeatures, form: str, most: int = MAX_SHOWN
+) -> Item:
     """The sample itself (variant 0), its first references, in order and in one form."""
     f = [*FORMS].index(form)  # type: ignore[arg-type]  # ValueError names an unknown form
-    first = torch.arange(min(most, features.references.shape[1]))
+    first = torch.arange(min(most, features.candidates))
     return Item(
         sample_id,
-        features.video[0],
-        features.references[0, first, f],
-        features.image[0, first, f],
+        *features.pick(0, first, torch.tensor(f)),
         features.text,
         *_renumbered(features, first),
     )

@@ -1,15 +1,13 @@
-"""One sample as latents and tokens, made once and cached under what made it."""
+"""Features by sample: from memory, from encoded shards, from the run's cache, or made."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,168 +15,119 @@ from torch import Tensor
 from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.base.shards import Sample
-from s2v.model import binding
-from s2v.model.config import DataConfig, ReferenceAugmentConfig
-from s2v.model.data import augment_references
-from s2v.model.data.augment import Change, change
+from s2v.model.config import DataConfig
+from s2v.model.config_latents import LatentsConfig
+from s2v.model.data.encoding import Encoders, Features
 from s2v.model.data.quarantine import Quarantine
-from s2v.model.data.reader import Clip, Pixels, Reader
-from s2v.model.data.references import FORMS, Reference, fit_and_pad, forms
-from s2v.model.encoders import ImageEncoder, TextEncoder, VideoAutoencoder
+from s2v.model.data.reader import Clip, Reader
 from s2v.model.errors import ModelError
+from s2v.model.latents.entry import Size, Want, content, sized, want
+from s2v.model.latents.folder import NAME, Latents, Missing
+from s2v.model.latents.stored import StoredFeatures
+from s2v.model.mmdit import Widths
 from s2v.model.progress import Track, quiet
 
+__all__ = ["MEMORY_BYTES", "Encoders", "FeatureStore", "Features", "StoredFeatures"]
+
 MEMORY_BYTES: Final = 1 << 30
-_VERSION: Final = 2  # 2: all references that a sample has; whose phrase a word belongs to
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the network needs of a sample.
-
-    Attributes:
-        video: ``[V, C, T, H, W]`` latents, per variant.
-        references: ``[V, K, forms, C, H, W]`` latents of all K candidates; a form that could not
-            be made repeats the crop.
-        image: ``[V, K, forms, N, Di]`` image tokens.
-        text: ``[L, Dt]`` text tokens.
-        text_subject: ``[L]`` the subject each token's phrase names, 0 for none.
-        reference_subject: ``[K]`` the subject each reference shows, from 1.
-    """
-
-    video: Tensor
-    references: Tensor
-    image: Tensor
-    text: Tensor
-    text_subject: Tensor
-    reference_subject: Tensor
-
-    @property
-    def bytes(self) -> int:
-        """Size in memory."""
-        return sum(tensor.nbytes for tensor in vars(self).values())
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """The frozen encoders of a run."""
-
-    text: TextEncoder
-    image: ImageEncoder
-    video: VideoAutoencoder
-
-    def fingerprint(self, config: DataConfig) -> str:
-        """16 hex over the encoders and all that happens to pixels before them."""
-        c = config
-        made_by = [_VERSION, self.text.id, self.image.id, self.video.fingerprint]
-        window = [c.height, c.width, c.frames, c.fps, c.variants, c.max_references > 0, c.pad]
-        moved = [sorted(a.model_dump().items()) for a in (c.augment, c.augment_references)]
-        return stable_hash([json.dumps([*made_by, *window, *moved])], 16)
-
-    def reference(self, image: Pixels, config: DataConfig) -> tuple[Tensor, Tensor]:
-        """One reference image: latents ``[C, H, W]`` of the padded image, tokens ``[N, Di]``."""
-        padded = fit_and_pad(image, (config.height, config.width), config.pad)
-        return self.video.encode(padded[None])[:, 0], self.image.encode(image)
-
-    def sample(self, clip: Clip, config: DataConfig) -> Features:
-        """Encode one decoded sample in all its variants."""
-        variants = [
-            self._variant(
-                video,
-                _changed(clip.references, config.augment_references, clip.sample.id, v),
-                change(config.augment, clip.sample.id, v),
-                config,
-            )
-            for v, video in enumerate(clip.videos)
-        ]
-        video, references, image = (torch.stack(parts) for parts in zip(*variants, strict=True))
-        caption, refs = clip.meta.caption, clip.meta.refs[: len(clip.references)]
-        text = self.text.encode(caption)
-        subjects = binding.numbered([r.identity_id or r.subject_id for r in refs])
-        return Features(
-            video,
-            references,
-            image,
-            text,
-            binding.text_subject(self.text, caption, [r.span for r in refs], subjects, len(text)),
-            torch.tensor(subjects, dtype=torch.long),
-        )
-
-    def _variant(
-        self,
-        video: Pixels,
-        references: Sequence[Reference],
-        move: Change | None,
-        config: DataConfig,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents of the video, latents and tokens of the references in every form."""
-        if move is not None:
-            video = move(video)
-            references = [_moved(reference, move) for reference in references]
-        z = self.video.encode(video)
-        made = [forms(reference) for reference in references]
-        coded = [[self.reference(m.get(f, m["crop"]), config) for f in FORMS] for m in made]
-        if not coded:
-            C, _, H, W = z.shape
-            none = (0, len(FORMS))
-            image = torch.zeros(*none, self.image.tokens, self.image.width)
-            return z, torch.zeros(*none, C, H, W), image
-        latents = torch.stack([torch.stack([z for z, _ in row]) for row in coded])
-        return z, latents, torch.stack([torch.stack([i for _, i in row]) for row in coded])
-
-
-def _changed(
-    references: Sequence[Reference], config: ReferenceAugmentConfig, sample_id: str, variant: int
-) -> list[Reference]:
-    """The references changed on their own, before clip and references change alike."""
-    return [
-        augment_references.apply(
-            reference,
-            augment_references.draw(config, sample_id, variant, k, flips=reference.flips),
-        )
-        for k, reference in enumerate(references)
-    ]
-
-
-def _moved(reference: Reference, move: Change) -> Reference:
-    mask = None
-    if reference.mask is not None:
-        mask = np.ascontiguousarray(np.flip(reference.mask, 1)) if move.mirrored else reference.mask
-    return replace(reference, crop=move(reference.crop), mask=mask)
 
 
 class FeatureStore:
-    """Features by sample, from memory, from disk, or made.
+    """Features by sample and size.
 
     Args:
         reader: reads what is not cached.
         encoders: encode it.
-        folder: the cache; entries of other encoders live beside these and are not touched.
+        folder: the run's own cache; entries of other encoders live beside these and are not
+            touched.
+        latents: whether encoded shards are looked at, and where.
+
+    Attributes:
+        taken: how often features came from ``memory``, ``latents``, ``cache``, or were ``made``.
     """
 
-    def __init__(self, reader: Reader, encoders: Encoders, folder: Path) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        encoders: Encoders,
+        folder: Path,
+        latents: LatentsConfig | None = None,
+    ) -> None:
         self.encoders, self.config = encoders, reader.config
-        self._reader = reader
+        self.latents = latents or LatentsConfig()
+        self._readers = {_size(reader.config): reader}
+        self._pixels = reader.pixels
+        self._made_by = encoders.made_by(reader.config)
         self.folder = folder / encoders.fingerprint(reader.config)
-        self._memory: dict[str, Features] = {}
+        self._memory: dict[tuple[str, Size], Features] = {}
         self._bytes = 0
+        self._roots: dict[Path, Latents] = {}
+        self.taken: Counter[str] = Counter()
 
-    def get(self, sample: Sample) -> Features:
+    def get(self, sample: Sample, size: Size | None = None) -> Features | StoredFeatures:
         """Features of one sample.
 
+        Args:
+            sample: of a shard folder.
+            size: ``(frames, height, width)`` in pixels; the configuration's by default.
+
         Raises:
-            ModelError: it has to be read and cannot be.
+            ModelError: it has to be read and cannot be, or has to be made and may not be.
         """
-        if (found := self._memory.get(sample.id)) is not None:
+        size = size or _size(self.config)
+        if (found := self._memory.get((sample.id, size))) is not None:
+            self.taken["memory"] += 1
             return found
-        path = self.folder / f"{sample.id}-{_content(sample)}.safetensors"
-        features = self._load(path)
+        features = self.look(sample, size)
         if features is None:
-            features = self.encoders.sample(self._reader.read(sample), self.config)
-            with replacing(path) as temporary:
-                save_file({k: v.contiguous() for k, v in vars(features).items()}, temporary)
-        self._keep(sample.id, features)
+            return self.add(self.clip(sample, size), size)
+        if isinstance(features, Features):
+            self._keep((sample.id, size), features)
         return features
+
+    def look(self, sample: Sample, size: Size) -> Features | StoredFeatures | None:
+        """What was made before, by ``s2v-model encode`` or by this run; needs no encoder.
+
+        Raises:
+            ModelError: nothing may be made, and it is missing.
+        """
+        wanted = want(sample, sized(self.config, size))
+        if (stored := self._stored(sample, wanted)) is not None:
+            self.taken["latents"] += 1
+            return stored
+        if (features := self._load(self._path(sample, wanted))) is not None:
+            self.taken["cache"] += 1
+        return features
+
+    def clip(self, sample: Sample, size: Size) -> Clip:
+        """Read and decode one sample; needs no encoder.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        if size not in self._readers:
+            self._readers[size] = Reader(sized(self.config, size), self._pixels)
+        return self._readers[size].read(sample)
+
+    def add(self, clip: Clip, size: Size) -> Features:
+        """Encode a decoded sample, cache and keep it."""
+        config = sized(self.config, size)
+        features = self.encoders.sample(clip, config)
+        self.taken["made"] += 1
+        with replacing(self._path(clip.sample, want(clip.sample, config))) as temporary:
+            save_file({k: v.contiguous() for k, v in vars(features).items()}, temporary)
+        self._keep((clip.sample.id, size), features)
+        return features
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that looks and decodes but does not encode: no encoders, no memory."""
+        state = dict(self.__dict__)
+        state.pop("encoders")
+        return state | {"_memory": {}, "_bytes": 0, "_readers": {}, "taken": Counter()}
+
+    def _path(self, sample: Sample, wanted: Want) -> Path:
+        name = stable_hash([content(sample), repr(wanted)], 12)
+        return self.folder / f"{sample.id}-{name}.safetensors"
 
     def prepare(
         self,
@@ -189,17 +138,21 @@ class FeatureStore:
     ) -> tuple[Sample, ...]:
         """Make and cache what is missing; unreadable samples are set aside, not fatal.
 
+        What was encoded before is only looked up.
+
         Returns:
             The readable samples, in the order given.
 
         Raises:
             ModelError: the quarantine's fuse is spent, or no sample is readable.
         """
+        self.check((sample, None) for sample in samples)
         readable = []
         with track(title, len(samples)) as step:
             for sample in samples:
                 try:
-                    self.get(sample)
+                    if not self.has(sample):
+                        self.get(sample)
                 except ModelError as error:
                     quarantine.add(sample.id, error)
                 else:
@@ -209,9 +162,93 @@ class FeatureStore:
         quarantine.close()
         return tuple(readable)
 
-    def _keep(self, sample_id: str, features: Features) -> None:
+    def check(self, wanted: Iterable[tuple[Sample, Size | None]]) -> None:
+        """Before a run: are the encoded shards those that it may train on?
+
+        A sample that could not be encoded is no error here: it is quarantined when it comes.
+
+        Args:
+            wanted: samples, and in which sizes; None is the configuration's.
+
+        Raises:
+            ModelError: ``latents.folder`` is of other encoders; or nothing may be made and an
+                entry is missing, of other encoders, or of what the sample was before.
+        """
+        for sample, size in wanted:
+            latents = self._latents(sample)
+            if latents is None or self.latents.use != "require":
+                return
+            config = sized(self.config, size or _size(self.config))
+            missing = latents.lacks(sample, want(sample, config))
+            if missing is not None and not missing.fault:
+                raise self._refused(sample, missing.reason)
+
+    @property
+    def widths(self) -> Widths:
+        """Of what the network gets; where shards are encoded, without loading an encoder."""
+        for latents in self._roots.values():
+            if (known := latents.widths()) is not None:
+                return known
+        e = self.encoders
+        return Widths(e.video.channels, e.text.width, e.image.width)
+
+    @property
+    def empty_text(self) -> Tensor:
+        """``[Ln, Dt]`` of the prompt that stands for none; as :attr:`widths`."""
+        for latents in self._roots.values():
+            if (known := latents.empty_text()) is not None:
+                return known
+        return self.encoders.caption("")
+
+    def has(self, sample: Sample, size: Size | None = None) -> bool:
+        """Whether a sample's entry is there, without reading it."""
+        latents = self._latents(sample)
+        wanted = want(sample, sized(self.config, size or _size(self.config)))
+        try:
+            return latents is not None and not latents.lacks(sample, wanted)
+        except ModelError:
+            return False
+
+    def _stored(self, sample: Sample, wanted: Want) -> StoredFeatures | None:
+        """The sample's entry; None where there is none and it may be made."""
+        latents = self._latents(sample)
+        if latents is None:
+            return None
+        try:
+            found = latents.find(sample, wanted)
+        except ModelError:
+            if self.latents.use == "require":
+                raise
+            return None  # a shortcut that is broken: make it
+        if not isinstance(found, Missing):
+            return found
+        if self.latents.use == "require":
+            raise self._refused(sample, found.reason)
+        return None
+
+    def _refused(self, sample: Sample, reason: str) -> ModelError:
+        latents = self._latents(sample)
+        why = (latents and latents.mismatch()) or reason
+        return ModelError(
+            f"sample {sample.id}: latents.use is 'require', but {why}; run `s2v-model encode` "
+            "with this recipe, or set latents.use = 'auto'"
+        )
+
+    def _latents(self, sample: Sample) -> Latents | None:
+        """Of the folder that the sample lies in; None where they are not looked at."""
+        if self.latents.use == "off":
+            return None
+        root = Path(self.latents.folder) if self.latents.folder else sample.folder / NAME
+        if root not in self._roots:
+            self._roots[root] = Latents(root, self._made_by)
+            mismatch = self._roots[root].mismatch()
+            if mismatch and self.latents.use == "auto":
+                print(f"s2v-model: not used: {mismatch}", file=sys.stderr)
+        return self._roots[root]
+
+    def _keep(self, key: tuple[str, Size], features: Features) -> None:
         """Hold in memory; the oldest go when there are too many."""
-        self._memory[sample_id] = features
+        self._memory[key] = features
         self._bytes += features.bytes
         while self._bytes > MEMORY_BYTES and len(self._memory) > 1:
             self._bytes -= self._memory.pop(next(iter(self._memory))).bytes
@@ -226,6 +263,5 @@ class FeatureStore:
             return None  # an entry is only ever a shortcut: make it again
 
 
-def _content(sample: Sample) -> str:
-    """8 hex over the members' digests: a caption may change while the sample keeps its id."""
-    return stable_hash(f"{m['suffix']}:{m['sha256']}" for m in sample.row["members"])[:8]
+def _size(config: DataConfig) -> Size:
+    return config.frames, config.height, config.width

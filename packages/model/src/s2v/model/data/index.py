@@ -8,9 +8,10 @@ from typing import Literal
 
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.config import DataConfig
+from s2v.model.data.exclusions import Exclusions
 from s2v.model.errors import ModelError
 
-Part = Literal["train", "heldout"]
+Part = Literal["train", "heldout", "validate"]
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,18 @@ def select(index: ShardIndex, config: DataConfig, part: Part) -> Selection:
     """The samples of one part.
 
     ``train`` takes ``split == "train"`` without held-out scenes; ``heldout`` takes held-out
-    scenes and, where the shards have none, the test split.
+    scenes and, where the shards have none, the test split; ``validate`` the same, also those
+    without a reference.
 
     Raises:
         ModelError: nothing is left; the message counts the reasons.
     """
-    use_test = part == "heldout" and not any(index.table.column("heldout").to_pylist())
+    use_test = part != "train" and not any(index.table.column("heldout").to_pylist())
     kept: list[Sample] = []
     dropped: Counter[str] = Counter()
-    for sample in index:
-        reason = _reason(sample, config, part, use_test)
+    lists = Exclusions.read(config.exclusions, index.table)
+    for row, sample in enumerate(index):
+        reason = _reason(sample, config, part, use_test) or _excluded(lists, row, sample)
         if reason is None:
             kept.append(sample)
         else:
@@ -84,6 +87,16 @@ def select(index: ShardIndex, config: DataConfig, part: Part) -> Selection:
         told = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items())) or "none at all"
         raise ModelError(f"{index.folder}: no sample for {part} among {len(index)}: {told}")
     return Selection(tuple(kept), dict(sorted(dropped.items())))
+
+
+def _excluded(lists: Exclusions, row: int, sample: Sample) -> str | None:
+    """Why a list keeps a sample out, or None; one that cannot be read is found when it is."""
+    if lists.reasons is not None and lists.reasons[row] is not None:
+        return str(lists.reasons[row])
+    try:
+        return lists.of_sample(sample)
+    except ModelError:
+        return None
 
 
 def _reason(sample: Sample, config: DataConfig, part: Part, use_test: bool) -> str | None:
@@ -97,6 +110,8 @@ def _reason(sample: Sample, config: DataConfig, part: Part, use_test: bool) -> s
         }
     else:
         wanted = row["split"] == "test" if use_test else bool(row["heldout"])
-        rules = {"not held out": not wanted, "no reference": not row["references"]}
+        rules = {"not held out": not wanted}
+        if part == "heldout":
+            rules["no reference"] = not row["references"]
     rules["clip shorter than the window"] = stride(row["frames"], row["fps"], config) is None
     return next((reason for reason, applies in rules.items() if applies), None)

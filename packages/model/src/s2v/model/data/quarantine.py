@@ -27,21 +27,29 @@ class Quarantine:
     def __init__(self, fuse: int) -> None:
         self._fuse, self._in_a_row, self._good = fuse, 0, 0
         self.faults: list[Fault] = []
+        self._named: set[str] = set()
 
     def good(self) -> None:
         """A sample was read."""
         self._in_a_row, self._good = 0, self._good + 1
 
-    def add(self, sample_id: str, error: Exception) -> None:
+    def add(self, sample_id: str, error: Exception) -> bool:
         """A sample was not read.
+
+        Returns:
+            Whether it is a new one: a sample that comes again every epoch is one fault.
 
         Raises:
             ModelError: the fuse is spent.
         """
-        self.faults.append(Fault(sample_id, str(error)))
+        new = sample_id not in self._named
+        if new:
+            self._named.add(sample_id)
+            self.faults.append(Fault(sample_id, str(error)))
         self._in_a_row += 1
         if self._in_a_row >= self._fuse:
             raise ModelError(f"{self._in_a_row} samples in a row are unreadable, the last: {error}")
+        return new
 
     def close(self) -> tuple[Fault, ...]:
         """All faults.

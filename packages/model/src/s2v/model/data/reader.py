@@ -55,8 +55,13 @@ class Reader:
     def __init__(self, config: DataConfig, pixels: Path | None = None) -> None:
         self.config, self.pixels = config, pixels
 
-    def read(self, sample: Sample) -> Clip:
-        """Read one sample whole.
+    def read(self, sample: Sample, *, videos: bool = True, references: bool = True) -> Clip:
+        """Read one sample, whole or in part.
+
+        Args:
+            sample: of a shard folder.
+            videos: decode its windows.
+            references: decode its references; else there are none, whatever it has.
 
         Raises:
             ModelError: anything in it is unreadable; the message names sample and member.
@@ -68,9 +73,9 @@ class Reader:
             count = min(len(meta.refs), MAX_REFERENCES) if self.config.max_references else 0
             images = [
                 replace(self._reference(sample, k, where), flips=_flips(meta.refs[k]))
-                for k in range(count)
+                for k in range(count if references else 0)
             ]
-            return Clip(sample, meta, self._videos(sample, where), images)
+            return Clip(sample, meta, self._videos(sample, where) if videos else [], images)
         except (ShardError, ModelError) as error:
             raise ModelError(str(error)) from None
         except ValidationError as error:

@@ -14,7 +14,7 @@ import torch
 from s2v.model import checkpoint
 from s2v.model.checkpoints import identify as ident
 from s2v.model.checkpoints.keymaps import Piece
-from s2v.model.checkpoints.loading import assign, find, wan_pieces, without_memory
+from s2v.model.checkpoints.loading import assign, checked, find, wan_pieces, without_memory
 from s2v.model.checkpoints.safetensors_file import Entry
 from s2v.model.checkpoints.weights import Weights
 from s2v.model.checkpoints.writing import Stored, digests
@@ -85,11 +85,13 @@ def open_source(
             raise ModelError(f"{path}: the run has no checkpoint yet; train first")
         file = newest
     if (file / "state.json").is_file():
-        step = int(file.name.removeprefix("step-")) if file.name.startswith("step-") else None
-        file = file / ("ema.safetensors" if ema else "model.safetensors")
+        step = checkpoint.describe(file).step
+        weights = checkpoint.open_weights(file, "ema" if ema else "model")
+        identity = checked(weights, ident.WAN)
     elif ema:
         raise ModelError(f"{path}: no run and no checkpoint of one, so it has no moving average")
-    weights, identity = find(file, ident.WAN)
+    else:
+        weights, identity = find(file, ident.WAN)
     config = ident.wan_config(weights, identity, heads)
     pieces = wan_pieces(weights, identity)
     with without_memory():
