@@ -24,6 +24,7 @@ from s2v.evals.inspection import as_rows, inspect
 from s2v.evals.leaderboard import leaderboard
 from s2v.evals.manifest import load_manifest
 from s2v.evals.metrics import SUITES, protocols, specs
+from s2v.evals.report import cli as report_cli
 from s2v.evals.run import evaluate
 
 _EXAMPLES = """examples:
@@ -31,6 +32,7 @@ _EXAMPLES = """examples:
   s2v-eval run manifest.jsonl --out evals/mine
   s2v-eval run manifest.jsonl --out evals/faces --suite faces --limit 5
   s2v-eval compare evals/base evals/mine
+  s2v-eval report evals/base evals/mine --out compared.html
   s2v-eval leaderboard evals/mine --source phantom
   s2v-eval ls
 """
@@ -63,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="count unusable samples as failed instead of refusing the manifest",
     )
+    run.add_argument("--no-report", action="store_true", help="neither previews nor report.html")
     _common(run)
     run.set_defaults(do=_run)
 
@@ -88,6 +91,8 @@ def parser() -> argparse.ArgumentParser:
     board.add_argument("--split", help="test sets that contain this, as 'human'")
     board.add_argument("--json", action="store_true", help="JSON on standard output")
     board.set_defaults(do=_leaderboard)
+
+    report_cli.add_arguments(commands)
 
     ls = commands.add_parser("ls", help="list protocols: unit, origin, caveat, licence")
     ls.add_argument("suite", nargs="?", default="light")
@@ -149,12 +154,16 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
         on_problem="record" if args.keep_going else "refuse",
         cache=args.cache,
+        report=not args.no_report,
     )
     if args.json:
         _print_json(summary.to_json())
     else:
         print(show.summary_text(summary))
-        print(f"\nwritten to {args.out}: summary.json, per_sample.parquet, failures.csv, run.json")
+        print(
+            f"\nwritten to {args.out}: report.html, summary.json, per_sample.parquet, "
+            "failures.csv, run.json"
+        )
     return 0
 
 

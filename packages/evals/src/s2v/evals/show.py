@@ -76,7 +76,7 @@ def comparison_text(found: Comparison) -> str:
                 number(d.mean_b),
                 f"{d.difference:+.4f}",
                 interval(d.ci_low, d.ci_high, signed=True),
-                f"{d.p_holm:.3f}",
+                p_value(d.p_holm),
                 f"{d.n} over {d.clusters} refs",
                 number(d.detectable),
             )
@@ -137,6 +137,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def p_value(p: float) -> str:
+    """Three digits; never 0, which no test can show."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
