@@ -26,6 +26,7 @@ from s2v.evals.manifest import load_manifest
 from s2v.evals.metrics import SUITES, protocols, specs
 from s2v.evals.report import cli as report_cli
 from s2v.evals.run import evaluate
+from s2v.evals.study import cli as study_cli
 
 _EXAMPLES = """examples:
   s2v-eval validate manifest.jsonl
@@ -34,6 +35,7 @@ _EXAMPLES = """examples:
   s2v-eval compare evals/base evals/mine
   s2v-eval report evals/base evals/mine --out compared.html
   s2v-eval leaderboard evals/mine --source phantom
+  s2v-eval study build evals/a.jsonl evals/b.jsonl --out study --raters 20
   s2v-eval ls
 """
 
@@ -93,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     board.set_defaults(do=_leaderboard)
 
     report_cli.add_arguments(commands)
+    study_cli.add_arguments(commands)
 
     ls = commands.add_parser("ls", help="list protocols: unit, origin, caveat, licence")
     ls.add_argument("suite", nargs="?", default="light")
