@@ -121,5 +121,10 @@ def pan() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def textured() -> Callable[..., Frames]:
+    return texture
+
+
+@pytest.fixture(scope="session")
 def empty_study() -> type[Study]:
     return Study

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from s2v.datapipe.base.markup import Content, Markup, element, join, joined, table
 from s2v.evals import reference, show
-from s2v.evals.compare import Comparison, compare
+from s2v.evals.compare import Comparison, Difference, compare
 from s2v.evals.errors import EvalError
 from s2v.evals.report import charts
 from s2v.evals.report.runs import Method, Run, metric_key
 from s2v.evals.summary import MetricInfo, Result
 
 _MAX_FAILURES = 60
+_ALPHA = 0.05
 # Where a metric's full range says little, the part of it in which figures lie; stated on the axis.
 _RADAR_FAMILIES = ("quality", "consistency")
 _RADAR_RANGE = {"text": (0.0, 40.0), "subject": (0.0, 1.0), "copy": (0.0, 1.0)}
@@ -58,7 +59,7 @@ def _score_row(info: MetricInfo, method: Method, r: Result) -> list[Content]:
         join(info.title, " ", _arrow(info)),
         method.label,
         show.number(r.mean),
-        show.interval(r.ci_low, r.ci_high) if r.mean is not None else "-",
+        _whole(r.ci_low, r.ci_high) if r.mean is not None else "-",
         counted,
         r.clusters,
         "" if r.rate is None else f"{r.rate:.0%}",
@@ -148,13 +149,17 @@ def slices(metrics: Mapping[str, MetricInfo], methods: Sequence[Method]) -> Mark
     return joined(parts)
 
 
+def _whole(low: float | None, high: float | None, *, signed: bool = False) -> Markup:
+    return element("span", show.interval(low, high, signed=signed), class_="whole")
+
+
 def _cell(result: Result | None) -> Content:
     if result is None or result.mean is None:
         return ""
     return join(
         element("b", show.number(result.mean)),
         " ",
-        show.interval(result.ci_low, result.ci_high),
+        _whole(result.ci_low, result.ci_high),
         element("span", f" n={result.n}", class_="small"),
     )
 
@@ -196,11 +201,11 @@ def _comparison(base: Method, other: Method, found: Comparison) -> Markup:
             show.number(d.mean_a),
             show.number(d.mean_b),
             f"{d.difference:+.4f}",
-            show.interval(d.ci_low, d.ci_high, signed=True),
+            _whole(d.ci_low, d.ci_high, signed=True),
             show.p_value(d.p_holm),
             f"{d.n} over {d.clusters} refs",
             show.number(d.detectable),
-            _verdict(d.metric, d.difference, d.p_holm),
+            _verdict(d),
         ]
         for d in found.differences
     ]
@@ -213,12 +218,14 @@ def _comparison(base: Method, other: Method, found: Comparison) -> Markup:
     )
 
 
-def _verdict(info: MetricInfo, difference: float, p: float) -> str:
-    if p > 0.05:
+def _verdict(d: Difference) -> str:
+    if 2.0 ** (1 - d.clusters) > _ALPHA:
+        return "too few references to show any"
+    if d.p_holm > _ALPHA:
         return "no difference shown"
-    if info.direction == "neither":
+    if d.metric.direction == "neither":
         return "differs"
-    return "better" if (difference > 0) == (info.direction == "higher") else "worse"
+    return "better" if (d.difference > 0) == (d.metric.direction == "higher") else "worse"
 
 
 def failures(runs: Sequence[Run]) -> Markup:
