@@ -17,6 +17,7 @@ from pathlib import Path
 from s2v.datapipe.base.assets import AssetError
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
+from s2v.datapipe.base.shards import ShardError
 from s2v.evals import reference, show
 from s2v.evals.compare import compare
 from s2v.evals.errors import EvalError
@@ -27,6 +28,7 @@ from s2v.evals.metrics import SUITES, protocols, specs
 from s2v.evals.report import cli as report_cli
 from s2v.evals.run import evaluate
 from s2v.evals.study import cli as study_cli
+from s2v.evals.suites import cli as suites_cli
 
 _EXAMPLES = """examples:
   s2v-eval validate manifest.jsonl
@@ -36,6 +38,7 @@ _EXAMPLES = """examples:
   s2v-eval report evals/base evals/mine --out compared.html
   s2v-eval leaderboard evals/mine --source phantom
   s2v-eval study build evals/a.jsonl evals/b.jsonl --out study --raters 20
+  s2v-eval suite build pool.jsonl --kind single --training shards --out suite
   s2v-eval ls
 """
 
@@ -96,9 +99,10 @@ def parser() -> argparse.ArgumentParser:
 
     report_cli.add_arguments(commands)
     study_cli.add_arguments(commands)
+    suites_cli.add_arguments(commands)
 
     ls = commands.add_parser("ls", help="list protocols: unit, origin, caveat, licence")
-    ls.add_argument("suite", nargs="?", default="light")
+    ls.add_argument("suite", nargs="?", help="a suite or protocols (default: all)")
     ls.add_argument("--json", action="store_true", help="JSON on standard output")
     ls.set_defaults(do=_ls)
     return top
@@ -124,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = do(args)
         sys.stdout.flush()
         return status
-    except (EvalError, AssetError, MediaError, ImportError) as error:
+    except (EvalError, AssetError, MediaError, ShardError, ImportError) as error:
         return _complain(str(error))
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python would complain again at exit.
@@ -206,7 +210,7 @@ def _leaderboard(args: argparse.Namespace) -> int:
 
 
 def _ls(args: argparse.Namespace) -> int:
-    names = protocols(args.suite)
+    names = protocols(args.suite or ",".join(SUITES))
     wanted = [spec for spec in specs() if spec.protocol in names]
     if args.json:
         _print_json([asdict(spec) for spec in wanted])
