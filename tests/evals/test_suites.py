@@ -99,7 +99,8 @@ def test_the_same_seed_draws_the_same_bytes_and_another_draws_others(tmp_path: P
 
 
 def test_groups_have_several_references_and_portraits_one_face(tmp_path: Path) -> None:
-    mixed = entries(3) + [
+    mixed = [
+        *entries(3),
         {"reference_id": "group", "colours": [RED, GREY]},
         {"reference_id": "portrait", "colours": [GREEN]},
     ]
@@ -176,19 +177,20 @@ def test_real_people_are_recognised_across_photographs(
 
     try:
         train, test, other = (asset(n) for n in ("obama-1", "obama-2", "biden"))
-        asset("yunet"), asset("sface")
+        for name in ("yunet", "sface"):
+            asset(name)
     except AssetError as error:
         pytest.skip(f"{error}")
     lines = [
         {"reference_id": name, "category": "human", "prompts": ["he speaks"],
-         "refs": [{"path": str(_image(found)), "phrase": "he", "class": "person",
+         "refs": [{"path": str(found), "phrase": "he", "class": "person",
                    "is_face": True}]}
         for name, found in (("obama", test), ("biden", other))
     ]  # fmt: skip
     source = tmp_path / "pool.jsonl"
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
     encoded = io.BytesIO()
-    PIL.Image.open(_image(train)).convert("RGB").save(encoded, "JPEG")
+    PIL.Image.open(train).convert("RGB").save(encoded, "JPEG")
     shards = shard_folder(tmp_path / "shards", {"s1": ("somebody speaks", encoded.getvalue())})
     arguments = ["suite", "build", str(source), "--kind", "id", "--out", str(tmp_path / "s")]
     counts = ["--references", "1", "--prompts", "1", "--no-progress"]
@@ -196,10 +198,6 @@ def test_real_people_are_recognised_across_photographs(
     assert "not taken: 1 (face in training)" in capsys.readouterr().out
     (sample,) = load_manifest(tmp_path / "s" / "manifest.jsonl").samples
     assert sample.reference_id == "biden"
-
-
-def _image(found: Any) -> Path:
-    return next(p for p in sorted(Path(found).rglob("*")) if p.suffix in (".jpg", ".png", ".webp"))
 
 
 OPENS2V = {
@@ -225,7 +223,9 @@ def test_opens2v_keeps_its_prompts_ids_and_rule_for_faces(
     out = tmp_path / "m" / "manifest.jsonl"
     arguments = ["--images", str(tmp_path), "--videos", str(tmp_path / "v"), "--model", "mine"]
     assert main(["suite", "opens2v", str(source), *arguments, "--out", str(out)]) == 0
-    assert "5 samples: 1 humanobj, 1 multiface, 1 singleface, 2 singleobj" in capsys.readouterr().out
+    assert (
+        "5 samples: 1 humanobj, 1 multiface, 1 singleface, 2 singleobj" in capsys.readouterr().out
+    )
     manifest = load_manifest(out)
     by_id = {s.sample_id: s for s in manifest.samples}
     faces = {k: [r.is_face for r in s.refs] for k, s in by_id.items()}

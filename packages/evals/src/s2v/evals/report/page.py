@@ -12,7 +12,7 @@ from s2v.datapipe.base.atomic import write_bytes
 from s2v.datapipe.base.markup import Markup, element, join
 from s2v.evals.errors import EvalError
 from s2v.evals.report import panels, tables
-from s2v.evals.report.runs import Method, Run, methods, metrics
+from s2v.evals.report.runs import Method, Run, methods, metrics, run_name
 
 MAX_BYTES = 20_000_000
 PANELS = 12
@@ -93,7 +93,7 @@ def _header(name: str, runs: Sequence[Run], whose: Sequence[Method]) -> Markup:
         element(
             "p",
             element("strong", "Partial: "),
-            f"{run.folder.resolve().name} scored {run.summary.n_samples} of "
+            f"{run_name(run, runs)} scored {run.summary.n_samples} of "
             f"{run.summary.n_manifest} samples. For testing only, not a result.",
             class_="warning",
         )

@@ -109,6 +109,11 @@ class Method:
         return [r for r in self.run.rows if (r["source"], r["model"]) == (self.source, self.model)]
 
 
+def run_name(run: Run, runs: Sequence[Run]) -> str:
+    """Its folder's name where there are several; a page of one run is the same wherever it lies."""
+    return run.folder.resolve().name if len(runs) > 1 else "This run"
+
+
 def metric_key(one: Result | MetricInfo) -> str:
     """Protocol and version: what makes two numbers the same kind of number."""
     return f"{one.protocol} v{one.version}"

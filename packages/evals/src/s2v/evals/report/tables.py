@@ -10,7 +10,7 @@ from s2v.evals import reference, show
 from s2v.evals.compare import Comparison, Difference, compare
 from s2v.evals.errors import EvalError
 from s2v.evals.report import charts
-from s2v.evals.report.runs import Method, Run, metric_key
+from s2v.evals.report.runs import Method, Run, metric_key, run_name
 from s2v.evals.summary import MetricInfo, Result
 
 _MAX_FAILURES = 60
@@ -309,7 +309,7 @@ def provenance(runs: Sequence[Run]) -> Markup:
         rows += [[f"weights: {name}", element("code", digest)] for name, digest in weights]
         rows += [[f"package: {name}", number] for name, number in packages]
         parts.append(
-            element("details", element("summary", run.folder.resolve().name),
+            element("details", element("summary", run_name(run, runs)),
                     table(("what", "value"), rows))
         )  # fmt: skip
     return joined(parts)

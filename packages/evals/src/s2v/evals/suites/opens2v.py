@@ -25,7 +25,14 @@ SEED = 42
 
 _ONE_PERSON = ("singlehuman", "singleface", "faceobj", "humanobj")
 _PERSON = frozenset({"man", "woman"})
-_CREATURES = frozenset({"animal", "bear", "bird", "butterfly", "cat", "chicken", "cow", "deer", "dog", "duck", "elephant", "fish", "fox", "giraffe", "hamster", "horse", "kitten", "lion", "monkey", "panda", "parrot", "penguin", "pig", "puppy", "rabbit", "sheep", "squirrel", "tiger", "turtle", "wolf", "zebra"})
+_CREATURES = frozenset(
+    {
+        *("animal", "bear", "bird", "butterfly", "cat", "chicken", "cow", "deer", "dog", "duck"),
+        *("elephant", "fish", "fox", "giraffe", "hamster", "horse", "kitten", "lion", "monkey"),
+        *("panda", "parrot", "penguin", "pig", "puppy", "rabbit", "sheep", "squirrel", "tiger"),
+        *("turtle", "wolf", "zebra"),
+    }
+)
 _MAX_BYTES = 50_000_000
 
 
