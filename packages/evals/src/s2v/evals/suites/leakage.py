@@ -2,8 +2,7 @@
 
 A model that has seen a test face reproduces it from memory, and face similarity measures that.
 Every face of every training reference is compared with every test face; above a cosine of 0.45
-it counts as the same person. SFace, the embedded network, puts most pairs of one person above
-0.36 and strangers far below, so the guard errs neither way by much; a stricter limit costs little.
+it counts as the same person (docs/evals-suites.md has what SFace, the embedded network, gives).
 """
 
 from __future__ import annotations
