@@ -31,7 +31,6 @@ from generated import machine, replace_generated
 
 from s2v.datapipe.base.assets import asset
 from s2v.evals import media
-from s2v.evals.encoders.production import Encoders
 from s2v.evals.metrics import protocols
 from s2v.evals.run import evaluate
 
@@ -100,7 +99,7 @@ def run(file: Path, suites: Sequence[str], folder: Path) -> Cost:
     try:
         for n, suite in enumerate(suites):
             out = folder / f"{n}"
-            evaluate(file, out, suite, progress=False, replicates=10, encoders=Encoders())
+            evaluate(file, out, suite, progress=False, replicates=10, report=False)
             for row in pq.read_table(out / "per_sample.parquet").to_pylist():
                 scores[row["sample_id"], row["protocol"]] = row["score"]
     finally:

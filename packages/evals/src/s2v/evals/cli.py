@@ -17,22 +17,31 @@ from pathlib import Path
 from s2v.datapipe.base.assets import AssetError
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
-from s2v.evals import show
+from s2v.datapipe.base.shards import ShardError
+from s2v.evals import reference, show
 from s2v.evals.compare import compare
 from s2v.evals.encoders.judge import Endpoint, KeptAnswers
 from s2v.evals.encoders.local import Weights
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.inspection import as_rows, extra_videos, inspect
+from s2v.evals.leaderboard import leaderboard
 from s2v.evals.manifest import load_manifest
 from s2v.evals.metrics import SUITES, protocols, specs
+from s2v.evals.report import cli as report_cli
 from s2v.evals.run import evaluate
+from s2v.evals.study import cli as study_cli
+from s2v.evals.suites import cli as suites_cli
 
 _EXAMPLES = """examples:
   s2v-eval validate manifest.jsonl
   s2v-eval run manifest.jsonl --out evals/mine
   s2v-eval run manifest.jsonl --out evals/faces --suite faces --limit 5
   s2v-eval compare evals/base evals/mine
+  s2v-eval report evals/base evals/mine --out compared.html
+  s2v-eval leaderboard evals/mine --source phantom
+  s2v-eval study build evals/a.jsonl evals/b.jsonl --out study --raters 20
+  s2v-eval suite build pool.jsonl --kind single --training shards --out suite
   s2v-eval ls
 """
 
@@ -69,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="count unusable samples as failed instead of refusing the manifest",
     )
+    run.add_argument("--no-report", action="store_true", help="neither previews nor report.html")
     _common(run)
     run.set_defaults(do=_run)
 
@@ -86,8 +96,21 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument("--json", action="store_true", help="JSON on standard output")
     diff.set_defaults(do=_compare)
 
+    board = commands.add_parser(
+        "leaderboard", help="published tables, and runs beside them, protocol by protocol"
+    )
+    board.add_argument("runs", type=Path, nargs="*", help="folders of finished runs")
+    board.add_argument("--source", help="published sources that contain this, as 'opens2v'")
+    board.add_argument("--split", help="test sets that contain this, as 'human'")
+    board.add_argument("--json", action="store_true", help="JSON on standard output")
+    board.set_defaults(do=_leaderboard)
+
+    report_cli.add_arguments(commands)
+    study_cli.add_arguments(commands)
+    suites_cli.add_arguments(commands)
+
     ls = commands.add_parser("ls", help="list protocols: unit, origin, caveat, licence")
-    ls.add_argument("suite", nargs="?", default="light")
+    ls.add_argument("suite", nargs="?", help="a suite or protocols (default: all)")
     ls.add_argument("--json", action="store_true", help="JSON on standard output")
     ls.set_defaults(do=_ls)
     return top
@@ -113,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = do(args)
         sys.stdout.flush()
         return status
-    except (EvalError, AssetError, MediaError, ImportError) as error:
+    except (EvalError, AssetError, MediaError, ShardError, ImportError) as error:
         return _complain(str(error))
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python would complain again at exit.
@@ -151,12 +174,16 @@ def _run(args: argparse.Namespace) -> int:
         on_problem="record" if args.keep_going else "refuse",
         cache=args.cache,
         encoders=chosen_encoders(args),
+        report=not args.no_report,
     )
     if args.json:
         _print_json(summary.to_json())
     else:
         print(show.summary_text(summary))
-        print(f"\nwritten to {args.out}: summary.json, per_sample.parquet, failures.csv, run.json")
+        print(
+            f"\nwritten to {args.out}: report.html, summary.json, per_sample.parquet, "
+            "failures.csv, run.json"
+        )
     return 0
 
 
@@ -211,8 +238,17 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _leaderboard(args: argparse.Namespace) -> int:
+    boards = leaderboard(args.runs, source=args.source, split=args.split)
+    if args.json:
+        _print_json({"notice": reference.NOTICE, "boards": [asdict(b) for b in boards]})
+    else:
+        print(show.boards_text(boards))
+    return 0
+
+
 def _ls(args: argparse.Namespace) -> int:
-    names = protocols(args.suite)
+    names = protocols(args.suite or ",".join(SUITES))
     wanted = [spec for spec in specs() if spec.protocol in names]
     if args.json:
         _print_json([asdict(spec) for spec in wanted])

@@ -18,7 +18,7 @@ import cv2
 from s2v.datapipe.base.assets import asset
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
-from s2v.evals import aggregate, media, statistics, write
+from s2v.evals import aggregate, media, previews, statistics, write
 from s2v.evals.aggregate import Row
 from s2v.evals.cache import Cache, digest, key_of, library_versions, net_revisions, weight_digests
 from s2v.evals.encoders.production import Encoders
@@ -27,6 +27,7 @@ from s2v.evals.inspection import Inspected, Problem, inspect
 from s2v.evals.manifest import Manifest, Sample, load_manifest
 from s2v.evals.metrics import build
 from s2v.evals.metrics.base import Case, Measurement, Metric, RefImage, failed
+from s2v.evals.report.page import build_report
 from s2v.evals.summary import Bootstrap, MetricInfo, Summary, published_block
 
 OnProblem = Literal["refuse", "record"]
@@ -88,11 +89,12 @@ def evaluate(
     cache: str | Path | None = None,
     encoders: Encoders | None = None,
     runner: Runner = in_turn,
+    report: bool = True,
 ) -> Summary:
     """Score every sample of a manifest and write the results.
 
-    Writes ``per_sample.parquet``, ``failures.csv``, ``summary.json`` and ``run.json`` into
-    ``out``, each atomically, ``summary.json`` last.
+    Writes ``per_sample.parquet``, ``failures.csv``, ``run.json``, previews, ``summary.json`` and
+    ``report.html`` into ``out``, each atomically.
 
     Args:
         manifest: parsed, or the path of the ``.jsonl`` file.
@@ -107,6 +109,7 @@ def evaluate(
         cache: folder of finished measurements; by default ``out/cache``.
         encoders: shared by the metrics; by default the embedded ones.
         runner: who measures the videos; by default this process.
+        report: make previews and the page.
 
     Returns:
         The summary, as written.
@@ -157,7 +160,12 @@ def evaluate(
     write.per_sample(folder / "per_sample.parquet", rows)
     write.failures(folder / "failures.csv", rows)
     write.json_file(folder / "run.json", _record(parsed, config, metrics))
+    with track("previews", len(usable), quiet=not (progress and report)) as step:
+        if report:
+            previews.make(parsed, usable, folder, step=step)
     write.json_file(folder / "summary.json", summary.to_json())
+    if report:
+        build_report([folder], folder / "report.html", title=parsed.path.stem)
     return summary
 
 
