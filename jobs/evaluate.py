@@ -202,6 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         "--pool", action="append", default=[], metavar="ENCODER=N", help="actors of one encoder"
     )
     parser.add_argument("--gpus", type=float, default=0.0, help="of each encoder actor")
+    parser.add_argument("--no-report", action="store_true", help="numbers only")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
     if args.run is not None and args.shards is None:
@@ -256,6 +257,7 @@ def _scored(args: argparse.Namespace) -> Summary:
         cache=args.cache,
         encoders=encoders,
         runner=runner,
+        report=not args.no_report,
     )
 
 

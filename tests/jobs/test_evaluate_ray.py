@@ -59,8 +59,17 @@ def manifest(tmp_path: Path) -> Path:
 @pytest.mark.ray
 @pytest.mark.assets
 def test_pools_write_what_one_process_writes(manifest: Path, tmp_path: Path) -> None:
-    evaluate(manifest, tmp_path / "one", SUITE, progress=False)
-    common = ["--manifest", str(manifest), "--suite", SUITE, "--cpus", "2", "--quiet"]
+    evaluate(manifest, tmp_path / "one", SUITE, progress=False, report=False)
+    common = [
+        "--manifest",
+        str(manifest),
+        "--suite",
+        SUITE,
+        "--cpus",
+        "2",
+        "--quiet",
+        "--no-report",
+    ]
     done = job(
         "evaluate", *common, "--out", str(tmp_path / "ray"), "--videos", "2", "--pool", "image=2",
         timeout=300,
