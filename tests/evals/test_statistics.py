@@ -213,7 +213,7 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(raw: dict[str, float]
 
 
 def test_few_references_and_skewed_scores_are_covered_where_percentiles_are_not() -> None:
-    # 2,000 studies of every design stand in docs/evals.md; the percentiles cover 82 % here.
+    # docs/evals-statistics.md has 2,000 studies of every design; the percentiles cover 82 % here.
     skewed = next(d for d in cv.DESIGNS if d.name == "skewed")
     names = (cv.REPORTED, "percentile", cv.BY_VIDEO)
     found = cv.coverage(skewed, 6, studies=600, replicates=199, names=names)

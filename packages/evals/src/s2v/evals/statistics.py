@@ -115,7 +115,7 @@ def cluster_bootstrap(
 
     Bootstrap-t over whole clusters, and Student's t with a cluster-robust standard error below
     `BOOTSTRAP_FROM` clusters: of the methods simulated by `s2v.evals.coverage` these hold what
-    they promise for few references and for skewed scores (the table stands in docs/evals.md).
+    they promise for few references and for skewed scores (table in docs/evals-statistics.md).
 
     Args:
         values: (n,) one score per video, finite.
