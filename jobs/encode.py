@@ -103,17 +103,19 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
         gpus = 1.0 if any(node.gpus for node in cluster()) else 0.0
     need = Need(cpus=args.actor_cpus, gpus=gpus)
     most = actors(args.actors, need)
-    remote = ray.remote(
+    remote: Any = ray.remote(
         num_cpus=need.cpus, num_gpus=need.gpus, max_restarts=RETRIES, max_task_retries=RETRIES
     )(Encoder)
-    pool = [remote.remote(list(argv))]  # the first fits what has to be fitted, before the others
-    tasks = ray.get(pool[0].begin.remote())
+    # The first fits what has to be fitted, before the others.
+    pool: list[Any] = [remote.remote(list(argv))]
+    tasks: list[tuple[str, int]] | str = ray.get(pool[0].begin.remote())
     if isinstance(tasks, str):
         raise ModelError(tasks)
     pool += [remote.remote(list(argv)) for _ in range(min(most, len(tasks)) - 1)]
     reports: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    waiting, busy = deque(sorted(tasks, key=lambda t: (-t[1], t[0]))), {}
+    waiting = deque(sorted(tasks, key=lambda t: (-t[1], t[0])))
+    busy: dict[Any, tuple[Any, str, int]] = {}
     idle = list(pool)
     with (quiet if args.quiet else shown)("encode", sum(count for _, count in tasks)) as told:
         while waiting or busy:

@@ -27,7 +27,8 @@ from s2v.evals.show import summary_text
 from s2v.evals.summary import Summary
 from s2v.model.progress import quiet as no_progress
 from s2v.model.progress import shown
-from s2v.model.sample import Request, SampleResult, sample
+from s2v.model.sample import sample
+from s2v.model.sample_files import Request, SampleResult
 
 MAX_REFERENCES = 4
 

@@ -53,7 +53,8 @@ class Worker:
         import ray
 
         gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
-        return Place(ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), gpus)
+        address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's omission
+        return Place(ray.get_runtime_context().get_node_id(), address, gpus)
 
     def port(self) -> int:
         """A port that is free on this machine now."""
@@ -151,17 +152,19 @@ def launch(
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     # This file travels with its actors: a worker's path need not have it.
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    by_value: Any = ray.cloudpickle.register_pickle_by_value
+    by_value(sys.modules[__name__])
     room = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
     group = placement_group([room] * workers, strategy="PACK")
     try:
         if not group.wait(patience_s):
-            has = {k: ray.cluster_resources().get(k, 0.0) for k in room}
+            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's omission
+            has = {k: resources.get(k, 0.0) for k in room}
             raise SystemExit(
                 f"train: the cluster has no room for {workers} processes of {room} at once "
                 f"(it has {has} in all); lower --workers or --cpus-per-worker, or add machines"
             )
-        actors = [
+        actors: list[Any] = [
             ray.remote(Worker)
             .options(
                 num_cpus=cpus,

@@ -33,7 +33,7 @@ HIDDEN = ("ffmpeg", "ffprobe")
 # first asks for it.
 SHARES = {
     "datapipe": 5,
-    "model": 3,
+    "model": 5,
     "evals": 1,
     "vllm": 2,
     "faults": 1,

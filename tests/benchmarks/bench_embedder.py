@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from s2v.datapipe.backends.embedded.small import lab_histogram
+from s2v.datapipe.base.embedded.colour import lab_histogram
 from s2v.datapipe.base.embedded.mobilenet import MobileNetV2
 from s2v.datapipe.base.media import masks
 from s2v.datapipe.measure.embed import cut_out

@@ -1,13 +1,14 @@
 """A training step on one GPU, and what bounds it: one script for a machine that has one.
 
     python tests/benchmarks/h200.py --json h200.json [--only ceilings,attention,step,...]
-        [--budget-s 540] [--repeats 2] [--toy]
-    python tests/benchmarks/h200.py --write h200.json      # into docs/benchmarks.md
+        [--budget-s 540] [--repeats 2] [--after h200.json] [--toy]
+    python tests/benchmarks/h200.py --write h200.json ...  # into docs/benchmarks.md
 
 The packages' sources on PYTHONPATH, and torch, numpy, pydantic and safetensors are all it needs;
 neither Ray nor transformers. diffusers, where it can be imported, is measured in the same run
 on the same inputs. Every row is written as soon as it is known, so that a run that is cut off
-leaves what it had. Sections:
+leaves what it had, and ``--after`` goes on from it: all of it takes three calls of ten minutes.
+Sections:
 
     versions    of everything, and the device
     ceilings    a bf16 product of 8192 cubed and a copy, on random numbers: what the chip gives
@@ -38,7 +39,8 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from h200_cases import Bench, attention, ceilings, mixed, mmdit, steps  # noqa: E402 - beside it
+from h200_cases import Bench, mixed, mmdit, steps  # noqa: E402 - beside it
+from h200_kernels import attention, ceilings  # noqa: E402 - beside it
 
 PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
 Row = dict[str, Any]
@@ -92,6 +94,23 @@ def measure(bench: Bench, sections: list[str], budget_s: float, out: Path | None
     return rows
 
 
+def joined(files: list[list[Row]]) -> list[Row]:
+    """Rows of several calls: each case once, a figure before a failure.
+
+    Raises:
+        SystemExit: they are of different machines or versions.
+    """
+    if any(rows[0] != files[0][0] for rows in files):
+        raise SystemExit("--write: the files are of different machines or versions")
+    found: dict[tuple[str, str], Row] = {}
+    for row in (row for rows in files for row in rows[1:]):
+        key = (row["section"], row["case"])
+        if key not in found or "error" in found[key]:
+            found[key] = row
+    measured = [row for row in found.values() if row["case"] != "rest"]
+    return [files[0][0], *measured]
+
+
 def _keep(out: Path | None, rows: list[Row]) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -121,15 +140,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--budget-s", type=float, default=540, help="no new case after (540)")
     parser.add_argument("--repeats", type=int, default=2, help="of each step case (2)")
+    parser.add_argument("--after", type=Path, metavar="JSON", help="do not measure its cases anew")
     parser.add_argument("--toy", action="store_true", help="small sizes, on a CPU")
-    parser.add_argument("--write", type=Path, metavar="JSON", help="into docs/benchmarks.md")
+    parser.add_argument(
+        "--write", type=Path, metavar="JSON", nargs="+", help="into docs/benchmarks.md"
+    )
     arguments = parser.parse_args(argv)
     if arguments.write:
         from generated import replace_generated
         from h200_page import page
 
-        rows = json.loads(arguments.write.read_text(encoding="utf-8"))
-        replace_generated(PAGE, "gpu", page(rows))
+        files = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.write]
+        replace_generated(PAGE, "gpu", page(joined(files)))
         return 0
     chosen = arguments.only.split(",") if arguments.only else list(SECTIONS)
     if unknown := [name for name in chosen if name not in SECTIONS]:
@@ -137,6 +159,9 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.toy and not torch.cuda.is_available():
         parser.error("no CUDA device here; --toy runs the same at toy size on a CPU")
     bench = Bench.make(toy=arguments.toy, repeats=arguments.repeats)
+    if arguments.after:
+        before = json.loads(arguments.after.read_text(encoding="utf-8"))
+        bench.known = {row["case"]: row for row in before[1:] if "error" not in row}
     with bench:
         rows = measure(bench, chosen, arguments.budget_s, arguments.json)
     failed = [row for row in rows if "error" in row]

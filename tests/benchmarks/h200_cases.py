@@ -1,21 +1,19 @@
-"""What h200.py measures: the cases of each section, one row each."""
+"""What h200.py measures of whole networks: the cases of each section, one row each."""
 
 from __future__ import annotations
 
 import gc
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from s2v.model import config as configuration
 from s2v.model import flow, optim
@@ -27,6 +25,7 @@ from s2v.model.parallel import gradients
 from s2v.model.parallel import world as processes
 from s2v.model.parallel.build import build
 from s2v.model.parallel.compiled import graphs
+from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.planner.layout import Layout
 from s2v.model.planner.shapes import sizes_of, widths_of
 from s2v.model.planner.speed import ceiling, flops_of, recomputed
@@ -34,12 +33,6 @@ from s2v.model.planner.speed import ceiling, flops_of, recomputed
 Row = dict[str, Any]
 WARM: Final = 3
 TIMED: Final = 8
-#: Kernels of a fused attention, as torch names them.
-KERNELS: Final = {
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-}
 _TOY: Final = (
     "wan.width=48", "wan.ffn=96", "wan.heads=2", "wan.layers=2", "wan.text_width=64",
     "wan.text_tokens=16", "network.width=48", "network.heads=2", "network.double_layers=1",
@@ -58,12 +51,14 @@ class Bench:
         toy: small sizes, few repetitions.
         repeats: of each step's case, apart from one another.
         peak: dense bf16 operations per second, None where it is not known.
+        known: rows of an earlier call, by case.
     """
 
     device: torch.device
     toy: bool
     repeats: int
     peak: float | None
+    known: dict[str, Row] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
@@ -133,91 +128,56 @@ class Bench:
         return torch.cuda.max_memory_allocated() / 2**30
 
 
-def attempt(run: Callable[[], Row], case: str) -> Row:
+def attempt(run: Callable[[], Row], case: str, bench: Bench) -> Row:
     """A row, or why there is none: one case that does not fit must not end the run."""
+    if case in bench.known:
+        return bench.known[case]
     try:
         return {"case": case, **run()}
     except (torch.OutOfMemoryError, RuntimeError, NotImplementedError) as error:
         return {"case": case, "error": " ".join(str(error).split())[:160] or type(error).__name__}
 
 
-def ceilings(bench: Bench) -> Iterator[Row]:
-    """Products and copies on random numbers; zeros run faster and say nothing."""
-    n = 128 if bench.toy else 8192
-    a, b = (torch.randn(n, n, device=bench.device, dtype=bench.dtype) for _ in range(2))
-    took = bench.seconds(lambda: a @ b)
-    yield {"case": f"product {n}^3", "seconds": took, "tflops": 2 * n**3 / took / 1e12}
-    size = 1 << (20 if bench.toy else 33)
-    source = torch.empty(size, dtype=torch.uint8, device=bench.device).random_(0, 255)
-    target = torch.empty_like(source)
-    took = bench.seconds(lambda: target.copy_(source))
-    yield {"case": f"copy of {size >> 20} MiB", "seconds": took, "gb_s": 2 * size / took / 1e9}
-
-
-def attention(bench: Bench) -> Iterator[Row]:
-    """By shape and kernel, forward and with backward; each against fp64 on a slice."""
-    shapes = [(1, 2, 96, 16)]
-    if not bench.toy:
-        shapes = [(1, 12, 32_760, 128), (1, 12, 39_000, 128), (1, 40, 32_760, 128)]
-    kernels: dict[str, SDPBackend | None] = {"default": None}
-    if not bench.toy:
-        kernels |= KERNELS
-    for shape, (name, kernel) in itertools.product(shapes, kernels.items()):
-        bench.clear()
-        yield attempt(lambda s=shape, k=kernel: _attention(bench, s, k), f"{shape} {name}")  # type: ignore[misc]  # bound now
-
-
-def _attention(bench: Bench, shape: tuple[int, int, int, int], kernel: SDPBackend | None) -> Row:
-    q, k, v = (
-        torch.randn(shape, device=bench.device, dtype=bench.dtype, requires_grad=True)
-        for _ in range(3)
-    )
-    up = torch.randn(shape, device=bench.device, dtype=bench.dtype)
-
-    def forward() -> Tensor:
-        with nullcontext() if kernel is None else sdpa_kernel(kernel):
-            return functional.scaled_dot_product_attention(q, k, v)
-
-    def both() -> None:
-        for x in (q, k, v):
-            x.grad = None
-        forward().backward(up)
-
-    rows = min(64, shape[2])
-    with torch.no_grad():
-        scores = q[0, 0, :rows].double() @ k[0, 0].double().T / math.sqrt(shape[3])
-        exact = scores.softmax(dim=-1) @ v[0, 0].double()
-        off = float((forward()[0, 0, :rows].double() - exact).abs().max() / exact.abs().max())
-        once = bench.seconds(forward)
-    whole = bench.seconds(both)
-    flops = 4 * shape[1] * shape[2] ** 2 * shape[3]
-    return {
-        "seconds": whole, "forward_s": once, "tflops": 3.5 * flops / whole / 1e12,
-        "forward_tflops": flops / once / 1e12, "error_max": off,
-    }  # fmt: skip
-
-
 def steps(bench: Bench) -> Iterator[Row]:
-    """Wan-1.3B: ours in every way of keeping activations, and diffusers' beside it."""
-    for references in bench.references:
-        for compiled, recompute in itertools.product((False, True), ("none", "selective", "full")):
-            config = bench.config(
-                "phantom_wan_1_3b_480p",
-                f"parallel.compile={str(compiled).lower()}",
-                f"parallel.recompute={recompute}",
-            )
-            how = "compiled" if compiled else "eager"
-            for n in range(bench.repeats):
+    """Wan-1.3B: ours in every way of keeping activations, diffusers' between them.
+
+    In the order in which they matter, and second runs after all first ones: a run that is cut off
+    has both sides of the comparison.
+    """
+    ways = [(c, r) for c in (True, False) for r in ("selective", "none", "full")]
+    theirs = peers(bench)
+    for n in range(bench.repeats):
+        for references in reversed(bench.references):
+            for compiled, recompute in ways:
+                config = bench.config(
+                    "phantom_wan_1_3b_480p",
+                    f"parallel.compile={str(compiled).lower()}",
+                    f"parallel.recompute={recompute}",
+                )
+                how = "compiled" if compiled else "eager"
                 case = f"ours, {references} references, {how}, recompute {recompute}, run {n + 1}"
-                yield attempt(lambda c=config, k=references: _ours(bench, c, k), case)  # type: ignore[misc]  # bound now
-    yield from peers(bench)
+                yield attempt(lambda c=config, k=references: _ours(bench, c, k), case, bench)  # type: ignore[misc]  # bound now
+                yield from itertools.islice(theirs, 1)
+    yield from theirs
 
 
 def _ours(bench: Bench, config: Config, references: int) -> Row:
     """The trainer's own network, wrapping, clipping and optimiser."""
     bench.clear()
-    model = build(config, widths_of(config), bench.world)
+    model = filled(build(config, widths_of(config), bench.world, fresh=False))
     return _stepped(bench, config, model, references, model)
+
+
+@torch.no_grad()
+def filled(model: nn.Module) -> nn.Module:
+    """Weights of usual sizes, drawn where they lie: a start as a run has it costs a minute."""
+    for name, p in model.named_parameters():
+        own = optim.local(p)
+        if p.dim() > 1:
+            own.normal_(std=p[0].numel() ** -0.5)
+        else:
+            own.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    return model
 
 
 def _stepped(
@@ -236,8 +196,9 @@ def _stepped(
     def step() -> None:
         x0, eps, t, told = next(inputs)
         optimiser.zero_grad(set_to_none=True)
-        out = predict(flow.interpolate(x0, eps, t), t, told)
-        flow.video_loss(out, x0, eps).mean().backward()  # type: ignore[no-untyped-call]  # torch's
+        with attention_kernels(config.parallel):  # the same for both sides
+            out = predict(flow.interpolate(x0, eps, t), t, told)
+            flow.video_loss(out, x0, eps).mean().backward()  # type: ignore[no-untyped-call]  # torch's
         gradients.clip(model.parameters(), config.optim.clip)
         optim.step(optimiser, config.optim.lr, zero)
 
@@ -294,19 +255,19 @@ def peers(bench: Bench) -> Iterator[Row]:
     except ImportError:
         yield {"case": "diffusers", "error": "diffusers is not installed here"}
         return
-    for compiled, full in itertools.product((False, True), (False, True)):
+    for compiled, full in itertools.product((True, False), (False, True)):
         config = bench.config(
             "phantom_wan_1_3b_480p", f"parallel.recompute={'full' if full else 'none'}"
         )
         how = f"{'compiled' if compiled else 'eager'}, recompute {'full' if full else 'none'}"
-        for references in bench.references:
+        for references in reversed(bench.references):
 
             def run(
                 c: Config = config, k: int = references, comp: bool = compiled, again: bool = full
             ) -> Row:
                 return _peer(bench, WanTransformer3DModel, c, k, compiled=comp, full=again)
 
-            yield attempt(run, f"diffusers, {references} references, {how}")
+            yield attempt(run, f"diffusers, {references} references, {how}", bench)
 
 
 def _peer(
@@ -361,7 +322,7 @@ def mmdit(bench: Bench) -> Iterator[Row]:
             "parallel.recompute=selective",
         )
         case = f"{references} references, {'compiled' if compiled else 'eager'}"
-        yield attempt(lambda c=config, k=references: _ours(bench, c, k), case)  # type: ignore[misc]  # bound now
+        yield attempt(lambda c=config, k=references: _ours(bench, c, k), case, bench)  # type: ignore[misc]  # bound now
 
 
 def mixed(bench: Bench) -> Iterator[Row]:
@@ -375,7 +336,7 @@ def mixed(bench: Bench) -> Iterator[Row]:
 
     def run() -> Row:
         bench.clear()
-        model = build(config, widths_of(config), bench.world)
+        model = filled(build(config, widths_of(config), bench.world, fresh=False))
         before = graphs()
         optimiser = optim.adamw(model, config.optim)
         inputs = [drawn(bench, config, bucket, n) for n, bucket in enumerate(buckets)]
@@ -383,8 +344,9 @@ def mixed(bench: Bench) -> Iterator[Row]:
         def everything() -> None:
             for x0, eps, t, told in inputs:
                 optimiser.zero_grad(set_to_none=True)
-                out = model(flow.interpolate(x0, eps, t), t, told)
-                flow.video_loss(out, x0, eps).mean().backward()  # type: ignore[no-untyped-call]  # torch's
+                with attention_kernels(config.parallel):
+                    out = model(flow.interpolate(x0, eps, t), t, told)
+                    flow.video_loss(out, x0, eps).mean().backward()  # type: ignore[no-untyped-call]  # torch's
                 optimiser.step()
 
         took = bench.seconds(everything, warm=2, timed=3)
@@ -396,4 +358,4 @@ def mixed(bench: Bench) -> Iterator[Row]:
             "graphs": graphs() - before, "buckets": len(buckets), "peak_gib": bench.peak_gib(),
         }  # fmt: skip
 
-    yield attempt(run, f"{len(buckets)} buckets by turns, compiled")
+    yield attempt(run, f"{len(buckets)} buckets by turns, compiled", bench)

@@ -32,6 +32,28 @@ def test_every_case_of_the_gpu_script_runs(rows: list[dict[str, Any]]) -> None:
     assert found == {"ceilings": 2, "attention": 1, "step": 6 + 4, "mmdit": 2, "mixed": 1}
 
 
+def test_three_calls_of_ten_minutes_make_one_table(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """A call goes on from what was measured before, and the page has every case once."""
+    sys.path.insert(0, str(HERE))
+    try:
+        from h200 import joined, main
+    finally:
+        sys.path.remove(str(HERE))
+    known = [{**row, "seconds": 17.0} for row in rows if row["section"] in ("versions", "mixed")]
+    (tmp_path / "first.json").write_text(json.dumps(known))
+    again = ["--toy", "--only", "mixed", "--json", str(tmp_path / "second.json")]
+    assert main([*again, "--after", str(tmp_path / "first.json")]) == 0
+    second = json.loads((tmp_path / "second.json").read_text())
+    assert [row["seconds"] for row in second[1:]] == [17.0]
+    failed = [rows[0], {**rows[-2], "error": "no room"}]
+    table = joined([failed, rows, [rows[0], *rows[1:3]]])
+    assert sorted(row["case"] for row in table[1:] if "error" not in row) == sorted(
+        {row["case"] for row in rows[1:]}
+    )
+
+
 def test_no_utilisation_is_claimed_of_a_cpu(rows: list[dict[str, Any]]) -> None:
     steps = [row for row in rows if row["section"] == "step"]
     assert all(row["mfu"] is None and row["hfu"] is None for row in steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import zipfile
@@ -188,6 +189,21 @@ def test_a_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
         archive.writestr("w/data.pkl", b"x")
         archive.writestr("w/constants.pkl", b"x")
     assert "TorchScript" in fails(path)
+
+
+def test_an_archive_that_names_one_member_many_times_is_refused(tmp_path: Path) -> None:
+    """A file of a megabyte would be read as a thousand."""
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.ones(1000)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        (member,) = (m for m in archive.filelist if m.filename.endswith("/data/0"))
+        for k in range(1, 9):
+            other = copy.copy(member)
+            other.filename = other.orig_filename = member.filename.replace("/0", f"/{k}")
+            archive.filelist.append(other)
+            archive.NameToInfo[other.filename] = other
+        archive._didModify = True
+    assert "its members are larger than the file" in fails(path)
 
 
 @pytest.mark.parametrize("loaded", [[torch.ones(2)], {"a": 1}, {}, {"state_dict": {"a": 1}}])

@@ -23,7 +23,7 @@ from s2v.model.data.index import select, stride, windows
 from s2v.model.data.mix import next_source, shares
 from s2v.model.data.plan import Plan, permuted
 from s2v.model.data.pool import Pool
-from s2v.model.data.quarantine import Quarantine
+from s2v.model.data.quarantine import Quarantine, begin_list
 from s2v.model.data.reader import Reader
 from s2v.model.data.references import FORMS, Reference, fit_and_pad, forms
 from s2v.model.encoders import ColourGrid, HashedWords
@@ -83,6 +83,22 @@ def test_the_stream_visits_each_sample_once_per_epoch_and_goes_on_from_its_state
     resumed = _plan()
     resumed.restore(state)
     assert [resumed.next() for _ in range(63)] == draws[37:]
+
+
+def test_an_epoch_is_not_the_one_before_again() -> None:
+    """The same order every epoch would be one more thing to learn by heart."""
+    pool = Pool.of_ids(
+        {"in": [f"{n:02d}" for n in range(40)], "cross": [f"c{n}" for n in range(40)]}
+    )
+    plan = Plan(pool, [{"in": 0.5, "cross": 0.5}], 0)
+    draws = [plan.next() for _ in range(240)]
+    orders = [
+        tuple(int(d.sample_id.strip("c")) for d in draws if (d.source, d.epoch) == (source, epoch))
+        for source in ("in", "cross")
+        for epoch in range(3)
+    ]
+    assert all(sorted(order) == list(range(40)) for order in orders)
+    assert len(set(orders)) == 6
 
 
 def test_a_changed_order_is_not_silently_continued() -> None:
@@ -178,7 +194,8 @@ def test_a_cut_or_changed_shard_costs_its_samples_not_the_run(
     for fault in quarantine.faults:
         assert "in-000000.tar" in fault.message
         assert "sha256" in fault.message
-    assert quarantine.lines().count("\n") == 2
+    begin_list(tmp_path / "quarantine.jsonl", quarantine.faults, 0)
+    assert (tmp_path / "quarantine.jsonl").read_text().count("\n") == 2
 
 
 def test_broken_shards_stop_the_run_by_the_fuse(

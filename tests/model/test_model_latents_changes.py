@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from s2v.datapipe.base.shards import INDEX_FILE
+from s2v.datapipe.write.latents import forget_latents
 from s2v.model.config import Config
 from s2v.model.data.features import Features, StoredFeatures
 from s2v.model.data.quarantine import Quarantine
@@ -149,6 +150,25 @@ def test_a_takedown_takes_the_latents_too(made: SimpleNamespace, tmp_path: Path)
     assert b"in-00-001." in raw
     fresh = encoded(made.config, shards, made.run, out=tmp_path / "fresh")
     assert contents(result.folder) == contents(fresh.folder)
+
+
+def test_taking_down_shards_takes_the_latents_that_show_it(
+    made: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Before anybody encodes again, and whatever the fingerprint."""
+    shards = own(made.shards, tmp_path)
+    folder = shards / "latents" / Path(made.result.folder).name
+    assert forget_latents(shards) == []  # all of them are there
+    path = shards / INDEX_FILE
+    table = pq.read_table(path)
+    names, shard = table["sample_id"].to_pylist(), table["shard"].to_pylist()
+    pq.write_table(table.filter(np.array([i != "in-00-002" for i in names])), path)
+    gone = forget_latents(shards)
+    assert gone == [f"latents/{folder.name}/in-000000.tar"]
+    assert all(b"in-00-002." not in tar.read_bytes() for tar in folder.glob("*.tar"))
+    again = encoded(made.config, shards, made.run, out=shards / "latents")
+    assert again.open == 0
+    assert again.kept == sum(s != "in-000000.tar" for s in shard)  # of the others nothing is lost
 
 
 def _listed(path: Path, **keys: str) -> str:

@@ -58,6 +58,31 @@ def test_levels_follow_their_distribution(
     assert again.item() == pytest.approx(t[100], abs=1e-7)  # whatever was drawn before
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        FlowConfig(distribution="uniform", shift=2.0),
+        FlowConfig(mean=0.3, std=1.5, shift=12.0),
+        FlowConfig(distribution="mode", shift=0.5),
+        FlowConfig(shift_rule="sqrt", base_tokens=64),
+    ],
+)
+def test_quantiles_are_those_of_the_levels_that_training_draws(config: FlowConfig) -> None:
+    drawn = flow.noise_levels(config, 11, KEYS, 300).double()
+    told = flow.quantiles(config, 8, 300)
+    assert told == sorted(told)
+    below = [(drawn < level).double().mean().item() for level in told]
+    assert below == pytest.approx(flow.evenly(8), abs=0.03)  # 4000 draws: 4 sigma
+    # Hence the mean over many of them is the expectation over the drawn ones.
+    many = torch.tensor(flow.quantiles(config, 400, 300), dtype=torch.float64)
+    assert many.square().mean().item() == pytest.approx(drawn.square().mean().item(), abs=0.02)
+
+
+def test_quantiles_need_the_tokens_that_their_rule_looks_at() -> None:
+    with pytest.raises(ValueError, match="needs the number of tokens"):
+        flow.quantiles(FlowConfig(shift_rule="exp"), 4)
+
+
 def test_another_distribution_would_be_found_out() -> None:
     """Else the test above could not fail."""
     t = flow.noise_levels(FlowConfig(mean=0.3, std=0.8), 11, KEYS).numpy()

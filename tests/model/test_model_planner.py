@@ -20,9 +20,11 @@ from s2v.model.data.buckets import Bucket
 from s2v.model.errors import ModelError
 from s2v.model.flops import Sizes, wan_flops
 from s2v.model.planner.activations import kept
+from s2v.model.planner.candidates import Planner
+from s2v.model.planner.hardware import hardware
 from s2v.model.planner.layout import Layout, divides
 from s2v.model.planner.memory import counts, memory
-from s2v.model.planner.plan import Planner, hardware, plan
+from s2v.model.planner.plan import plan
 from s2v.model.planner.shapes import batches_of, sizes_of, widths_of
 from s2v.model.planner.speed import ceiling, flops_of, speed
 from s2v.model.wan_config import PRESETS
@@ -272,6 +274,7 @@ print(held.total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - be
 """
 
 
+@pytest.mark.prove
 def test_memory_is_about_what_a_process_takes() -> None:
     """Loosely: an allocator rounds up, libraries take buffers. Within a third is what is asked."""
     done = subprocess.run(

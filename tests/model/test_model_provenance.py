@@ -77,6 +77,14 @@ def test_a_changed_video_is_found_out(tmp_path: Path, capsys: pytest.CaptureFixt
         assert told.count("\n") == 1
 
 
+def test_a_video_of_another_shape_and_the_same_bytes_is_another(tmp_path: Path) -> None:
+    digests = []
+    for name, (height, width) in {"wide": (32, 64), "tall": (64, 32)}.items():
+        write_mp4(tmp_path / f"{name}.mp4", np.full((3, height, width, 3), 128, np.uint8), 8.0)
+        digests.append(provenance.frames_digest(tmp_path / f"{name}.mp4"))
+    assert digests[0] != digests[1]
+
+
 def test_what_is_not_ours_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, text, none = tmp_path / "plain.mp4", tmp_path / "text.mp4", tmp_path / "none.mp4"
     write_mp4(plain, _video(), 8.0)

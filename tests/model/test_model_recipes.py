@@ -11,7 +11,8 @@ from s2v.datapipe.base.settings import SettingsError
 from s2v.model import config as configuration
 from s2v.model import networks
 from s2v.model.cli import main
-from s2v.model.planner.plan import hardware, plan
+from s2v.model.planner.hardware import hardware
+from s2v.model.planner.plan import plan
 from s2v.model.planner.shapes import widths_of
 
 WANTED = {

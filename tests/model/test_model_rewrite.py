@@ -17,7 +17,8 @@ from PIL import Image
 from s2v.model.config import SampleConfig
 from s2v.model.errors import ModelError
 from s2v.model.rewrite import rewrite
-from s2v.model.sample import Request, _rewritten
+from s2v.model.sample import _rewritten
+from s2v.model.sample_files import Request
 
 GOOD = json.dumps(
     {"prompt": "A red  fox chases a grey hare.", "phrases": ["red fox", "a grey hare"]}

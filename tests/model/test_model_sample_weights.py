@@ -6,6 +6,7 @@ it from the same files by the release's steps around diffusers' and transformers
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from pathlib import Path
@@ -28,6 +29,7 @@ from s2v.model.rng import normal
 from s2v.model.sample_source import of_weights
 from s2v.model.wan import WanModel
 from s2v.model.wan_config import WanConfig
+from s2v.model.wan_encoders import Umt5Text
 
 H, W, FRAMES, STEPS, SEED = 32, 48, 5, 4, 3
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "fox", "runs", "bad"]
@@ -209,6 +211,34 @@ def test_released_files_give_the_releases_video(
     assert model["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert model["files"] == {weights.name: model["sha256"]}
     assert "Phantom-Wan" in model["name"]
+
+
+def test_the_text_encoder_is_gone_before_the_network_computes(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """umT5 has 11 GB: with it a card of 24 GB would be full before the first step."""
+    seen: list[int] = []
+    forward = WanModel.forward
+
+    def spied(self: WanModel, *args: Any, **kwargs: Any) -> Any:
+        seen.append(sum(isinstance(thing, Umt5Text) for thing in gc.get_objects()))
+        return forward(self, *args, **kwargs)
+
+    gc.collect()
+    before = sum(isinstance(thing, Umt5Text) for thing in gc.get_objects())
+    monkeypatch.setattr(WanModel, "forward", spied)
+    assert main(_command(files, tmp_path)) == 0
+    assert seen == [before] * len(seen) != []
+
+
+def test_a_prompt_that_is_read_in_part_is_said_to_be(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--set", "encoders.text_tokens=4")
+    assert main(_command(files, tmp_path, *few)) == 0
+    assert "5 tokens, the network reads the first 4" in capsys.readouterr().err
+    assert main(_command(files, tmp_path)) == 0
+    assert "tokens" not in capsys.readouterr().err
 
 
 def test_half_precision_keeps_the_time_vector_and_the_picture(

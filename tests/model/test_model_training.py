@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from s2v.datapipe.base.shards import ShardIndex
 from s2v.datapipe.write.tar import write_index
-from s2v.model import checkpoint, metrics, optim
+from s2v.model import checkpoint, flow, metrics, optim
 from s2v.model.checkpoint import Checkpoint
 from s2v.model.config import Config, OptimConfig
 from s2v.model.errors import Interrupted, ModelError
@@ -278,6 +278,22 @@ def test_heldout_compares_right_with_another_identity_under_the_same_noise(
     other = heldout(out, drawn_shards, quiet, config=alone)
     assert other.right == pytest.approx(first.right, rel=1e-4)
     assert other.swapped == pytest.approx(first.swapped, rel=1e-4)
+
+
+def test_heldout_levels_are_training_s_unless_even_ones_are_asked_for(
+    finished: tuple[Path, TrainResult], drawn_shards: Path
+) -> None:
+    run = Run(finished[0])
+    trained = heldout(finished[0], drawn_shards, quiet)
+    even = heldout(finished[0], drawn_shards, quiet, config=run.config(["heldout.spread=uniform"]))
+    assert (trained.spread, even.spread) == ("training", "uniform")
+    assert list(even.by_level) == ["0.2500", "0.7500"]
+    told = flow.quantiles(run.config().flow, 2)
+    assert list(trained.by_level) == [f"{level:.4f}" for level in told]
+    for found in (trained, even):
+        assert np.mean([values[0] for values in found.by_level.values()]) == pytest.approx(
+            found.right
+        )
 
 
 def test_samples_of_one_clip_count_as_one_in_the_interval() -> None:

@@ -73,6 +73,17 @@ def test_a_run_starts_from_a_released_checkpoint(
     gaps = [float((after.state_dict()[k] - v).abs().max()) for k, v in weights.items()]
     assert 0 < max(gaps) < 0.01  # one step away
 
+    # What an adapter left in the file is named, and passed over where that is asked for.
+    torch.save(weights | {"adapter.w": torch.ones(3)}, path)
+    with pytest.raises(ModelError, match=r"adapter\.w"):
+        train(started, drawn_shards, tmp_path / "more", quiet)
+    over = started.train.model_copy(update={"start_pass_over": ("adapter.*",)})
+    passed = train(
+        started.model_copy(update={"train": over}), drawn_shards, tmp_path / "over", quiet
+    )
+    assert passed.first_loss == tuned.first_loss
+    torch.save(weights, path)
+
     wide = config.wan.model_copy(update={"layers": 3})
     with pytest.raises(ModelError, match=r"set wan\.layers = 2"):
         train(started.model_copy(update={"wan": wide}), drawn_shards, tmp_path / "other", quiet)

@@ -17,30 +17,72 @@ from s2v.model.config import Config
 from s2v.model.errors import ModelError
 from s2v.model.progress import quiet
 from s2v.model.train import train
-from s2v.model.which import p_value, similarity, which
+from s2v.model.which import nearest, p_value, similarity, which
 
 
-def counted(groups: list[tuple[int, ...]]) -> float:
-    """The same by trying every shuffling of every group."""
-    right = sum(n == k for group in groups for k, n in enumerate(group))
-    ways = [list(permutations(range(len(group)))) for group in groups]
-    found = [
-        sum(
-            group[k] == given[k] for group, given in zip(groups, way, strict=True) for k in range(4)
+def counted(clips: list[list[tuple[int, ...]]]) -> float:
+    """The same by trying every shuffling of every clip, alike for all of its noises."""
+
+    def hits(way: tuple[tuple[int, ...], ...]) -> int:
+        return sum(
+            noise[k] == given[k]
+            for clip, given in zip(clips, way, strict=True)
+            for noise in clip
+            for k in range(4)
         )
-        for way in product(*ways)
-    ]
-    return float(np.mean(np.array(found) >= right))
+
+    ways = [list(permutations(range(4))) for _ in clips]
+    found = [hits(way) for way in product(*ways)]
+    return float(np.mean(np.array(found) >= hits(((0, 1, 2, 3),) * len(clips))))
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), min_size=1, max_size=2))
-def test_the_chance_of_a_result_is_that_of_all_shufflings(groups: list[tuple[int, ...]]) -> None:
-    assert p_value(groups) == pytest.approx(counted(groups))
+@given(
+    st.integers(1, 3).flatmap(
+        lambda noises: st.lists(
+            st.lists(st.tuples(*[st.integers(0, 3)] * 4), min_size=noises, max_size=noises),
+            min_size=1,
+            max_size=2,
+        )
+    )
+)
+def test_the_chance_of_a_result_is_that_of_all_shufflings(
+    clips: list[list[tuple[int, ...]]],
+) -> None:
+    assert p_value(clips) == pytest.approx(counted(clips))
 
 
 def test_equal_videos_are_no_evidence_and_right_ones_soon_are() -> None:
-    assert p_value([(2, 2, 2, 2)] * 8) == 1.0
-    assert p_value([(0, 1, 2, 3)] * 2) == pytest.approx(1 / 24**2)
+    assert p_value([[(2, 2, 2, 2)]] * 8) == 1.0
+    assert p_value([[(0, 1, 2, 3)]] * 2) == pytest.approx(1 / 24**2)
+
+
+def test_two_noises_of_one_clip_are_not_two_clips() -> None:
+    right = (0, 1, 2, 3)
+    assert p_value([[right, right]]) == pytest.approx(1 / 24)
+    assert p_value([[right], [right]]) == pytest.approx(1 / 24**2)
+
+
+def test_a_reference_that_resembles_everything_does_not_win_everything() -> None:
+    follows = 0.1 * np.eye(4)
+    hub = np.array([0.0, 0.0, 0.5, 0.0])
+    assert nearest(follows + hub) == (0, 1, 2, 3)
+    assert (follows + hub).argmax(axis=1).tolist() == [2, 2, 2, 2]
+    assert len(set(nearest(np.tile(hub, (4, 1))))) == 1  # equal videos stay no evidence
+
+
+def test_a_p_value_that_is_valid_is_not_small_too_often() -> None:
+    """Videos that have nothing to do with their reference, but much with the clip's hubs."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        clips = []
+        for _ in range(6):
+            hubs, sisters = rng.normal(size=4), rng.normal(size=(4, 4))
+            noises = [hubs + sisters + 0.1 * rng.normal(size=(4, 4)) for _ in range(3)]
+            clips.append([nearest(one) for one in noises])
+        found.append(p_value(clips))
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(found) <= level) < level + 3 * np.sqrt(level * (1 - level) / 300)
 
 
 def test_videos_in_the_colour_of_their_reference_are_nearest_to_it() -> None:
@@ -72,14 +114,19 @@ def test_a_network_that_learned_nothing_is_not_said_to_follow(
     told = ["which", "--run", str(tmp_path / "run"), "--shards", str(shards)]
     assert cli.main([*told, "--json", "--quiet", "--groups", "3"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert (said["samples"], len(said["groups"])) == (12, 3)
+    assert (said["samples"], len(said["groups"])) == (24, 3)
     for group in said["groups"]:
-        assert len(set(group["nearest"])) == 1
+        for noises in group["nearest"].values():
+            assert [len(set(noise)) for noise in noises] == [1, 1]
         assert len(set(group["references"])) == 4
-    assert (said["share"], said["p"]) == (0.25, 1.0)
+    for verdict in (said["palette"], said["classes"]):
+        assert (verdict["right"], verdict["share"], verdict["p"]) == (6, 0.25, 1.0)
+        assert verdict["plain"] == 6
     assert (tmp_path / "run" / "which.png").is_file()
-    assert cli.main([*told, "--quiet", "--groups", "1"]) == 0
-    assert "which.png" in capsys.readouterr().out
+    assert cli.main([*told, "--quiet", "--groups", "1", "--noises", "1"]) == 0
+    told_ = capsys.readouterr().out
+    assert "which.png" in told_
+    assert "1 right (25.0%; chance 25 %), p = 1" in told_
 
 
 def test_too_few_identities_are_told(

@@ -167,7 +167,7 @@ def test_a_failed_save_in_the_background_is_told_and_tried_again(tmp_path: Path)
         while not saver.failed:
             pass
         assert not told
-        why = r"step-00000003: cannot write .*GB are free; .*it goes on from the one before"
+        why = r"step-00000003: cannot write .*[GM]B are free; .*it goes on from the one before"
         with pytest.raises(ModelError, match=why):
             saver.retry(state(3, size=4000))
         assert len(told) == 1

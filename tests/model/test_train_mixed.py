@@ -18,8 +18,10 @@ from s2v.model.data.fetch import Fetch
 from s2v.model.data.loader import Loader
 from s2v.model.data.pool import pool_of
 from s2v.model.data.quarantine import Quarantine
+from s2v.model.data.reader import Reader
 from s2v.model.data.samples import Samples
 from s2v.model.data.steps import StepPlan
+from s2v.model.errors import ModelError
 from s2v.model.mmdit import Widths
 from s2v.model.progress import quiet
 from s2v.model.run import Run
@@ -126,6 +128,22 @@ def test_a_member_that_rots_during_training_costs_only_itself(
     assert [f.sample_id for f in quarantine.faults] == [sample.id]
     assert "sha256" in quarantine.faults[0].message
     assert loader.figures.stand_ins >= 1
+
+
+def test_a_changed_letter_of_a_caption_is_not_trained_on(
+    mixed_shards: Path, tiny: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Still JSON, still the same length: only its digest says that it is not what was written."""
+    shutil.copytree(mixed_shards, tmp_path / "shards")
+    sample = ShardIndex.open(tmp_path / "shards")[0]
+    member = next(m for m in sample.row["members"] if m["suffix"] == "json")
+    path = tmp_path / "shards" / str(sample.row["shard"])
+    data = bytearray(path.read_bytes())
+    at = data.index(sample.meta().caption.encode(), member["offset"])
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match=r"member json: sha256 differs from the index"):
+        Reader(tiny().data).read(sample, videos=False, references=False)
 
 
 def test_a_reference_of_an_excluded_clip_is_left_out_while_reading(

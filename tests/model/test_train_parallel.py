@@ -44,14 +44,19 @@ STEPS = (
 )  # fmt: skip
 
 #: Runs of two processes: name -> (the run of one process it must equal, what differs from it).
+#: Several things in one run, because each costs seconds; one by one they are in :data:`SINGLE`.
 PAIRS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fsdp": ("paper", ()),
-    "hsdp-2x1": ("paper", ("parallel.replicate=2",)),
-    "once-a-step": ("paper", ("parallel.reduce_every_slot=false",)),
-    "built-whole": ("paper", ("parallel.meta=false",)),
-    "recomputed": ("paper", ("parallel.recompute=full", "parallel.prefetch_forward=1")),
-    "cp": ("paper", ("parallel.cp=2",)),
-    "cp-recomputed": ("paper", ("parallel.cp=2", "parallel.recompute=selective")),
+    "hsdp-2x1, built whole": ("paper", ("parallel.replicate=2", "parallel.meta=false")),
+    "once a step, recomputed": (
+        "paper",
+        (
+            "parallel.reduce_every_slot=false",
+            "parallel.recompute=full",
+            "parallel.prefetch_forward=1",
+        ),
+    ),
+    "cp, recomputed": ("paper", ("parallel.cp=2", "parallel.recompute=selective")),
     "fsdp-wan": ("wan", ("parallel.prefetch_backward=1",)),
     "cp-wan": ("wan", ("parallel.cp=2",)),
     "fsdp-lora": ("lora", ()),
@@ -60,6 +65,14 @@ ALONE = {
     "paper": (*PAPER, *STEPS),
     "wan": (*WAN, *STEPS, "flow.reduction=token"),
     "lora": (*WAN, *STEPS, "tune.kind=lora", "tune.rank=4", "tune.targets=['blocks.*']"),
+}
+#: More of two processes, for `make prove`.
+SINGLE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "hsdp-2x1": ("paper", ("parallel.replicate=2",)),
+    "once-a-step": ("paper", ("parallel.reduce_every_slot=false",)),
+    "built-whole": ("paper", ("parallel.meta=false",)),
+    "recomputed": ("paper", ("parallel.recompute=full",)),
+    "cp": ("paper", ("parallel.cp=2",)),
 }
 #: Runs of four processes, for `make prove`.
 FOURS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -142,8 +155,17 @@ def alone(
 def two(drawn_shards: Path, tmp_path_factory: pytest.TempPathFactory, base: list[str]) -> Path:
     """All runs of two processes, one after the other."""
     folder = tmp_path_factory.mktemp("two")
-    said = together(written(folder, drawn_shards, base, PAIRS), 2)
-    assert all("all done" in text for text in said), "\n".join(said)[-6000:]
+    # Two more in the same processes, whose start costs more than they do; the last one fails.
+    tasks = written(
+        folder, drawn_shards, base, {**PAIRS, "nan": ("paper", ()), "fails": ("paper", ())}
+    )
+    told = json.loads(tasks.read_text())
+    told["runs"]["nan"]["nan_on"] = [1, 2]  # rank, step
+    told["runs"]["fails"]["fails_on"] = 1
+    tasks.write_text(json.dumps(told))
+    said = together(tasks, 2)
+    assert all("all others done" in text for text in said), "\n".join(said)[-6000:]
+    (folder / "said.json").write_text(json.dumps(said))
     return folder
 
 
@@ -214,43 +236,35 @@ def test_a_number_of_slots_that_does_not_divide_says_what_to_do(tmp_path: Path) 
         World(size=4, cp=2).check_slots(3)
 
 
-def test_the_first_process_to_fail_is_named_and_ends_all(
-    drawn_shards: Path, tmp_path: Path, base: list[str]
-) -> None:
+def test_the_first_process_to_fail_is_named_and_ends_all(two: Path) -> None:
     """Rank 1 meets a fault of its own; rank 0, waiting for it, says whose and which."""
-    tasks = written(tmp_path, drawn_shards, base, {"fails": ("paper", ())})
-    told = json.loads(tasks.read_text())
-    told["runs"]["fails"]["fails_on"] = 1
-    tasks.write_text(json.dumps(told))
-    said = together(tasks, 2)
+    said: list[str] = json.loads((two / "said.json").read_text())
     assert all("rank 1: the disk of rank 1 is gone" in text for text in said), said
     assert not any("all done" in text for text in said)
 
 
-def test_all_processes_skip_a_step_that_is_not_finite_on_one(
-    drawn_shards: Path, tmp_path: Path, base: list[str]
-) -> None:
+def test_all_processes_skip_a_step_that_is_not_finite_on_one(two: Path) -> None:
     """A NaN in one process's gradient leaves every weight as it was, everywhere."""
-    tasks = written(tmp_path, drawn_shards, base, {"nan": ("paper", ())})
-    told = json.loads(tasks.read_text())
-    told["runs"]["nan"]["nan_on"] = [1, 2]  # rank, step
-    tasks.write_text(json.dumps(told))
-    said = together(tasks, 2)
-    assert all("all done" in text for text in said), said
-    lines = metrics.read(tmp_path / "nan" / "metrics.jsonl")
+    lines = metrics.read(two / "nan" / "metrics.jsonl")
     assert [x["grad_norm"] is None for x in lines] == [False, True, False, False]
-    result = json.loads((tmp_path / "nan" / "result.json").read_text())
+    result = json.loads((two / "nan" / "result.json").read_text())
     assert result["rates"]["skipped"] == 0.25
-    moved = [
-        checkpoint.load_weights(tmp_path / "nan" / "checkpoints" / f"step-{n:08d}", "model")[0]
-        for n in (1, 2)
-    ]
-    assert all(torch.equal(moved[0][n], moved[1][n]) for n in moved[0])
-    average = [
-        checkpoint.load_weights(tmp_path / "nan" / "checkpoints" / f"step-{n:08d}", "ema")[0]
-        for n in (1, 2)
-    ]
-    assert all(torch.equal(average[0][n], average[1][n]) for n in average[0])
+    for which in ("model", "ema"):
+        one, other = (
+            checkpoint.load_weights(two / "nan" / "checkpoints" / f"step-{n:08d}", which)[0]
+            for n in (1, 2)
+        )
+        assert all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.prove
+def test_two_processes_train_as_one_whatever_single_setting_they_have(
+    drawn_shards: Path, tmp_path: Path, base: list[str], alone: dict[str, Path]
+) -> None:
+    said = together(written(tmp_path, drawn_shards, base, SINGLE), 2)
+    assert all("all done" in text for text in said), "\n".join(said)[-6000:]
+    for name, (like, _) in SINGLE.items():
+        same(tmp_path / name, alone[like])
 
 
 @pytest.mark.prove
@@ -372,6 +386,8 @@ def run_tasks(path: Path) -> None:
     dist.destroy_process_group()
     for name, run in told["runs"].items():
         os.environ["MASTER_PORT"] = str(run["port"])
+        if "fails_on" in run:
+            print("all others done")
         more = ["train.checkpoint_every=1", "train.keep=9"] if "nan_on" in run else []
         config: Config = configuration.load("demo_tiny", [*run["set"], *more])
         undo = spoil(run)

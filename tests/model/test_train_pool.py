@@ -228,6 +228,17 @@ def test_a_copy_that_lacks_a_shard_is_refused_before_the_first_step(
         check_shards(index, pool_of(index.table, only_in.data))
 
 
+def test_a_sample_that_an_index_names_twice_is_refused(
+    drawn_shards: Path, tiny: Callable[..., Config]
+) -> None:
+    """Folders put together by hand: features of one sample would be taken for the other's."""
+    table = ShardIndex.open(drawn_shards).table
+    twice = pa.concat_tables([table, table.slice(2, 1)])
+    name = table["sample_id"][2].as_py()
+    with pytest.raises(ModelError, match=rf"here: 1 sample ids stand in .* first is {name}"):
+        pool_of(twice, tiny().data, where="here")
+
+
 def test_a_large_index_is_read_row_by_row_and_says_the_same(
     drawn_shards: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from s2v.model import rope
 from s2v.model.errors import ModelError
+from s2v.model.moving import onto
 from s2v.model.tokens import Placement
 
 _HIDDEN = -1e30
@@ -67,9 +68,9 @@ class Layout:
     def to(self, device: torch.device) -> Layout:
         """All tensors on ``device``."""
         w = self.windows
-        windows = w and Windows(w.frame.to(device), w.back.to(device), w.mean.to(device))
-        keys = None if self.keys is None else self.keys.to(device)
-        return Layout(self.cos.to(device), self.sin.to(device), keys, windows, self.packed)
+        windows = w and Windows(*(onto(x, device) for x in (w.frame, w.back, w.mean)))
+        keys = None if self.keys is None else onto(self.keys, device)
+        return Layout(onto(self.cos, device), onto(self.sin, device), keys, windows, self.packed)
 
 
 def layout(
@@ -84,6 +85,7 @@ def layout(
     shifted: bool = False,
     place: Placement = Placement(),  # noqa: B008 - frozen
     packed: bool = False,
+    tables_on: torch.device | None = None,
 ) -> Layout:
     """Lay out a batch.
 
@@ -98,6 +100,7 @@ def layout(
         shifted: the first window has half the frames.
         place: rotary positions of references.
         packed: cut every row to the tokens that are there instead of masking.
+        tables_on: where the rotary tables are computed; by default where the masks are.
 
     Returns:
         The layout. Where one window holds every sample, windowed and full attention are the
@@ -119,6 +122,7 @@ def layout(
             shifted=shifted,
             place=place,
             packed=packed,
+            tables_on=tables_on,
         )
     h, w = grid
     B = reference_mask.shape[0]
@@ -132,7 +136,7 @@ def layout(
         [torch.ones(B, frames, dtype=torch.bool, device=device), reference_mask], dim=1
     )
     at = place.positions(slots, slots, ranks, frames, grid)
-    cos, sin = rope.tables(at, axes, theta)
+    cos, sin = rope.tables(onto(at, tables_on or device), axes, theta)
     keys = _keys(present.repeat_interleave(h * w, dim=1), context_mask)
     return Layout(cos[:, None], sin[:, None], keys, None, packed)
 
@@ -149,6 +153,7 @@ def windowed_layout(
     shifted: bool = False,
     place: Placement = Placement(),  # noqa: B008 - frozen
     packed: bool = False,
+    tables_on: torch.device | None = None,
 ) -> Layout:
     """As :func:`layout`, always with windows."""
     B, K = reference_mask.shape
@@ -177,7 +182,7 @@ def windowed_layout(
         at = place.positions(slots, slots, slots, frames, grid)
     else:
         at = place.positions(frame, frame, ranks, frames, grid).flatten(0, 1)
-    cos, sin = rope.tables(at.to(device), axes, theta)
+    cos, sin = rope.tables(onto(at, tables_on or device), axes, theta)
     keys = _keys(
         present.to(device).flatten(0, 1).repeat_interleave(h * w, dim=1),
         context_mask.repeat_interleave(n, dim=0),

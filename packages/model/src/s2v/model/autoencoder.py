@@ -147,6 +147,8 @@ class LinearAutoencoder:
                 basis, mean, scale = (file.get_tensor(k) for k in ("basis", "mean", "scale"))
         except SafetensorError as error:
             raise ModelError(f"{path}: broken safetensors file: {error}") from None
+        except OSError:  # the library says that it is not there
+            raise ModelError(f"{path}: cannot be read; change its permissions") from None
         return cls(basis, mean, scale, float(about["explained"]))
 
 

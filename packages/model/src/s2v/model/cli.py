@@ -23,6 +23,7 @@ from s2v.model import (
 )
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError, RankError
+from s2v.model.explaining import of_disk
 
 if TYPE_CHECKING:  # it brings torch, which `--help` can do without
     from s2v.model.monitor import Evaluator
@@ -108,7 +109,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _examples(command: str) -> str:
     """Those of one command."""
-    own = [line for line in _EXAMPLES.splitlines() if f" s2v-model {command} " in line]
+    said = (f" s2v-model {command} ", f" s2v.model.cli {command} ")
+    own = [line for line in _EXAMPLES.splitlines() if any(words in line for words in said)]
     return "\n".join(["examples:", *own]) if own else _EXAMPLES
 
 
@@ -135,10 +137,11 @@ def main(argv: Sequence[str] | None = None, *, evaluate: Evaluator | None = None
     except BrokenPipeError:
         return 0
     except Exception as error:
-        if not _expected(error):
+        said = _explained(error)
+        if said is None:
             raise
         if _speaks() or isinstance(error, RankError):
-            print(f"s2v-model: {_one_line(error)}", file=sys.stderr)
+            print(f"s2v-model: {said}", file=sys.stderr)
         return 2
     if isinstance(result, str):
         print(result, end="")
@@ -154,12 +157,15 @@ def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _expected(error: Exception) -> bool:
-    """Errors that the user can mend; anything else is ours and keeps its traceback."""
+def _explained(error: Exception) -> str | None:
+    """One line of what the user can mend; None for what is ours and keeps its traceback."""
     from s2v.datapipe.base.assets import AssetError
     from s2v.datapipe.base.shards import ShardError
 
-    return isinstance(error, ModelError | SettingsError | ShardError | AssetError | ImportError)
+    known = ModelError | SettingsError | ShardError | AssetError | ImportError
+    if isinstance(error, OSError) and not isinstance(error, known):
+        return of_disk(error)
+    return _one_line(error) if isinstance(error, known) else None
 
 
 def _train(a: argparse.Namespace) -> dict[str, Any] | str:

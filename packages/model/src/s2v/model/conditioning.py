@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from s2v.model.config import DropoutConfig
+from s2v.model.moving import onto
 from s2v.model.rng import Key, generator
 
 
@@ -71,7 +72,7 @@ class Condition:
         masks = {"text_mask", "reference_mask", "image_mask"}
         return Condition(
             **{
-                name: tensor if name in masks else tensor.to(device, non_blocking=True)
+                name: tensor if name in masks else onto(tensor, device)
                 for name, tensor in vars(self).items()
             }
         )

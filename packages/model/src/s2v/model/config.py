@@ -178,6 +178,8 @@ class TrainConfig(_Strict):
 
     #: Weights to start from (``network.kind = "wan"``): a released checkpoint of any layout.
     start_from: str | None = None
+    #: Patterns of tensors that its file holds and the network has not, to be passed over.
+    start_pass_over: tuple[str, ...] = ()
     steps: Size = 400
     #: Micro-batches of a step, whatever the number of GPUs; ranks share them evenly.
     slots: Size = 1
@@ -204,6 +206,9 @@ class HeldoutConfig(_Strict):
     """Loss with the right against another subject's reference, on clips never trained on."""
 
     levels: Size = 8
+    #: ``training``: the quantiles of the levels that training draws, weighted as there: the mean
+    #: is the expected training loss. ``uniform``: ``(i + 0.5) / levels``, to compare recipes.
+    spread: Literal["training", "uniform"] = "training"
     partners: Size = 3
     batch: Size = 8
     limit: Size = 64  # clips

@@ -48,6 +48,10 @@ class DeferredText:
         """See the role."""
         return self.encoder.encode(text)
 
+    def length(self, text: str) -> int:
+        """See the role."""
+        return self.encoder.length(text)
+
 
 class DeferredImage:
     """An :class:`~s2v.model.encoders.ImageEncoder` to be; as :class:`DeferredText`."""

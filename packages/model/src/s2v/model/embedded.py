@@ -45,6 +45,10 @@ class MiniLmTokens(MiniLM):
             states: Tensor = self.states([ids])[0]
         return states
 
+    def length(self, text: str) -> int:
+        """See :class:`s2v.model.encoders.TextEncoder`."""
+        return len(self.token_ids(text))
+
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """See :class:`s2v.model.binding.HasOffsets`; [CLS] and [SEP] stand nowhere."""
         self.load()

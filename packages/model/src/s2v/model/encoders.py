@@ -37,6 +37,9 @@ class TextEncoder(Protocol):
     def encode(self, text: str) -> Tensor:
         """``[L, Dt]`` float32, ``1 <= L <= text_tokens``; the empty prompt has tokens too."""
 
+    def length(self, text: str) -> int:
+        """Tokens that the prompt has before it is cut to ``text_tokens``."""
+
 
 class ImageEncoder(Protocol):
     """A reference image to tokens of meaning (CLIP's role in the paper)."""
@@ -95,6 +98,10 @@ class HashedWords:
             raw = hashlib.shake_128(word.encode()).digest(self.width // 8)
             rows.append(np.unpackbits(np.frombuffer(raw, np.uint8)).astype(np.float32) * 2 - 1)
         return torch.from_numpy(np.stack(rows) / np.float32(self.width**0.5))
+
+    def length(self, text: str) -> int:
+        """See :class:`TextEncoder`."""
+        return 1 + len(re.findall(r"\w+", text))
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """See :class:`s2v.model.binding.HasOffsets`; the start token stands nowhere."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -56,6 +57,41 @@ def noise_levels(
     return shifted(
         torch.tensor(np.array(levels), dtype=torch.float32), shift_of(config, tokens or 0)
     )
+
+
+def evenly(count: int) -> list[float]:
+    """The levels ``(i + 0.5) / count``: every noise counts alike, and two recipes compare."""
+    return [(i + 0.5) / count for i in range(count)]
+
+
+def quantiles(config: FlowConfig, count: int, tokens: int | None = None) -> list[float]:
+    """The levels that share the drawn ones out evenly: a mean over them is what training expects.
+
+    Args:
+        config: distribution and shift of :func:`noise_levels`.
+        count: how many; the quantiles are ``(i + 0.5) / count``.
+        tokens: as there.
+
+    Returns:
+        Ascending, in (0, 1).
+
+    Raises:
+        ValueError: as :func:`noise_levels`.
+    """
+    if tokens is None and config.shift_rule != "const":
+        raise ValueError(f"flow.shift_rule {config.shift_rule!r} needs the number of tokens")
+    shift = shift_of(config, tokens or 0)
+    return [shifted(_quantile(config, p), shift) for p in evenly(count)]
+
+
+def _quantile(config: FlowConfig, p: float) -> float:
+    """Below which a share ``p`` of the levels lies, before the shift."""
+    if config.distribution == "logit_normal":
+        return 1 / (1 + math.exp(-NormalDist(config.mean, config.std).inv_cdf(p)))
+    if config.distribution == "mode":
+        u, m = 1 - p, config.mode_scale  # it falls with u
+        return 1 - u - m * (math.cos(math.pi / 2 * u) ** 2 - 1 + u)
+    return p
 
 
 def level_weights(config: FlowConfig, t: Tensor) -> Tensor:

@@ -1,9 +1,14 @@
 """Does the network use its reference? Loss on clips it never saw, right against wrong.
 
-For every held-out sample the loss is taken at fixed noise levels ``(i + 0.5) / n`` with noise
-that depends on the sample alone: once with its own references, once with those of another
-subject of another identity, once with none. Same noise, same caption, same clip: what is left
-is the reference. The difference is paired, its interval is over clips.
+For every held-out sample the loss is taken at fixed noise levels with noise that depends on the
+sample alone: once with its own references, once with those of another subject of another
+identity, once with none. Same noise, same caption, same clip: what is left is the reference. The
+difference is paired, its interval is over clips.
+
+The levels are the quantiles of those that training draws (``heldout.spread = "training"``), so
+that the mean is the loss that training minimises, only on other clips; or ``(i + 0.5) / n``
+(``"uniform"``), the same for every recipe, of which most lie where the noisy clip itself says more
+than any reference.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from s2v.model.data.features import FeatureStore
 from s2v.model.data.index import select
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.errors import ModelError
-from s2v.model.networks import Network
+from s2v.model.networks import Network, patch_of
 from s2v.model.progress import Track, shown
 from s2v.model.rng import generator, normal
 from s2v.model.run import Run, device_of
@@ -57,7 +62,8 @@ class HeldoutResult:
         right, swapped, none: mean loss with the clip's own references, with another
             subject's, with zero latents and no image tokens.
         swapped_minus_right, none_minus_right: above 0 where the reference helps.
-        by_level: ``{level: [right, swapped, none]}``.
+        spread: which noise levels, ``training`` or ``uniform``.
+        by_level: ``{level: [right, swapped, none]}``, ascending, not weighted.
         by_sample: ``{sample id: [right, swapped, none]}``.
         step, weights: what was measured.
     """
@@ -71,6 +77,7 @@ class HeldoutResult:
     none: float
     swapped_minus_right: Difference
     none_minus_right: Difference
+    spread: str
     by_level: dict[str, list[float]]
     by_sample: dict[str, list[float]]
     step: int
@@ -112,13 +119,13 @@ def heldout(
         )
     weights = config.sample.weights
     model, facts = run.network(weights, device_of(config))
-    levels = config.heldout.levels
-    rows = np.zeros((len(partners), 3, levels))
+    levels = levels_of(config)
+    rows = np.zeros((len(partners), 3, len(levels)))
     with track("held-out loss", len(partners)) as step:
         for i, (sample, others) in enumerate(partners):
-            rows[i] = _losses(model, store, sample, others, config)
+            rows[i] = _losses(model, store, sample, others, config, levels)
             step()
-    losses = rows.mean(axis=2)
+    losses = (rows * _weights(config, levels)).mean(axis=2)
     clips = [str(sample.row["clip_id"]) for sample, _ in partners]
     result = HeldoutResult(
         samples=len(partners),
@@ -130,8 +137,9 @@ def heldout(
         none=float(losses[:, 2].mean()),
         swapped_minus_right=paired(losses[:, 1] - losses[:, 0], clips, config.heldout.seed),
         none_minus_right=paired(losses[:, 2] - losses[:, 0], clips, config.heldout.seed),
+        spread=config.heldout.spread,
         by_level={
-            f"{(j + 0.5) / levels:.4f}": rows[:, :, j].mean(axis=0).tolist() for j in range(levels)
+            name: rows[:, :, j].mean(axis=0).tolist() for j, name in enumerate(_names(levels))
         },
         by_sample={s.id: losses[i].tolist() for i, (s, _) in enumerate(partners)},
         step=int(facts["step"]),
@@ -139,6 +147,32 @@ def heldout(
     )
     write_json(run.folder / "heldout.json", asdict(result))
     return result
+
+
+def levels_of(config: Config) -> list[float]:
+    """The noise levels by ``heldout.spread``, ascending."""
+    if config.heldout.spread == "uniform":
+        return flow.evenly(config.heldout.levels)
+    data = config.data
+    _, ph, pw = patch_of(config)
+    tokens = ((data.frames - 1) // 4 + 1) * (data.height // 8 // ph) * (data.width // 8 // pw)
+    return flow.quantiles(config.flow, config.heldout.levels, tokens)
+
+
+def _weights(config: Config, levels: Sequence[float]) -> np.ndarray:
+    """Of the levels: those of the training loss, or all alike."""
+    if config.heldout.spread == "uniform":
+        return np.ones(len(levels))
+    return flow.level_weights(config.flow, torch.tensor(levels, dtype=torch.float64)).numpy()
+
+
+def _names(levels: Sequence[float]) -> list[str]:
+    """Four digits, or more where two levels would have one name."""
+    for digits in range(4, 17):
+        names = [f"{level:.{digits}f}" for level in levels]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def find_partners(
@@ -169,7 +203,12 @@ def _differ(a: Reference, b: Reference) -> bool:
 
 
 def _losses(
-    model: Network, store: FeatureStore, sample: Sample, others: list[Sample], config: Config
+    model: Network,
+    store: FeatureStore,
+    sample: Sample,
+    others: list[Sample],
+    config: Config,
+    levels: Sequence[float],
 ) -> np.ndarray:
     """``[3, levels]``: right, swapped (mean over partners), none."""
     form = max(config.data.forms, key=lambda f: (config.data.forms[f], f == "white"))
@@ -178,7 +217,7 @@ def _losses(
     swapped = [_with_references(own, fixed(o.id, store.get(o), form, most)) for o in others]
     h = config.heldout
     found = level_losses(
-        model, [own, *swapped, own], h.levels, h.batch, (h.seed, "heldout"),
+        model, [own, *swapped, own], levels, h.batch, (h.seed, "heldout"),
         lambda batch, rows: _hide_last(batch, [row == len(others) + 1 for row in rows]),
     )  # fmt: skip
     return np.stack([found[0], found[1:-1].mean(axis=0), found[-1]])
@@ -188,17 +227,17 @@ def _losses(
 def level_losses(
     model: nn.Module,
     items: Sequence[Item],
-    levels: int,
+    levels: Sequence[float],
     size: int,
     noise: tuple[int, str],
     condition: Callable[[Batch, list[int]], Condition],
 ) -> np.ndarray:
-    """Loss of every item at the noise levels ``(i + 0.5) / levels``, all with the same noise.
+    """Loss of every item at every noise level, all with the same noise.
 
     Args:
         model: the network.
         items: of one clip: the noise is a function of the first one's sample.
-        levels: how many.
+        levels: each in [0, 1].
         size: forwards at once; their number is the same for equally many items.
         noise: seed and purpose.
         condition: what of a batch is shown, given which item each of its rows is.
@@ -207,8 +246,8 @@ def level_losses(
         ``[items, levels]``.
     """
     device = next(model.parameters()).device
-    jobs = [(i, level) for level in range(levels) for i in range(len(items))]
-    found = np.zeros((len(items), levels))
+    jobs = [(i, j) for j in range(len(levels)) for i in range(len(items))]
+    found = np.zeros((len(items), len(levels)))
     first = items[0]
     seed, purpose = noise
     eps = normal(tuple(first.video.shape), seed, first.sample_id, purpose)
@@ -216,11 +255,11 @@ def level_losses(
         rows = [i for i, _ in part]
         batch = collate([items[i] for i in rows])
         told = condition(batch, rows).to(device)
-        t = torch.tensor([(level + 0.5) / levels for _, level in part], device=device)
+        t = torch.tensor([levels[j] for _, j in part], device=device)
         x0, e = batch.video.to(device), eps.expand_as(batch.video).to(device)
         loss = flow.video_loss(model(flow.interpolate(x0, e, t), t, told), x0, e)
-        for (i, level), value in zip(part, loss.tolist(), strict=True):
-            found[i, level] = value
+        for (i, j), value in zip(part, loss.tolist(), strict=True):
+            found[i, j] = value
     return found
 
 

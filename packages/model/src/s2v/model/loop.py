@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from s2v.model import checkpoint, conditioning, flow, lora, networks, optim
 from s2v.model.binding import HasOffsets
 from s2v.model.checkpoint import Checkpoint
@@ -25,16 +27,18 @@ from s2v.model.data.collate import Batch
 from s2v.model.data.fetch import Fetch
 from s2v.model.data.loader import Loader, Part
 from s2v.model.data.pool import Pool
-from s2v.model.data.quarantine import Quarantine
+from s2v.model.data.quarantine import Quarantine, add_to_list
 from s2v.model.data.samples import Samples
 from s2v.model.data.steps import Step, StepPlan
 from s2v.model.errors import Interrupted, ModelError
 from s2v.model.figures import Figures, note
 from s2v.model.flops import Sizes
 from s2v.model.measures import Measures
+from s2v.model.moving import onto
 from s2v.model.parallel import gradients
 from s2v.model.parallel.build import build
 from s2v.model.parallel.compiled import graphs
+from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.parallel.shard import share_gradients
 from s2v.model.parallel.world import World
 from s2v.model.planner.shapes import image_tokens_of
@@ -113,7 +117,11 @@ class Trainer:
                 told = ""
                 self.records.resume()
                 while self.step < t.steps:
-                    self.one_step(*next(batches))
+                    step, parts = next(batches)
+                    try:
+                        self.one_step(step, parts)
+                    except torch.OutOfMemoryError as error:
+                        raise ModelError(self._too_large(parts)) from error
                     if self.step % self.log_every == 0 or self.measures.due(self.step):
                         told = self.tell(log) or told
                     progress(1, told)
@@ -129,6 +137,10 @@ class Trainer:
                         self.records.resume()
                     if asked.signal and self.step < t.steps:
                         raise Interrupted(self.step, asked.signal)
+        except ModelError:
+            # Of this process alone: the others may not be there any more to be asked.
+            add_to_list(self.run.quarantine, self.loader.quarantine.fresh(), self.step)
+            raise
         finally:
             if log:
                 log.close()
@@ -157,7 +169,8 @@ class Trainer:
         for number, part in zip(numbers, parts, strict=True):
             now = c.parallel.reduce_every_slot or number == numbers[-1]
             share_gradients(self.model, now)
-            slots.append(self._slot(number, part, total))
+            with attention_kernels(c.parallel):
+                slots.append(self._slot(number, part, total))
         norm = gradients.clip(self.model.parameters(), c.optim.clip)
         bad = self.verdicts.judge(norm)
         lr = optim.learning_rate(c.optim, self.step, c.train.steps)
@@ -172,6 +185,17 @@ class Trainer:
         waited = self.loader.figures.last_wait_s
         self.records.add(StepRecord(self.step, norm, slots, waited, loads, more))
 
+    def _too_large(self, parts: Sequence[Part[Batch]]) -> str:
+        """What a user is told whose GPU is full."""
+        b = max((part.bucket for part in parts), key=lambda b: b.frames * b.height * b.width)
+        size = f"{b.frames}x{b.height}x{b.width}"
+        return (
+            f"{self.run.folder}: the GPU's memory is full in step {self.step + 1}, with clips of "
+            f"{size} and {b.references} references; `s2v-model plan` says what each size needs. "
+            "parallel.recompute = 'full', parallel.cp, a smaller train.batch or more GPUs need "
+            "less; the same command then goes on from the newest checkpoint"
+        )
+
     def _slot(self, number: int, part: Part[Batch], total: float) -> SlotRecord:
         """Forward and backward of one micro-batch, its share of the step's loss."""
         c, seed, batch = self.config, self.config.train.seed, part.batch
@@ -183,8 +207,8 @@ class Trainer:
         condition = conditioning.hide(batch.condition, hidden, self.null_text).on(self.device)
         tokens = self._tokens(part.bucket)
         levels = flow.noise_levels(c.flow, seed, keys, tokens)
-        eps = flow.noise(tuple(batch.video.shape[1:]), seed, keys).to(self.device)
-        x0, t = batch.video.to(self.device), levels.to(self.device)
+        eps = onto(flow.noise(tuple(batch.video.shape[1:]), seed, keys), self.device)
+        x0, t = onto(batch.video, self.device), onto(levels, self.device)
         losses = flow.video_loss(self.model(flow.interpolate(x0, eps, t), t, condition), x0, eps)
         each = tokens if c.flow.reduction == "token" else 1
         loss = (losses * flow.level_weights(c.flow, t)).sum() * (each / total)
@@ -202,7 +226,7 @@ class Trainer:
         return ((bucket.frames - 1) // 4 + 1) * area
 
     def tell(self, log: Log | None) -> str:
-        """Write the lines of the steps since the last time; here the host waits for the device.
+        """Write what the steps since the last time were and met; the host waits for the device.
 
         Returns:
             The newest in a few words; on other ranks than 0 nothing.
@@ -211,6 +235,11 @@ class Trainer:
             ModelError: more steps in a row were not finite than ``train.patience``.
         """
         lines = self.records.flush()
+        met = self.world.gather(self.loader.quarantine.fresh())
+        if self.world.first:
+            # A checkpoint follows what was met before it, so a kill loses none of these lines.
+            faults = [fault for of_one in met for fault in of_one]
+            add_to_list(self.run.quarantine, faults, self.step)
         if self.measures.due(self.step) and self.measured < self.step:
             self.measured = self.step
             measured = self.measures.take(self.step, self.model, self.ema)

@@ -79,6 +79,7 @@ class Measures:
             if self._monitor is not None and self._due(step, v.sample_every):
                 out = self._run.samples / f"step-{step:08d}"
                 told["scores"] = self._monitor.run(model, out, rank, world, self._gather)
+                self._world.meet(f"scored/{step}")  # rank 0 alone scores
             reshard(model)  # what is gathered now is the average
         return told
 

@@ -30,8 +30,11 @@ class MetricsLog:
 
     def add(self, line: dict[str, Any]) -> None:
         """Append one line."""
-        self._file.write(_line(line))
-        self._file.flush()
+        try:
+            self._file.write(_line(line))
+            self._file.flush()
+        except OSError as error:  # of a handle, which does not say its name
+            raise OSError(error.errno, error.strerror, self._file.name) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -39,15 +42,17 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file; a line cut by a kill is left out."""
+    """All whole lines of a metrics file; one that a kill or a disk damaged is left out."""
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for raw in path.read_bytes().splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(raw)
+        except ValueError:  # no JSON, or no text
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
     return lines
 
 

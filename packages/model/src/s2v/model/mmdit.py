@@ -21,6 +21,7 @@ from s2v.model.blocks import Clean, DoubleBlock, Modulation, SingleBlock, modula
 from s2v.model.conditioning import Condition
 from s2v.model.config import NetworkConfig
 from s2v.model.errors import ModelError
+from s2v.model.moving import onto
 from s2v.model.tokens import Placement, patchify, unpatchify
 
 _TIME_FEATURES = 256
@@ -176,6 +177,7 @@ class MMDiT(nn.Module):
                 shifted=shifted,
                 place=Placement(c.reference_position, c.reference_offset),
                 packed=c.masking == "packed",
+                tables_on=device,
             ).to(device)
             for shifted in ((False, True) if c.shift_windows and window else (False,))
         ]
@@ -214,7 +216,7 @@ class MMDiT(nn.Module):
         """What modulates every block: ``[B, d]``."""
         vec: Tensor = self.time_in(time_features(t).to(dtype))
         if self.config.pooled_text == "mean":
-            there = condition.text_mask[..., None].to(condition.text)
+            there = onto(condition.text_mask[..., None], t.device).to(condition.text.dtype)
             mean = (condition.text * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
             vec = vec + self.pooled_in(mean.to(dtype))
         return vec

@@ -25,6 +25,7 @@ from s2v.model.data.reader import Pixels, Reader
 from s2v.model.data.references import Reference, fit_and_pad, forms
 from s2v.model.errors import ModelError
 from s2v.model.output import write_sheet
+from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.provenance import write_video
 from s2v.model.sample import MAX_REFERENCES, condition_of, generate, latent_shape
 from s2v.model.validate import Gather, alone
@@ -149,14 +150,15 @@ class Monitor:
 
     def _frames(self, model: nn.Module, case: _Case) -> Pixels:
         condition = condition_of(case.meta.caption, case.images, self._encoders, self.config)
-        latents = generate(
-            model,
-            condition,
-            self._null,
-            shape=latent_shape(self._encoders, self.config),
-            config=self.config.sample,
-            noise_key=(self.config.validation.seed, case.sample.id),
-        )
+        with attention_kernels(self.config.parallel):
+            latents = generate(
+                model,
+                condition,
+                self._null,
+                shape=latent_shape(self._encoders, self.config),
+                config=self.config.sample,
+                noise_key=(self.config.validation.seed, case.sample.id),
+            )
         return self._encoders.video.decode(latents.float().cpu())
 
     def _write(self, out: Path, case: _Case, frames: Pixels) -> None:

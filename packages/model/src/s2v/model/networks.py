@@ -50,7 +50,10 @@ def start(config: Config, widths: Widths) -> Network:
     path, heads, options = _source(config, widths)
     from s2v.model.checkpoints.loading import load_wan
 
-    model = load_wan(path, dtype=torch.float32, heads=heads, options=options)
+    model = load_wan(
+        path, dtype=torch.float32, heads=heads, options=options,
+        unexpected=config.train.start_pass_over,
+    )  # fmt: skip
     for p in model.parameters():
         p.data = p.data.clone()  # the file's own pages must not be written to
         p.requires_grad_(True)
@@ -71,7 +74,9 @@ def stream(config: Config, widths: Widths) -> tuple[Network, dict[str, Callable[
     path, heads, options = _source(config, widths)
     from s2v.model.checkpoints.loading import stream_wan
 
-    model, values = stream_wan(path, heads=heads, options=options)
+    model, values = stream_wan(
+        path, heads=heads, options=options, unexpected=config.train.start_pass_over
+    )
     _same_sizes(model, config)
     return model.requires_grad_(True), values
 

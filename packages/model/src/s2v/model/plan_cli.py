@@ -28,7 +28,8 @@ def add_arguments(
 def _plan(a: argparse.Namespace) -> dict[str, Any] | str:
     from s2v.model import config as configuration
     from s2v.model.errors import ModelError
-    from s2v.model.planner.plan import hardware, plan
+    from s2v.model.planner.hardware import hardware
+    from s2v.model.planner.plan import plan
     from s2v.model.planner.text import text
 
     for name in ("gpus", "memory", "efficiency"):

@@ -118,7 +118,9 @@ class Run:
         except FileNotFoundError:
             raise ModelError(f"{self.folder}: not a run folder (no config.json)") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path}: broken ({error})") from None
+            raise ModelError(
+                f"{path}: broken ({error}); restore it, or give another --out"
+            ) from None
         stored = configuration.parse(data, str(path))
         changed = configuration.override(stored, overrides)
         if bound := _changes(stored, changed):

@@ -2,74 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
+import gc
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s2v.datapipe.base.atomic import write_json
 from s2v.datapipe.base.ids import VIDEO_ID
 from s2v.datapipe.base.media.images import MAX_IMAGE_BYTES
-from s2v.model import binding, provenance, solver
+from s2v.model import binding, solver
 from s2v.model.conditioning import Condition
 from s2v.model.config import Config
 from s2v.model.config_sample import SampleConfig
 from s2v.model.data.features import Encoders
 from s2v.model.data.reader import Pixels
-from s2v.model.data.references import decode_image, fit_and_pad
+from s2v.model.data.references import decode_image
 from s2v.model.errors import ModelError
 from s2v.model.guidance import Guidance, Network
-from s2v.model.output import write_png, write_sheet
 from s2v.model.progress import Track, shown
 from s2v.model.rewrite import rewrite
 from s2v.model.rng import normal
-from s2v.model.run import Run
+from s2v.model.run import Run, device_of
+from s2v.model.sample_files import Request, SampleResult, write
 from s2v.model.sample_source import Source, of_run, of_weights
 
 MAX_REFERENCES = 4
 #: Characters; 512 tokens are some 2500, the rest is cut by the text encoder.
 LONGEST_PROMPT = 20_000
-
-
-@dataclass(frozen=True)
-class Request:
-    """One video to make.
-
-    Attributes:
-        id: names the files; ``[A-Za-z0-9_-]{1,48}``.
-        prompt: what happens.
-        references: image files, or RGB arrays ``[h, w, 3]``; none to four.
-        seed: of the noise.
-        phrases: one per reference, each copied from the prompt, or none at all. References
-            of one phrase show one subject. A network without ``subject_ids`` does not look
-            at them.
-        asked: what the user wrote, where ``prompt`` was rewritten.
-    """
-
-    id: str
-    prompt: str
-    references: tuple[str | Path | Pixels, ...]
-    seed: int = 0
-    phrases: tuple[str, ...] = ()
-    asked: str | None = None
-
-
-@dataclass(frozen=True)
-class SampleResult:
-    """Files of one sample; ``provenance`` is the JSON beside the video."""
-
-    id: str
-    video: Path
-    sheet: Path
-    references: tuple[Path, ...]
-    provenance: Path
 
 
 def sample(
@@ -139,29 +104,48 @@ def _sample(
     pictures = [[_image(r) for r in request.references] for request in requests]
     _can_write(out)
     made_with = source()
-    model, encoders, config = made_with.model, made_with.encoders, made_with.config
-    null = encoders.text.encode(config.sample.negative_prompt)
+    model, config, facts = made_with.model, made_with.config, made_with.facts
+    questions, null = _encoded(requests, pictures, made_with)
+    shape, video_of = latent_shape(made_with.encoders, config), made_with.encoders.video
+    # umT5 is 11 GB that nobody needs any more; the network takes their place on the device.
+    del made_with
+    gc.collect()
+    model = model.to(device_of(config))
     results = []
     with track("sample", len(requests) * config.sample.steps) as step:
-        for asked, images in zip(requests, pictures, strict=True):
-            request = _rewritten(asked, images, config.sample)
-            condition = condition_of(
-                request.prompt, images, encoders, config, phrases=request.phrases
-            )
+        for (request, condition), images in zip(questions, pictures, strict=True):
             latents = generate(
                 model,
                 condition,
                 null,
-                shape=latent_shape(encoders, config),
+                shape=shape,
                 config=config.sample,
                 noise_key=(request.seed, "sample"),
                 on_step=step,
             )
-            video = encoders.video.decode(latents.cpu())
-            results.append(
-                _write(request, images, video, out=out, config=config, facts=made_with.facts)
-            )
+            video = video_of.decode(latents.cpu())
+            results.append(write(request, images, video, out=out, config=config, facts=facts))
     return results
+
+
+def _encoded(
+    requests: Sequence[Request], pictures: Sequence[Sequence[Pixels]], made_with: Source
+) -> tuple[list[tuple[Request, Condition]], Tensor]:
+    """All that text and image encoders are needed for: every condition, the negative prompt's."""
+    encoders, config = made_with.encoders, made_with.config
+    questions = []
+    for asked, images in zip(requests, pictures, strict=True):
+        request = _rewritten(asked, images, config.sample)
+        has, reads = encoders.text.length(request.prompt), config.encoders.text_tokens
+        if has > reads:
+            print(
+                f"s2v-model: sample {request.id}: the prompt has {has} tokens, the network reads "
+                f"the first {reads}; what comes after them does not count",
+                file=sys.stderr,
+            )
+        condition = condition_of(request.prompt, images, encoders, config, phrases=request.phrases)
+        questions.append((request, condition))
+    return questions, encoders.text.encode(config.sample.negative_prompt)
 
 
 @torch.no_grad()
@@ -325,66 +309,3 @@ def _can_write(out: Path) -> None:
             pass
     except OSError as error:
         raise ModelError(f"--out {out}: cannot be written ({error.strerror})") from None
-
-
-def _write(
-    request: Request,
-    images: Sequence[Pixels],
-    video: Pixels,
-    *,
-    out: Path,
-    config: Config,
-    facts: dict[str, Any],
-) -> SampleResult:
-    d, s = config.data, config.sample
-    padded = [fit_and_pad(image, (d.height, d.width), d.pad) for image in images]
-    paths = tuple(out / f"{request.id}.ref{k}.png" for k in range(len(images)))
-    for path, image in zip(paths, images, strict=True):
-        write_png(path, image)
-    result = SampleResult(
-        request.id, out / f"{request.id}.mp4", out / f"{request.id}.sheet.png", paths,
-        out / f"{request.id}.json",
-    )  # fmt: skip
-    if s.mark:
-        video = provenance.mark(video, s.mark)
-    record = provenance.write_video(
-        result.video, video, d.fps, _record(request, images, paths, config, facts)
-    )
-    write_sheet(result.sheet, padded, video)
-    shape = {"frames": len(video), "fps": d.fps, "height": d.height, "width": d.width}
-    digest = hashlib.sha256(result.video.read_bytes()).hexdigest()
-    write_json(
-        result.provenance,
-        {**record, "video": {"file": result.video.name, "sha256": digest, **shape}},
-    )
-    return result
-
-
-def _record(
-    request: Request,
-    images: Sequence[Pixels],
-    paths: Sequence[Path],
-    config: Config,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """What a video says of how it was made; nothing of the machine or the time."""
-    s = config.sample
-    return {
-        "generator": "s2v-model",
-        "id": request.id,
-        "prompt": request.prompt,
-        "asked": request.asked,
-        "phrases": list(request.phrases),
-        "negative_prompt": s.negative_prompt,
-        "seed": request.seed,
-        "references": [
-            {"file": path.name, "rgb_sha256": hashlib.sha256(image.tobytes()).hexdigest()}
-            for path, image in zip(paths, images, strict=True)
-        ],
-        "model": facts,
-        "sampler": s.model_dump(
-            mode="json",
-            exclude={"seed", "negative_prompt", "mark", "rewriter_url", "rewriter_timeout_s"},
-        ),
-        "mark": s.mark or None,
-    }

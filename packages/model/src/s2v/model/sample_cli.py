@@ -68,7 +68,8 @@ def add_arguments(
 
 def _sample(a: argparse.Namespace) -> dict[str, Any]:
     from s2v.model import config as configuration
-    from s2v.model.sample import Request, sample, sample_weights
+    from s2v.model.sample import sample, sample_weights
+    from s2v.model.sample_files import Request
     from s2v.model.sample_source import RECIPE
 
     # Before --set, so that single values win.

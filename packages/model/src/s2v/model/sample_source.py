@@ -35,7 +35,7 @@ class Source:
     """All that sampling needs but the request.
 
     Attributes:
-        model: on its device, in ``sample.precision``.
+        model: in the host's memory, in ``sample.precision``: encoders go first on a GPU.
         encoders: what it was trained with.
         config: of the run, or the recipe with the network's own sizes.
         facts: which weights these are; JSON values, for the provenance.
@@ -64,7 +64,7 @@ def of_run(folder: str | Path, config: Config | None = None, track: Track = show
     with track("load", 2) as step:
         encoders = run.encoders(config)
         step(1)
-        model, facts = run.network(config.sample.weights, device_of(config))
+        model, facts = run.network(config.sample.weights, torch.device("cpu"))
         if facts["features"] != encoders.fingerprint(config.data):
             raise ModelError(f"{folder}: its checkpoint was trained on features of other encoders")
         model = networks.in_precision(model, config.sample.precision)
@@ -113,7 +113,7 @@ def of_weights(
             path, dtype=torch.bfloat16 if half else torch.float32, heads=heads, options=options,
             unexpected=pass_over,
         )  # fmt: skip
-        model = model.to(device).eval().requires_grad_(False)
+        model = model.eval().requires_grad_(False)
         step(1)
     return Source(model, encoders, config, _facts(weights, identity))
 

@@ -10,21 +10,22 @@ from pathlib import Path
 
 import torch
 
-from s2v.datapipe.base.atomic import write_bytes, write_json
+from s2v.datapipe.base.atomic import write_json
 from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import checkpoint, metrics, tune
+from s2v.model.checkpointing import lock, names
 from s2v.model.config import Config
 from s2v.model.data.complete import check_shards
 from s2v.model.data.exclusions import Exclusions
 from s2v.model.data.pool import Pool, pool_of
-from s2v.model.data.quarantine import Quarantine
+from s2v.model.data.quarantine import Quarantine, add_to_list, begin_list
 from s2v.model.data.samples import UNREADABLE, Samples
-from s2v.model.errors import Interrupted
+from s2v.model.errors import ModelError
+from s2v.model.explaining import disk_told
 from s2v.model.loop import Trainer
 from s2v.model.measures import Measures
 from s2v.model.monitor import Evaluator
 from s2v.model.parallel import world as processes
-from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.parallel.world import World
 from s2v.model.progress import Track, quiet, shown
 from s2v.model.run import Run, device_of, fit_autoencoder
@@ -90,8 +91,12 @@ def train(
     """
     with processes.begin(config.parallel, device_of(config)) as world:
         world.check_slots(config.train.slots)
-        told = track if world.first else quiet
-        return _train(config, shards, Run(out, cache), told, world, evaluate)
+        told, run = track if world.first else quiet, Run(out, cache)
+        try:
+            with disk_told():
+                return _train(config, shards, run, told, world, evaluate)
+        finally:
+            lock.release(run.checkpoints)
 
 
 def _train(
@@ -113,6 +118,8 @@ def _train(
     check_shards(index, pool)
 
     def prepare() -> None:
+        # First of all: nothing of a run that another process is at work on may be touched.
+        lock.hold(run.checkpoints)
         run.begin(config)
         if config.autoencoder.kind == "linear" and not run.autoencoder.is_file():
             fit_autoencoder(config, shards, run, track)
@@ -127,14 +134,11 @@ def _train(
     if world.first and config.tune.kind != "full":
         print(tune.told(tune.table(trainer.model)), file=sys.stderr)
     spent = time.process_time()
-    try:
-        with stop_on_signals() as stop, attention_kernels(config.parallel):
-            trainer.loop(track, stop)
-    except Interrupted:
-        _quarantined(trainer, run, quarantine, world)
-        raise
+    with stop_on_signals() as stop:
+        trainer.loop(track, stop)
     spent = time.process_time() - spent
-    stand_ins = _quarantined(trainer, run, quarantine, world)
+    # Those of a group read the same.
+    stand_ins = sum(world.gather(trainer.loader.figures.stand_ins)[:: world.cp])
     losses = [x["loss"] for x in metrics.read(run.metrics) if x["loss"] is not None]
     tenth = max(1, len(losses) // 10)
     last = checkpoint.latest(run.checkpoints)
@@ -166,28 +170,20 @@ def _encode(
 ) -> tuple[Pool, Quarantine]:
     """Every process encodes its part of what is not cached; what is readable, and what is not."""
     quarantine = Quarantine(config.data.fuse)
-    if config.data.prepare:
-        bad = samples.prepare(pool, quarantine, track, world.rank, world.size)
-    else:
-        bad = samples.check(pool, world.rank, world.size)
+    try:
+        if config.data.prepare:
+            bad = samples.prepare(pool, quarantine, track, world.rank, world.size)
+        else:
+            bad = samples.check(pool, world.rank, world.size)
+    except ModelError:
+        add_to_list(run.quarantine, quarantine.faults, None)  # the list is what a user needs now
+        raise
+    world.meet("encoded")  # one may have hours more to do than another
     told = world.gather((bad, quarantine.faults))
     quarantine.faults = [fault for _, faults in told for fault in faults]
     if world.first:
-        write_bytes(run.quarantine, quarantine.lines().encode())
+        last = checkpoint.latest(run.checkpoints)
+        done = (names.step_of(last) if last else None) or 0
+        begin_list(run.quarantine, quarantine.faults, done)
     unusable = {row: why for rows, _ in told for row, why in rows.items()}
     return pool.without(unusable), quarantine
-
-
-def _quarantined(trainer: Trainer, run: Run, before: Quarantine, world: World) -> int:
-    """Add what could not be read while training to the list; how many places others took.
-
-    Rank 0 has written its last line when this returns.
-    """
-    loader = trainer.loader
-    told = world.gather((loader.quarantine.faults, loader.figures.stand_ins))
-    known = {fault.sample_id: fault for faults, _ in told for fault in faults}
-    known |= {fault.sample_id: fault for fault in before.faults}
-    if world.first:
-        before.faults = [known[name] for name in sorted(known)]
-        write_bytes(run.quarantine, before.lines().encode())
-    return sum(places for _, places in told[:: world.cp])  # those of a group read the same

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from s2v.datapipe.base.shards import ShardIndex
+from s2v.model import flow
 from s2v.model.conditioning import Condition, Hidden, hide
 from s2v.model.config import Config
 from s2v.model.data.collate import Batch, fixed
@@ -26,6 +27,7 @@ from s2v.model.data.held import Held, held
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.errors import ModelError
 from s2v.model.heldout import level_losses
+from s2v.model.parallel.kernels import attention_kernels
 from s2v.model.progress import Track, quiet
 
 #: Joins what every rank found, in rank order; ``torch.distributed.all_gather_object`` does.
@@ -154,9 +156,11 @@ class Validator:
         form = max(data.forms, key=lambda f: (data.forms[f], f == "white"))
         features = self._store.get(sample, one.size)
         item = fixed(sample.id, features, form, data.max_references)
-        losses = level_losses(
-            model, [item] * len(v.branches), v.levels, v.batch, (v.seed, "validate"), self._shown
-        )
+        with attention_kernels(self.config.parallel):
+            losses = level_losses(
+                model, [item] * len(v.branches), flow.evenly(v.levels), v.batch,
+                (v.seed, "validate"), self._shown,
+            )  # fmt: skip
         return {
             "id": sample.id,
             "pair": str(sample.row["pair_type"]),
@@ -188,7 +192,8 @@ class Validator:
             "by_references": _means(shown.mean(axis=1), [row["references"] for row in rows]),
             "by_size": _means(shown.mean(axis=1), [row["size"] for row in rows]),
             "by_level": {
-                f"{(j + 0.5) / v.levels:.4f}": float(shown[:, j].mean()) for j in range(v.levels)
+                f"{level:.4f}": float(shown[:, j].mean())
+                for j, level in enumerate(flow.evenly(v.levels))
             },
             "by_branch": {name: float(losses[:, i].mean()) for i, name in enumerate(v.branches)},
             "samples": len(rows),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from s2v.model import rope
 from s2v.model.conditioning import Condition
 from s2v.model.errors import ModelError
+from s2v.model.moving import onto
 from s2v.model.tokens import unpatchify
 from s2v.model.wan_config import WanConfig
 from s2v.model.wan_layout import Layout, layout
@@ -294,9 +295,7 @@ class WanModel(nn.Module):
         where = layout(c, T, grid, condition, x.device)
         text = self._text(condition).to(weight.dtype)
         text = self.text_embedding(text)
-        image = None
-        if c.image_width is not None and K:
-            image = self.img_emb(condition.image.flatten(1, 2).to(weight.dtype))
+        image = self._image(condition, weight)
         times = t[:, None]
         if c.reference_timestep == "zero" and K:
             times = torch.stack([t, torch.zeros_like(t)], dim=1)
@@ -310,9 +309,26 @@ class WanModel(nn.Module):
             x = block(x, text, image, e0, where)
         return unpatchify(self.head(x, e, where), (T + K, *grid), c.patch)
 
+    def _image(self, condition: Condition, weight: Tensor) -> Tensor | None:
+        """``[B, K, N, Di]`` -> ``[B, K*N, d]``; None where there is nothing to look at.
+
+        A network that learns looks at one hidden token then: its image branch has gradients of
+        zero instead of none. Processes hand gradients on by their order, so that all must have
+        those of the same parameters, whatever samples they were given.
+        """
+        if self.config.image_width is None:
+            return None
+        tokens = condition.image.flatten(1, 2)
+        if not tokens.shape[1]:
+            if not torch.is_grad_enabled():
+                return None
+            tokens = weight.new_zeros(tokens.shape[0], 1, self.config.image_width)
+        image: Tensor = self.img_emb(tokens.to(weight.dtype))
+        return image
+
     def _text(self, condition: Condition) -> Tensor:
         """``[B, L, Dt]`` -> ``[B, text_tokens, Dt]``; all behind a text's end is zero."""
-        hidden = ~condition.text_mask.to(condition.text.device)
+        hidden = onto(~condition.text_mask, condition.text.device)
         told = condition.text.masked_fill(hidden[..., None], 0)
         return F.pad(told, (0, 0, 0, self.config.text_tokens - told.shape[1]))
 

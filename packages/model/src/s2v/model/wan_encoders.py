@@ -117,6 +117,10 @@ class Umt5Text:
         states: Tensor = self.module(ids).last_hidden_state[0]
         return states.float().cpu()
 
+    def length(self, text: str) -> int:
+        """Tokens before the cut, ``</s>`` included."""
+        return len(self.tokenizer(clean_prompt(text), verbose=False).input_ids)
+
 
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer

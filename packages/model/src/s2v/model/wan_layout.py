@@ -13,6 +13,7 @@ from torch import Tensor
 
 from s2v.model import rope
 from s2v.model.conditioning import Condition
+from s2v.model.moving import onto
 from s2v.model.tokens import grid_positions
 from s2v.model.wan_config import WanConfig
 
@@ -70,22 +71,24 @@ def layout(
     area = grid[0] * grid[1]
     whole = bool(there.all())
     slots = _slots(config, frames, there[:1] if whole else there)  # one table may serve all
-    cos, sin = rotary_tables(grid_positions(slots, *grid), config)
+    # A place in time per frame travels; half a million angles are computed where they are wanted.
+    cos, sin = rotary_tables(grid_positions(onto(slots, device), *grid), config)
     bias, image_bias, has_image = None, None, None
     if not whole:
         video = there.new_ones(there.shape[0], frames)
         bias = _bias(torch.cat([video, there], dim=1).repeat_interleave(area, dim=1))
     seen = condition.image_mask
-    if config.image_width is not None and not bool(seen.all()):
-        image_bias = _bias(seen.repeat_interleave(condition.image.shape[2], dim=1))
+    if config.image_width is not None and not (seen.numel() and bool(seen.all())):
+        if seen.numel():
+            image_bias = _bias(seen.repeat_interleave(condition.image.shape[2], dim=1))
         has_image = seen.any(dim=1)[:, None, None].to(cos.dtype)
 
     def moved(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.to(device)
+        return None if x is None else onto(x, device)
 
     return Layout(
-        cos[:, :, None].to(device),
-        sin[:, :, None].to(device),
+        cos[:, :, None],
+        sin[:, :, None],
         moved(bias),
         moved(image_bias),
         moved(has_image),

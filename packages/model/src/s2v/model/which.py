@@ -1,21 +1,29 @@
 """Does a sample show the reference it was given, and not another?
 
 For a held-out clip four references of four identities are given by turns: the clip's own and
-three others. Caption and noise stay the same, so only the reference differs. Every video is
-compared with all four by an embedder that never conditioned the network (EfficientNet-Lite's log
-class probabilities); it is right where the nearest is the one it was given. A network that
-ignores its reference makes four equal videos, of which one is right: chance is exactly 1 in 4.
+three others. Caption and noise stay the same, so only the reference differs; other noises ask
+again. Every video is compared with all four by two embedders that never conditioned the network:
 
-The p-value is of the permutation test that this design allows: within a group, which video was
-given which reference is shuffled in all 24 ways; the groups are convolved, nothing is assumed of
-them but that they are drawn apart. By default every group is of another clip.
+- ``palette``: the Lab histogram by which the data pipeline compares subjects' colours, unchanged;
+- ``classes``: EfficientNet-Lite's log class probabilities, which need outlines.
+
+Some pictures are near to everything (hubs; a network's blurred videos have the same few), and
+would win whatever was given. So a reference's similarities to the four videos of one noise are
+taken less their mean: the nearest reference is the one that this video resembles more than its
+sisters do. A network that ignores its reference makes four equal videos, of which one is right:
+chance is 1 in 4.
+
+The p-value is of the permutation test that this design allows: within a clip, which videos were
+given which reference is shuffled in all 24 ways, alike for all noises (two noises of one clip are
+no two witnesses), and the mean that is taken off does not depend on it; the clips are convolved.
+Nothing is assumed of them but that they are drawn apart.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +33,7 @@ import numpy.typing as npt
 import torch
 
 from s2v.datapipe.base.atomic import write_json
+from s2v.datapipe.base.embedded.colour import lab_histogram
 from s2v.datapipe.base.embedded.efficientnet import EfficientNetLite
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.config import Config
@@ -46,7 +55,7 @@ CHOICES: Final = 4
 _FRAMES: Final = 5  # of a video that are embedded, spread over it
 _FLOOR: Final = 1e-6  # of a class's probability, before the logarithm
 
-Embed = Callable[[Pixels], npt.NDArray[np.float64]]
+Embed = Callable[[Pixels], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -56,14 +65,34 @@ class Group:
     Attributes:
         sample_id: of the clip's sample.
         references: sample ids that the references are from.
-        nearest: for the video of each reference, the place of the nearest reference.
-        similarity: ``[4][4]`` cosine of video (row) and reference.
+        similarity: per embedder and noise ``[4][4]`` cosine of video (row) and reference.
+        nearest: per embedder and noise, for the video of each reference the place of the nearest
+            reference.
     """
 
     sample_id: str
     references: tuple[str, ...]
-    nearest: tuple[int, ...]
-    similarity: tuple[tuple[float, ...], ...]
+    similarity: dict[str, list[list[list[float]]]]
+    nearest: dict[str, list[tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one embedder says of all videos.
+
+    Attributes:
+        right: videos whose nearest reference is theirs.
+        share: of the videos; 0.25 by chance.
+        p: that so many or more are right if videos had nothing to do with their references.
+        plain: how many would be right if no mean was taken off; hubs included, no test.
+        embedder: its id.
+    """
+
+    right: int
+    share: float
+    p: float
+    plain: int
+    embedder: str
 
 
 @dataclass(frozen=True)
@@ -71,22 +100,20 @@ class WhichResult:
     """How often the nearest of four references is the one a video was given.
 
     Attributes:
-        samples: videos, four of each group.
-        right: those whose nearest reference is theirs.
-        share: of them; 0.25 by chance.
-        p: that so many or more are right if videos had nothing to do with their references.
-        embedder: what compared.
+        samples: videos, four per group and noise.
+        palette, classes: the two embedders' verdicts.
         step, weights: of the network.
+        image_scale, text_scale: guidance that the videos were made with.
         groups: one per clip.
     """
 
     samples: int
-    right: int
-    share: float
-    p: float
-    embedder: str
+    palette: Verdict
+    classes: Verdict
     step: int
     weights: str
+    image_scale: float
+    text_scale: float
     groups: tuple[Group, ...]
 
 
@@ -98,6 +125,7 @@ def which(
     config: Config | None = None,
     cache: str | Path | None = None,
     groups: int = 16,
+    noises: int = 2,
 ) -> WhichResult:
     """Sample held-out clips with four references each; writes ``which.json`` and ``which.png``.
 
@@ -108,6 +136,7 @@ def which(
         config: only sections that a run is not bound to may differ from the run's own.
         cache: as in :func:`s2v.model.train.train`.
         groups: clips at most, of those that are held out.
+        noises: per clip, each with all four references.
 
     Raises:
         ModelError: no held-out clips with four identities among them.
@@ -129,35 +158,47 @@ def which(
             f"{shards}: {len(samples)} held-out samples, but no four of different identities"
         )
     model, facts = run.network(config.sample.weights, device_of(config))
+    embedders: dict[str, Embed] = {
+        "palette": lab_histogram,
+        "classes": partial(log_probabilities, net),
+    }
     made, rows = [], []
-    with track("sample", len(asked) * CHOICES * config.sample.steps) as step:
+    with track("sample", len(asked) * noises * CHOICES * config.sample.steps) as step:
         for four in asked:
             pictures = [reader.read(sample).references[0].crop for sample in four]
-            videos = _videos(model, store, four, config, step)
-            found = similarity(videos, pictures, lambda image: log_probabilities(net, image))
-            made.append(
-                Group(
-                    four[0].id,
-                    tuple(sample.id for sample in four),
-                    tuple(int(n) for n in found.argmax(axis=1)),
-                    tuple(tuple(round(float(v), 6) for v in row) for row in found),
-                )
-            )
-            rows.append(_row(pictures, videos, config))
-    right = sum(n == k for group in made for k, n in enumerate(group.nearest))
+            found: dict[str, list[list[list[float]]]] = {name: [] for name in embedders}
+            for noise in range(noises):
+                videos = _videos(model, store, four, config, noise, step)
+                for name, embed in embedders.items():
+                    found[name].append(similarity(videos, pictures, embed).round(6).tolist())
+                rows.append(_row(pictures, videos, config))
+            near = {name: [nearest(np.array(m)) for m in all_] for name, all_ in found.items()}
+            made.append(Group(four[0].id, tuple(sample.id for sample in four), found, near))
     result = WhichResult(
-        samples=len(made) * CHOICES,
-        right=right,
-        share=right / (len(made) * CHOICES),
-        p=p_value([group.nearest for group in made]),
-        embedder=f"{net.model_id}-log-probabilities",
+        samples=len(made) * noises * CHOICES,
+        palette=_verdict(made, "palette", "lab-histogram-2x8x8"),
+        classes=_verdict(made, "classes", f"{net.model_id}-log-probabilities"),
         step=int(facts["step"]),
         weights=config.sample.weights,
+        image_scale=config.sample.image_scale,
+        text_scale=config.sample.text_scale,
         groups=tuple(made),
     )
     write_json(run.folder / "which.json", asdict(result))
     write_png(run.folder / "which.png", np.concatenate(rows))
     return result
+
+
+def _verdict(groups: Sequence[Group], name: str, embedder: str) -> Verdict:
+    found = [group.nearest[name] for group in groups]
+    right = sum(_hits(clip) for clip in found)
+    return Verdict(
+        right=right,
+        share=right / sum(np.size(clip) for clip in found),
+        p=p_value(found),
+        plain=sum(_hits(np.array(group.similarity[name]).argmax(axis=2)) for group in groups),
+        embedder=embedder,
+    )
 
 
 def choose_groups(samples: Sequence[Sample], seed: int) -> list[tuple[Sample, ...]]:
@@ -190,9 +231,10 @@ def _videos(
     store: FeatureStore,
     four: Sequence[Sample],
     config: Config,
+    noise: int,
     on_step: Callable[[], None],
 ) -> list[Pixels]:
-    """The first one's clip with the reference of each in turn."""
+    """The first one's clip with the reference of each in turn, all from one noise."""
     form = max(config.data.forms, key=lambda f: (config.data.forms[f], f == "white"))
     own = fixed(four[0].id, store.get(four[0]), form, 1)
     null = store.encoders.text.encode(config.sample.negative_prompt)
@@ -205,7 +247,7 @@ def _videos(
             null,
             shape=latent_shape(store.encoders, config),
             config=config.sample,
-            noise_key=(config.heldout.seed, f"which-{own.sample_id}"),
+            noise_key=(config.heldout.seed + noise, f"which-{own.sample_id}"),
             on_step=on_step,
         )
         videos.append(store.encoders.video.decode(latents.cpu()))
@@ -249,25 +291,38 @@ def similarity(
     return unit(shown_) @ unit([embed(reference) for reference in references]).T
 
 
-def p_value(nearest: Sequence[Sequence[int]]) -> float:
-    """One-sided, of the permutation test within groups.
+def nearest(similarities: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """For every video the place of the reference that it resembles more than the others do.
 
     Args:
-        nearest: per group, for each of its videos the place of the nearest reference.
+        similarities: ``[videos, references]`` of one noise.
+    """
+    centred = similarities - similarities.mean(axis=0)
+    return tuple(int(n) for n in centred.argmax(axis=1))
+
+
+def _hits(nearest: npt.ArrayLike) -> int:
+    """Videos whose nearest reference is theirs; ``nearest [noises, videos]``."""
+    found = np.asarray(nearest)
+    return int((found == np.arange(found.shape[1])).sum())
+
+
+def p_value(clips: Sequence[Sequence[Sequence[int]]]) -> float:
+    """One-sided, of the permutation test within clips.
+
+    Args:
+        clips: per clip and noise, for each of its videos the place of the nearest reference.
 
     Returns:
-        The share of all shufflings with at least as many videos right.
+        The share of all shufflings, one per clip, with at least as many videos right.
     """
     counts: npt.NDArray[np.floating[Any]] = np.ones(1)
-    right = 0
-    for group in nearest:
-        places = range(len(group))
-        own = np.zeros(len(group) + 1)
-        for given in permutations(places):
-            own[sum(group[k] == given[k] for k in places)] += 1
-        counts = np.convolve(counts, own / math.factorial(len(group)))
-        right += sum(group[k] == k for k in places)
-    return float(min(1.0, counts[right:].sum()))
+    for clip in clips:
+        found = np.asarray(clip)
+        ways = np.array(list(permutations(range(found.shape[1]))))
+        hits = (found[None] == ways[:, None]).sum(axis=(1, 2))
+        counts = np.convolve(counts, np.bincount(hits, minlength=found.size + 1) / len(ways))
+    return float(min(1.0, counts[sum(_hits(clip) for clip in clips) :].sum()))
 
 
 def _row(references: Sequence[Pixels], videos: Sequence[Pixels], config: Config) -> Pixels:

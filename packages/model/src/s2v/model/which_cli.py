@@ -20,6 +20,7 @@ def add_arguments(
     made.add_argument("--shards", type=Path, required=True)
     made.add_argument("--cache", type=Path, help="as given to train")
     made.add_argument("--groups", type=int, default=16, help="clips at most (%(default)s)")
+    made.add_argument("--noises", type=int, default=2, help="of each clip (%(default)s)")
     return made
 
 
@@ -27,9 +28,22 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
     """Measure; the groups one by one stand in ``which.json``."""
     from s2v.model.which import which
 
-    found = which(a.run, a.shards, track(a), config=stored(a), cache=a.cache, groups=a.groups)
+    found = which(
+        a.run,
+        a.shards,
+        track(a),
+        config=stored(a),
+        cache=a.cache,
+        groups=a.groups,
+        noises=a.noises,
+    )
     result = asdict(found)
     if not a.json:
         result["groups"] = len(found.groups)
+        for name in ("palette", "classes"):
+            verdict = getattr(found, name)
+            result[name] = (
+                f"{verdict.right} right ({verdict.share:.1%}; chance 25 %), p = {verdict.p:.2g}"
+            )
         result["sheet"] = str(a.run / "which.png")
     return result

@@ -305,8 +305,12 @@ class Sample:
         return data
 
     def meta(self) -> SampleMeta:
-        """Parse ``<id>.json``."""
-        return SampleMeta.from_json(self.read("json"))
+        """Parse ``<id>.json``, its sha256 checked: a changed letter is a caption of another clip.
+
+        Raises:
+            ShardError: as :meth:`read`.
+        """
+        return SampleMeta.from_json(self.read("json", verify=True))
 
 
 def _with_nulls(table: pa.Table) -> list[str]:
@@ -361,6 +365,11 @@ class ShardIndex:
         except pa.ArrowInvalid as error:
             raise ShardError(
                 f"{path}: the index is damaged ({error}); write it anew: `s2v-data run`"
+            ) from None
+        except OSError as error:  # Arrow's, which has no name
+            raise ShardError(
+                f"{path}: cannot be read ({error.strerror or error}); change its permissions, or "
+                "see that its disk is there"
             ) from None
         if "part" not in table.schema.names and {"split", "heldout"} <= set(table.schema.names):
             flags = zip(table["split"].to_pylist(), table["heldout"].to_pylist(), strict=True)

@@ -52,6 +52,7 @@ def _verify(args: argparse.Namespace) -> dict[str, Any]:
 def _takedown(args: argparse.Namespace) -> dict[str, Any]:
     """Record the list in the run, select and write anew, and say which shards that touched."""
     from s2v.datapipe.curate import curate
+    from s2v.datapipe.write.latents import forget_latents
     from s2v.datapipe.write.takedown import forget_clips, made_from, take_down, unmatched
     from s2v.datapipe.write.tombstones import read_tombstones
 
@@ -73,6 +74,7 @@ def _takedown(args: argparse.Namespace) -> dict[str, Any]:
         "sources erased": sorted(read_tombstones(args.folder).sources),
         "copies left out too": list(done.copies),
         "clips removed": forget_clips(args.folder, kept),
+        "latents removed, to be encoded again": forget_latents(done.written.folder),
         "made before, may show it": made_from(args.folder),
     }
 

@@ -103,7 +103,12 @@ def _take_along(folder: Path, coming: Path) -> None:
             or (name.parts[0] == nvmeta.FOLDER and path.name in nvmeta.FILES)
             or (path.name.startswith(".") and path.name.endswith(".tmp"))
         )
-        if path.is_file() and not ours and not (coming / name).exists():
+        if ours or (coming / name).exists():
+            continue
+        if path.is_symlink() and path.is_dir():  # the user's latents on a larger disk, say
+            (coming / name).parent.mkdir(parents=True, exist_ok=True)
+            (coming / name).symlink_to(path.readlink(), target_is_directory=True)
+        elif path.is_file():
             link(path, coming / name)
 
 

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import IO, Final
 
@@ -30,9 +31,14 @@ def hold(folder: Path) -> None:
         key = folder.resolve()
         if key in _HELD:
             return
-        handle = (folder / NAME).open("a+", encoding="utf-8")
+        # Better now than at the first checkpoint, hours from here.
+        with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder):
+            handle = (folder / NAME).open("a+", encoding="utf-8")
     except OSError as error:
-        raise ModelError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        raise ModelError(
+            f"{folder}: cannot be written ({error.strerror or error}); give an --out that this "
+            "user may write, or change its permissions"
+        ) from None
     try:
         # Of POSIX's kind: it is not handed on to the loader's processes, which may outlive a kill.
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

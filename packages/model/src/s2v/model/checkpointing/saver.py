@@ -6,7 +6,6 @@ processes through a group of its own, so that nothing it says gets between the t
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import sys
@@ -28,11 +27,10 @@ from s2v.model.checkpointing import lock, names
 from s2v.model.checkpointing.staging import Planner, Staging
 from s2v.model.checkpointing.storage import Writer
 from s2v.model.errors import ModelError
+from s2v.model.explaining import FULL, way_out
 
 # One process is what we mean then; torch says so at every save.
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninit")
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -226,17 +224,18 @@ class Saver:
             text = f"process {rank} met {type(cause).__name__}: {cause}"
             return ModelError(f"{writer.final}: cannot write the checkpoint: {text}")
         room = ""
-        if cause.errno in _FULL:
-            size = plan.bytes * self.world / 1e9
+        if cause.errno in FULL:
+            size = _told(plan.bytes * self.world)
             try:
-                free = f"{shutil.disk_usage(self.folder).free / 1e9:.1f} GB are free"
+                free = f"{_told(shutil.disk_usage(self.folder).free)} are free"
             except OSError:
                 free = "how much is free is not known"
-            room = f"; it needs about {size:.1f} GB beside the {self.keep} kept, {free}"
+            room = f"; it needs about {size} beside the {self.keep} kept, {free}"
+        way = way_out(cause.errno)
         where = f" on process {rank}" if self.world > 1 else ""
         return ModelError(
             f"{writer.final}: cannot write the checkpoint{where} "
-            f"({cause}){room}; free some space and start again, it goes on from the one before"
+            f"({cause}){room}; {way}, and start again: it goes on from the one before"
         )
 
 
@@ -247,6 +246,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         return saver.save(checkpoint)
     finally:
         saver.close()
+
+
+def _told(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

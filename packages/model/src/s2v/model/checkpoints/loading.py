@@ -158,7 +158,11 @@ def load_wan(
 
 
 def stream_wan(
-    path: str | Path, *, heads: int | None = None, options: Mapping[str, Any] | None = None
+    path: str | Path,
+    *,
+    heads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    unexpected: Sequence[str] = (),
 ) -> tuple[WanModel, dict[str, Callable[[], Tensor]]]:
     """As :func:`load_wan` in float32, but nothing is read yet.
 
@@ -167,7 +171,7 @@ def stream_wan(
         called in the order of ``named_parameters``, each once.
     """
     weights, pieces, model, allowed = _opened(path, heads, options, ())
-    left = check(model, weights, pieces, missing=allowed)
+    left = check(model, weights, pieces, missing=allowed, unexpected=unexpected)
     values: dict[str, Callable[[], Tensor]] = {
         name: partial(converted, weights, pieces[name], torch.float32)
         for name in model.state_dict(keep_vars=True)
@@ -293,7 +297,7 @@ def check(
         raise ModelError(
             f"{weights.path}: does not fit {type(model).__name__}: {told}; "
             "give the checkpoint of this network; what is left over can be passed over by name "
-            "(--pass-over of sample and export)"
+            "(--pass-over of sample and export, train.start_pass_over)"
         )
     return left
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -32,10 +33,16 @@ def check_shards(index: ShardIndex, pool: Pool) -> None:
         path = index.folder / str(name)
         if not path.is_file():
             wrong.append(f"{path}: the shard is missing")
+        elif not os.access(path, os.R_OK):
+            wrong.append(f"{path}: the shard may not be read; change its permissions")
         elif (wanted := sizes.get(str(name))) not in (None, path.stat().st_size):
             wrong.append(f"{path}: has {path.stat().st_size} bytes of {wanted}; it is cut short")
     if wrong:
-        more = f" (and {len(wrong) - 1} more shards are missing or cut)" if len(wrong) > 1 else ""
+        more = (
+            f" (and {len(wrong) - 1} more shards are missing, cut or not to be read)"
+            if len(wrong) > 1
+            else ""
+        )
         raise ModelError(f"{wrong[0]}{more}; fetch it again, or write it anew: `s2v-data select`")
 
 
@@ -46,6 +53,19 @@ def _sizes(folder: Path) -> dict[str, int]:
         return {}
     try:
         rows = pq.read_table(path, columns=["shard", "bytes"]).to_pylist()
-    except (pa.ArrowInvalid, KeyError):
-        return {}  # not of our writer: lengths are found wrong when samples are read
-    return {str(row["shard"]): int(row["bytes"]) for row in rows}
+        return {str(row["shard"]): int(row["bytes"]) for row in rows}
+    except (pa.ArrowInvalid, OSError) as error:
+        if _of_another(path):
+            return {}  # not of our writer: lengths are found wrong when samples are read
+        raise ModelError(
+            f"{path}: is damaged ({str(error).splitlines()[0]}); fetch it again, or write it anew: "
+            "`s2v-data select`"
+        ) from None
+
+
+def _of_another(path: Path) -> bool:
+    """Whether it is whole, but lists no lengths."""
+    try:
+        return not {"shard", "bytes"} <= set(pq.read_schema(path).names)
+    except (pa.ArrowInvalid, OSError):
+        return False

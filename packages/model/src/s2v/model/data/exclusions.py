@@ -69,8 +69,13 @@ class Exclusions:
         """
         try:
             return cls([line for path in paths for line in read_exclusions(Path(path))], table)
-        except (ExclusionError, OSError) as error:
+        except ExclusionError as error:
             raise ModelError(f"data.exclusions: {error}") from None
+        except OSError as error:
+            raise ModelError(
+                f"data.exclusions: {error.filename}: {error.strerror}; name a JSONL file that this "
+                "user may read, or take it out"
+            ) from None
 
     @property
     def told(self) -> str:

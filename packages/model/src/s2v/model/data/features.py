@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.base.shards import Sample
 from s2v.model.config import DataConfig
 from s2v.model.config_latents import LatentsConfig
+from s2v.model.data.cached import keep
 from s2v.model.data.encoding import Encoders, Features
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.reader import Clip, Reader
@@ -114,8 +114,8 @@ class FeatureStore:
         config = sized(self.config, size)
         features = self.encoders.sample(clip, config)
         self.taken["made"] += 1
-        with replacing(self._path(clip.sample, want(clip.sample, config))) as temporary:
-            save_file({k: v.contiguous() for k, v in vars(features).items()}, temporary)
+        path = self._path(clip.sample, want(clip.sample, config))
+        keep(path, {k: v.contiguous() for k, v in vars(features).items()})
         self._keep((clip.sample.id, size), features)
         return features
 
@@ -259,7 +259,7 @@ class FeatureStore:
             return None
         try:
             return Features(**load_file(path))
-        except (SafetensorError, TypeError):
+        except (SafetensorError, OSError, TypeError):
             return None  # an entry is only ever a shortcut: make it again
 
 

@@ -50,7 +50,8 @@ class Got(Generic[T]):
 
     Attributes:
         micro: as planned.
-        draws: as trained: stand-ins in the places of what could not be read.
+        draws: as trained: stand-ins in the places of what could not be read; none where not one
+            sample and stand-in of a place could be.
         bucket: of all of them.
         items: what was read, one per draw.
         outcomes: of every reading, in order.
@@ -65,6 +66,8 @@ class Got(Generic[T]):
     @property
     def stand_ins(self) -> int:
         """Places that others had to fill."""
+        if not self.draws:
+            return 0
         pairs = zip(self.micro.draws, self.draws, strict=True)
         return sum(planned.row != trained.row for planned, trained in pairs)
 
@@ -89,8 +92,9 @@ class Fetch(Generic[T]):
             micro: of the plan.
             begin: told each sample before it is read.
 
-        Raises:
-            ModelError: not one of its samples and their stand-ins can be read.
+        Returns:
+            Without draws where its samples and their stand-ins cannot be read; the outcomes say
+            why.
         """
         outcomes: list[Outcome] = []
 
@@ -115,10 +119,7 @@ class Fetch(Generic[T]):
             if len(found) == len(micro.draws):
                 draws, items = zip(*found, strict=True)
                 return Got(micro, draws, bucket, items, tuple(outcomes))
-        last = next(o for o in reversed(outcomes) if o.fault)
-        raise ModelError(
-            f"none of {len(outcomes)} samples that were tried can be read, the last: {last.fault}"
-        )
+        return Got(micro, (), micro.bucket, (), tuple(outcomes))
 
     def _read(self, draw: Draw, bucket: Bucket) -> T:
         for left in range(_READS - 1, -1, -1):

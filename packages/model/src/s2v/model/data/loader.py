@@ -180,6 +180,12 @@ class Loader(Generic[T, B]):
         self.figures.waited_s += waited
         self.figures.last_wait_s += waited
         self._note(got)
+        if not got.draws:
+            last = next(o for o in reversed(got.outcomes) if o.fault)
+            raise ModelError(
+                f"none of {len(got.outcomes)} samples that were tried can be read, the last: "
+                f"{last.fault}"
+            )
         batch = self._finish(got.bucket, got.draws, got.items)
         self.figures.finish_s += time.perf_counter() - began - waited
         return Part(got.micro, got.draws, got.bucket, batch)

@@ -135,8 +135,8 @@ class Plan:
             "digest": self.digest(),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`.
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Find whether a state is of this stream.
 
         Raises:
             ModelError: the samples or weights are not those of the saved stream.
@@ -144,8 +144,17 @@ class Plan:
         if state["digest"] != self.digest():
             raise ModelError(
                 "the shards' samples, data.mix or train.seed changed since the checkpoint, so its "
-                "order cannot go on; start a new run folder, or restore the old shards"
+                "order cannot go on; start a new run folder, or restore the old shards (of samples "
+                "that must go, keep the shards and name them in data.exclusions: the order goes on)"
             )
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`.
+
+        Raises:
+            ModelError: as :meth:`check`.
+        """
+        self.check(state)
         self._number, self._phase = int(state["number"]), int(state["phase"])
         self._turn = {source: int(n) for source, n in state["turn"].items()}
         self._drawn = {source: int(n) for source, n in state["drawn"].items()}

@@ -160,9 +160,10 @@ def pool_of(
         where: names the index in errors.
 
     Raises:
-        ModelError: nothing is left; the message counts the reasons.
+        ModelError: nothing is left, and the message counts the reasons; or two rows have one id.
     """
     n = table.num_rows
+    _once(table["sample_id"], where)
     stages = config.stages()
     pair_type = table["pair_type"].combine_chunks().dictionary_encode()
     kinds = [str(k) for k in pair_type.dictionary.to_pylist()]
@@ -217,6 +218,18 @@ def pool_of(
         said = ", ".join(f"{count} {text}" for text, count in sorted(dropped.items()))
         raise ModelError(f"{where}: no sample for train among {n}: {said or 'none at all'}")
     return pool
+
+
+def _once(ids: pa.ChunkedArray, where: str) -> None:
+    """Refuse ids that stand in two rows: what was made of one would be taken for the other."""
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    counted = pc.value_counts(ids)
+    twice = counted.filter(pc.greater(counted.field("counts"), 1))
+    raise ModelError(
+        f"{where}: {len(twice)} sample ids stand in more rows than one, the first is "
+        f"{twice[0]['values']}; write the shards anew, or train on folders that share no sample"
+    )
 
 
 def _distinct(

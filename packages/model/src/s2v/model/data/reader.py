@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from s2v.datapipe.base import shards
-from s2v.datapipe.base.atomic import replacing
 from s2v.datapipe.base.shards import MAX_REFERENCES, Sample, SampleMeta, ShardError
 from s2v.model.config import DataConfig
+from s2v.model.data.cached import keep
 from s2v.model.data.decode import read_windows
 from s2v.model.data.index import windows
 from s2v.model.data.references import Reference, decode_image, decode_mask
@@ -102,13 +102,12 @@ class Reader:
         path = self.pixels / f"{sample.id}-{self._key(data)}.safetensors"
         try:
             stored = load_file(path)["windows"] if path.is_file() else None
-        except (SafetensorError, KeyError):
+        except (SafetensorError, OSError, KeyError):
             stored = None  # a cache entry is only ever a shortcut: make it again
         if stored is not None:
             return list(stored.numpy())
         videos = self._decode(sample, data, where)
-        with replacing(path) as temporary:
-            save_file({"windows": torch.from_numpy(np.stack(videos))}, temporary)
+        keep(path, {"windows": torch.from_numpy(np.stack(videos))})
         return videos
 
     def _decode(self, sample: Sample, data: bytes, where: str) -> list[Pixels]:

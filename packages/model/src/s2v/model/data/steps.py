@@ -289,6 +289,7 @@ class StepPlan:
         said = {key: value for key, value in state.items() if key != "check"}
         if state.get("check") != _check(said):
             raise ModelError("the data plan's state is damaged; use an older checkpoint")
+        self.plan.check(said["plan"])  # first: other samples may bring other sizes along
         if said["digest"] != self.digest():
             raise ModelError(
                 "the sizes, their batches or train.slots changed since the checkpoint, so its "

@@ -8,6 +8,8 @@ each costs minutes on a large network.
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch._dynamo.utils import counters
 
@@ -15,6 +17,11 @@ from s2v.model.config import Config
 from s2v.model.errors import ModelError
 from s2v.model.networks import Network
 from s2v.model.parallel.seam import Forward, blocks, wrap
+
+#: Graphs of one kind of block before torch gives up, which would end the run: every size has one
+#: under ``compile_dynamic = "never"``, and training, measuring, one sample and several, with a
+#: mask and without have theirs. torch's own limit is 8.
+_GRAPHS: Final = 256
 
 
 def compile_blocks(model: Network, config: Config) -> None:
@@ -38,6 +45,9 @@ def compile_blocks(model: Network, config: Config) -> None:
             f"parallel.compile_backend {p.compile_backend!r}: not one of {', '.join(sorted(known))}"
         )
     dynamic = None if p.compile_dynamic == "auto" else False
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, _GRAPHS)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 16 * _GRAPHS)
 
     def compiled(forward: Forward) -> Forward:
         out: Forward = torch.compile(

@@ -21,6 +21,8 @@ def attention_kernels(config: ParallelConfig) -> AbstractContextManager[None]:
     """For as long as it is entered, ``scaled_dot_product_attention`` uses the kernels named.
 
     Forward and backward must both run inside: what is recomputed must be what was computed.
+    Nothing but the network should: frozen encoders and the decoder are often wider per head, or
+    in float32, than the fast kernels take, and would find none.
     """
     if not config.attention:
         return nullcontext()

@@ -110,10 +110,27 @@ class World:
             work()
             self.store.set(f"s2v/{name}", "done")
         else:
-            while not self.store.check([f"s2v/{name}"]):
-                if self.store.check([_FAILED]):
-                    raise ModelError(self.store.get(_FAILED).decode())
-                time.sleep(_LOOK_S)
+            self._wait(self.store, [f"s2v/{name}"])
+
+    def meet(self, name: str) -> None:
+        """Wait for all processes, however long the slowest takes; no collective times out.
+
+        Args:
+            name: of the place; once per run.
+
+        Raises:
+            ModelError: another process failed.
+        """
+        if self.store is not None:
+            self.store.set(f"s2v/{name}/{self.rank}", "here")
+            self._wait(self.store, [f"s2v/{name}/{rank}" for rank in range(self.size)])
+
+    @staticmethod
+    def _wait(store: Store, keys: list[str]) -> None:
+        while not store.check(keys):
+            if store.check([_FAILED]):
+                raise ModelError(store.get(_FAILED).decode())
+            time.sleep(_LOOK_S)
 
 
 @contextmanager
@@ -125,14 +142,15 @@ def begin(config: ParallelConfig, device: torch.device) -> Iterator[World]:
         device: ``cpu``, or ``cuda`` for the GPU of this process's ``LOCAL_RANK``.
 
     Raises:
-        ModelError: the sizes do not multiply to the number of processes; or this or another
+        ModelError: the sizes do not multiply to the number of processes; there is no GPU for one
+            of them; or this or another
             process failed, with its rank and its reason.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     replicate, shard = _sizes(config, size)
     alone = size == 1
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = _own_gpu()
         torch.cuda.set_device(device)
     if alone and not needs_group(config, device):
         yield World(device=device)
@@ -140,13 +158,15 @@ def begin(config: ParallelConfig, device: torch.device) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=config.timeout_minutes)
     if alone:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(backend, timeout=timeout)
     try:
         mesh = init_device_mesh(
             device.type, (replicate, shard * config.cp), mesh_dim_names=("replicate", "shard")
         )
+        for group in mesh.get_all_groups():  # which are born with torch's own ten minutes
+            dist.distributed_c10d._set_pg_timeout(timeout, group)
         world = World(
             rank=dist.get_rank(),
             size=size,
@@ -155,7 +175,7 @@ def begin(config: ParallelConfig, device: torch.device) -> Iterator[World]:
             cp=config.cp,
             device=device,
             mesh=mesh,
-            sequence=_sequence_group(size, config.cp),
+            sequence=_sequence_group(size, config.cp, timeout),
             store=None if alone else dist.distributed_c10d._get_default_store(),
         )
         with _last_words(world):
@@ -177,6 +197,17 @@ def precision(config: ParallelConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
 
+def _own_gpu() -> torch.device:
+    """The GPU of this process's ``LOCAL_RANK``."""
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise ModelError(
+            f"process {number} of this machine has no GPU: torch sees {there}; start at most that "
+            "many processes on a machine, or set train.device = cpu"
+        )
+    return torch.device("cuda", number)
+
+
 def _sizes(config: ParallelConfig, size: int) -> tuple[int, int]:
     """``(replicate, shard)``."""
     fixed = config.replicate * config.cp
@@ -190,14 +221,14 @@ def _sizes(config: ParallelConfig, size: int) -> tuple[int, int]:
     return config.replicate, shard
 
 
-def _sequence_group(size: int, cp: int) -> dist.ProcessGroup | None:
+def _sequence_group(size: int, cp: int, timeout: timedelta) -> dist.ProcessGroup | None:
     """The group of this process; every process takes part in making all of them."""
     if cp == 1:
         return None
     own = None
     for start in range(0, size, cp):
         ranks = list(range(start, start + cp))
-        group = dist.new_group(ranks)
+        group = dist.new_group(ranks, timeout=timeout)
         if dist.get_rank() in ranks:
             own = group
     return own

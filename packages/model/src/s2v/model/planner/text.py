@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from s2v.model.planner.plan import BucketPlan, Plan
+from s2v.model.planner.candidates import BucketPlan
+from s2v.model.planner.plan import Plan
 
 _SHOWN = 12
 

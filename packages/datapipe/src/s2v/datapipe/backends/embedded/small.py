@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from s2v.datapipe.base.embedded.colour import lab_histogram
 from s2v.datapipe.base.embedded.mobilenet import MobileNetV2
 from s2v.datapipe.base.embedded.net import Net, as_image, one_cv_thread
 from s2v.datapipe.base.embedded.nsfw import OpenNsfw
@@ -136,23 +137,6 @@ class AppearanceEmbedder:
         joined = np.concatenate([shape, colour], axis=1).astype(np.float32)
         unit: Vectors = joined / np.linalg.norm(joined, axis=1, keepdims=True)
         return unit
-
-
-def lab_histogram(image: Image) -> Vectors:
-    """Square-root histogram over Lab, 2 x 8 x 8 bins, grey filling left out; L2-normalised."""
-    small = cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA)
-    filled = np.all(np.abs(small.astype(int) - 127) <= 2, axis=2)
-    lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)[~filled].astype(np.float32)
-    if len(lab) == 0:
-        return np.full(128, 128**-0.5, dtype=np.float32)
-    # Colours of natural images crowd around grey: the chroma axes cover 128 +- 64 only.
-    light = np.clip(lab[:, 0] / 128, 0, 1.999).astype(int)
-    a = np.clip((lab[:, 1] - 64) / 16, 0, 7.999).astype(int)
-    b = np.clip((lab[:, 2] - 64) / 16, 0, 7.999).astype(int)
-    counts = np.bincount((light * 8 + a) * 8 + b, minlength=128).astype(np.float32)
-    root = np.sqrt(counts / counts.sum())
-    unit: Vectors = (root / np.linalg.norm(root)).astype(np.float32)
-    return unit
 
 
 class TextFinder(_Of):
