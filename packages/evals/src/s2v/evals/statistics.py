@@ -201,6 +201,9 @@ def clustered_rate(
         independent = share * (1 - share) / n
         effective = n / max(1.0, spread / independent)
         effective = min(n, max(float(groups), effective))
+        # The effect is estimated from G - 1 differences (Korn and Graubard 1998).
+        tail = (1 + confidence) / 2
+        effective *= float(special.ndtri(tail) / special.stdtrit(groups - 1, tail)) ** 2
     low, high = wilson(share * effective, effective, confidence)
     return Interval(share, low, high, int(n), groups, "Wilson, effective n")
 
