@@ -135,7 +135,8 @@ def test_copies_of_one_outcome_add_no_certainty_to_a_rate() -> None:
     hits = [1, 0, 1, 1, 0, 1, 0, 0]
     once = cs.clustered_rate(hits, list(range(8)))
     copied = cs.clustered_rate(list(np.repeat(hits, 5)), list(np.repeat(range(8), 5)))
-    assert copied.low == pytest.approx(once.low, abs=0.02)
+    # A little wider than eight single videos: how alike the copies are had to be estimated.
+    assert once.low - 0.08 < copied.low <= once.low
     unanimous = cs.clustered_rate([1] * 40, list(np.repeat(range(8), 5)))
     assert (unanimous.low, unanimous.high) == pytest.approx(cs.wilson(8, 8))
 
@@ -213,13 +214,21 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(raw: dict[str, float]
 
 
 def test_few_references_and_skewed_scores_are_covered_where_percentiles_are_not() -> None:
-    # 2,000 studies of every design stand in docs/evals.md; the percentiles cover 82 % here.
+    # docs/evals-statistics.md has 2,000 studies of every design; the percentiles cover 82 % here.
     skewed = next(d for d in cv.DESIGNS if d.name == "skewed")
     names = (cv.REPORTED, "percentile", cv.BY_VIDEO)
     found = cv.coverage(skewed, 6, studies=600, replicates=199, names=names)
     assert 0.91 <= found[cv.REPORTED] <= 0.97
     assert found["percentile"] < 0.87
     assert found[cv.BY_VIDEO] < 0.60
+
+
+@pytest.mark.parametrize("design", cv.RATE_DESIGNS[1:], ids=lambda d: d.name)
+def test_rates_of_videos_that_are_alike_are_not_sold_as_certain(design: cv.RateDesign) -> None:
+    # 2,000 studies of each stand in docs/evals-statistics.md: 92 to 98 % from twelve references.
+    found = cv.rate_coverage(design, 12, studies=500)
+    assert found[cv.REPORTED] >= 0.91
+    assert found[cv.BY_VIDEO] < 0.80
 
 
 def test_three_references_get_students_t_and_its_textbook_ends() -> None:

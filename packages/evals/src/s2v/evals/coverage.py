@@ -115,6 +115,70 @@ def coverage(
     return {name: count / studies for name, count in hits.items()}
 
 
+@dataclass(frozen=True)
+class RateDesign:
+    """Hits that resemble each other within a reference: Beta shares, Bernoulli videos.
+
+    Attributes:
+        name: for the table.
+        share: mean share of hits.
+        rho: correlation of two videos of one reference.
+    """
+
+    name: str
+    share: float
+    rho: float
+
+
+RATE_DESIGNS = (
+    RateDesign("half, independent", 0.5, 0.0),
+    RateDesign("half, alike", 0.5, 0.5),
+    RateDesign("four in five, alike", 0.8, 0.5),
+    RateDesign("nineteen in twenty, alike", 0.95, 0.3),
+)
+
+
+def rate_coverage(
+    design: RateDesign, groups: int, *, studies: int, seed: int = 20250219
+) -> dict[str, float]:
+    """Share of simulated studies whose 95 % interval holds the true share.
+
+    Args:
+        design: where hits come from.
+        groups: references of each study, nine videos each.
+        studies: how many are drawn.
+        seed: of the studies.
+
+    Returns:
+        `BY_VIDEO` for Wilson's interval of videos taken as independent, and `REPORTED` for
+        `statistics.clustered_rate`.
+    """
+    rng = np.random.default_rng(seed)
+    hits = {BY_VIDEO: 0, REPORTED: 0}
+    labels = _labels(groups)
+    names = labels.tolist()
+    for _ in range(studies):
+        shares = np.full(groups, design.share)
+        if design.rho > 0:
+            spread = 1 / design.rho - 1
+            shares = rng.beta(design.share * spread, (1 - design.share) * spread, groups)
+        values = (rng.random(labels.size) < shares[labels]).astype(np.float64)
+        low, high = statistics.wilson(float(values.sum()), labels.size)
+        hits[BY_VIDEO] += low <= design.share <= high
+        got = statistics.clustered_rate(values, names)
+        hits[REPORTED] += got.low is not None and got.low <= design.share <= (got.high or 0.0)
+    return {name: count / studies for name, count in hits.items()}
+
+
+def _rates(references: Sequence[int], studies: int, seed: int) -> None:
+    print(f"\n| rate | references | Wilson {BY_VIDEO} | {REPORTED} |\n|---|---|---|---|")
+    for design in RATE_DESIGNS:
+        for groups in references:
+            found = rate_coverage(design, groups, studies=studies, seed=seed)
+            shares = " | ".join(f"{100 * found[name]:.1f}" for name in (BY_VIDEO, REPORTED))
+            print(f"| {design.name} | {groups} | {shares} |", flush=True)
+
+
 def _interval(
     name: str, values: FloatArray, labels: IntArray, seed: int, replicates: int
 ) -> tuple[float, float]:
@@ -149,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             shares = " | ".join(f"{100 * found[name]:.1f}" for name in names)
             print(f"| {design.name} | {groups} | {shares} |", flush=True)
+    _rates(args.references, args.studies, args.seed)
     return 0
 
 

@@ -115,7 +115,7 @@ def cluster_bootstrap(
 
     Bootstrap-t over whole clusters, and Student's t with a cluster-robust standard error below
     `BOOTSTRAP_FROM` clusters: of the methods simulated by `s2v.evals.coverage` these hold what
-    they promise for few references and for skewed scores (the table stands in docs/evals.md).
+    they promise for few references and for skewed scores (table in docs/evals-statistics.md).
 
     Args:
         values: (n,) one score per video, finite.
@@ -201,6 +201,9 @@ def clustered_rate(
         independent = share * (1 - share) / n
         effective = n / max(1.0, spread / independent)
         effective = min(n, max(float(groups), effective))
+        # The effect is estimated from G - 1 differences (Korn and Graubard 1998).
+        tail = (1 + confidence) / 2
+        effective *= float(special.ndtri(tail) / special.stdtrit(groups - 1, tail)) ** 2
     low, high = wilson(share * effective, effective, confidence)
     return Interval(share, low, high, int(n), groups, "Wilson, effective n")
 

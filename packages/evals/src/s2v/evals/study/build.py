@@ -113,7 +113,7 @@ def build(
         mode=mode,
         seed=seed,
         models=tuple(names),
-        questions=QUESTIONS,
+        questions=QUESTIONS[mode],
         groups=stored,
         sessions={
             f"r{n:02d}": _items(slots, shots) for n, slots in enumerate(sessions, start=1)

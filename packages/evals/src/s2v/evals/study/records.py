@@ -41,12 +41,19 @@ class Question(_Stored):
     text: str
 
 
-QUESTIONS = (
-    Question(id="subject", text="Is it the subject of the reference pictures?"),
-    Question(id="prompt", text="Does it show what the text says?"),
-    Question(id="quality", text="How good is the video as a video?"),
-)
-"""The three of the paper's study."""
+QUESTIONS = {
+    "scale": (
+        Question(id="subject", text="Is it the subject of the reference pictures?"),
+        Question(id="prompt", text="Does it show what the text says?"),
+        Question(id="quality", text="How good is the video as a video?"),
+    ),
+    "pairwise": (
+        Question(id="subject", text="Which keeps the subject of the references?"),
+        Question(id="prompt", text="Which shows what the text says?"),
+        Question(id="quality", text="Which is the better video as such?"),
+    ),
+}
+"""The three of the paper's study, by mode."""
 
 GOLD_QUESTION = "quality"
 """What a damaged copy has a known answer to."""
