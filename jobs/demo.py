@@ -248,13 +248,17 @@ def _tell(
     report: Path,
     seconds: float,
 ) -> None:
-    gain = heldout["swapped_minus_right"]
     print(f"samples    {curated['samples']}, {curated['quarantined']} sources in quarantine")
     print(f"training   loss {trained['first_loss']:.3f} -> {trained['last_loss']:.3f}")
     print(
-        f"held out   right reference {heldout['right']:.4f}, swapped {heldout['swapped']:.4f}, "
-        f"difference {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        f"held out   right reference {heldout['right']:.4f} ({heldout['spread']} noise levels)"
     )
+    for name in ("swapped", "none"):
+        gain = heldout[f"{name}_minus_right"]
+        print(
+            f"           {name} {heldout[name]:.4f}, {gain['mean']:+.4f} "
+            f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        )
     print(f"model      {trained['run']}")
     print(f"report     {report} ({report.stat().st_size / 1e6:.1f} MB), in {seconds:.0f} s")
 

@@ -69,14 +69,23 @@ def _heldout(heldout: dict[str, Any]) -> list[Block]:
     rows = [
         (f"noise level {level}", *values) for level, values in sorted(heldout["by_level"].items())
     ]
-    gain = heldout["swapped_minus_right"]
+    levels = {
+        "training": "the levels that training draws, so the mean is its loss on other clips",
+        "uniform": "evenly spaced levels",
+    }[heldout["spread"]]
+    said = [
+        f"{title}: {gain['mean']:+.4f}, 95 % interval over clips [{gain['low']:+.4f}, "
+        f"{gain['high']:+.4f}], above zero on {gain['share_positive']:.0%} of the samples."
+        for title, gain in (
+            ("Swapped minus right", heldout["swapped_minus_right"]),
+            ("None minus right", heldout["none_minus_right"]),
+        )
+    ]
     return [
         Paragraph(
-            f"{heldout['clips']} clips of scenes that were not trained on. The same noise, "
-            "caption and clip, once with the clip's own reference, once with another subject's. "
-            f"Swapped minus right: {gain['mean']:+.4f}, 95 % interval "
-            f"[{gain['low']:+.4f}, {gain['high']:+.4f}], above zero on "
-            f"{gain['share_positive']:.0%} of the clips."
+            f"{heldout['clips']} clips of scenes that were not trained on, {levels}. The same "
+            "noise, caption and clip, once with the clip's own reference, once with another "
+            f"subject's, once with none. {' '.join(said)}"
         ),
         Table(
             ["loss", "right reference", "swapped", "none"],
@@ -97,8 +106,8 @@ def _samples(samples: list[dict[str, Any]]) -> list[Block]:
     return [
         MediaGrid(
             cards,
-            "Generated from the reference and the caption, with the image and text guidance "
-            "scales of the paper (3 and 7.5). `make demo-long` trains longer.",
+            "Generated from the reference and the caption. The network follows palette and light; "
+            "it is too small for outlines. `make demo-long` trains longer.",
         )
     ]
 

@@ -32,6 +32,7 @@ from s2v.evals.show import summary_text
 from s2v.evals.summary import Summary
 from s2v.model.progress import quiet as no_progress
 from s2v.model.progress import shown
+from s2v.model.run import Run
 from s2v.model.sample import sample
 from s2v.model.sample_files import Request, SampleResult
 
@@ -81,7 +82,7 @@ def evaluate_run(
     limit: int = 6,
     seeds: Sequence[int] = (0,),
     suite: str = "light",
-    form: Literal["masked", "crop"] = "masked",
+    form: Literal["masked", "crop"] | None = None,
     quiet: bool = False,
 ) -> Evaluated:
     """Sample the run for held-out references and evaluate samples and ceiling.
@@ -93,7 +94,7 @@ def evaluate_run(
         limit: questions.
         seeds: of the noise; each question is sampled with each.
         suite: of measures.
-        form: references cut to their subject on white, or as they were cropped.
+        form: references on white, or as they were cropped; None: as the run was trained.
         quiet: show no progress.
 
     Raises:
@@ -106,6 +107,7 @@ def evaluate_run(
             "raise select.split.heldout_share and run `s2v-data run` again"
         )
     inputs = [_unpack(one, out / "inputs") for one in chosen]
+    form = form or trained_form(run)
     asked = [(one, i, seed) for one, i in zip(chosen, inputs, strict=True) for seed in seeds]
     requests = [
         Request(_name(one, seed, seeds), one.row["caption"], tuple(i[form]), seed)
@@ -123,6 +125,11 @@ def evaluate_run(
     atomic.write_bytes(manifest, text.encode())
     summary = evaluate(manifest, out / "scores", suite, progress=not quiet, on_problem="record")
     return Evaluated(summary, made, chosen)
+
+
+def trained_form(run: Path) -> Literal["masked", "crop"]:
+    """On white where the run has ever seen that, else the crop."""
+    return "masked" if {"white", "masked"} & set(Run(run).config().data.forms) else "crop"
 
 
 def _name(one: Sample, seed: int, seeds: Sequence[int]) -> str:

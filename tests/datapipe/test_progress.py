@@ -17,11 +17,26 @@ def test_a_resumed_run_shows_the_pace_of_now_and_not_of_what_was_done_before(
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     out = io.StringIO()
     with progress._lines("measure", 1000, out) as step:
-        step(900, note="committed before")
+        step(900, note="committed before", before=True)
         now[0] += 20
         step(10)
     first = out.getvalue().splitlines()[0]
     assert first.startswith("measure: 910/1000 in 20 s (30/min), about 3 min left")
+
+
+def test_steps_that_say_something_count_as_fast_as_silent_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A training notes its loss at every step: it must not seem to stand still."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    with progress._lines("train", 100, out) as step:
+        for _ in range(10):
+            now[0] += 2
+            step(1, "loss 0.5000")
+    first = out.getvalue().splitlines()[0]
+    assert first == "train: 5/100 in 10 s (30/min), about 3 min 10 s left, loss 0.5000"
 
 
 def test_time_left_runs_down_between_steps_and_a_slow_step_does_not_blow_it_up(
@@ -56,7 +71,7 @@ def test_long_silence_is_broken_so_that_work_does_not_look_like_a_hang(
     out = io.StringIO()
     with progress._lines("measure clips", 9, out):
         time.sleep(0.4)
-    assert "measure clips: 0/9 in 0 s at work, the last step 0 s ago" in out.getvalue()
+    assert "measure clips: 0/9 in 0 s, at work, the last step 0 s ago" in out.getvalue()
 
 
 def test_a_loop_that_fails_says_no_last_line() -> None:

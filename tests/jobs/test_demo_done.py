@@ -152,3 +152,11 @@ def test_two_clips_with_one_caption_and_one_reference_are_sampled_once() -> None
         one("e", "first", "a grey animal", "third"),
     ]
     assert [sample.id for sample in evaluate.distinct(samples)] == ["a", "c", "d"]
+
+
+def test_a_network_is_asked_with_references_as_it_was_trained_on_them(tmp_path: Path) -> None:
+    Run(tmp_path / "demo").begin(config.load("demo_tiny"))
+    assert evaluate.trained_form(tmp_path / "demo") == "crop"
+    both = config.load("demo_tiny", ["data.forms={ crop = 1.0, white = 1.0 }"])
+    Run(tmp_path / "both").begin(both)
+    assert evaluate.trained_form(tmp_path / "both") == "masked"

@@ -157,7 +157,8 @@ def test_taking_down_shards_takes_the_latents_that_show_it(
 ) -> None:
     """Before anybody encodes again, and whatever the fingerprint."""
     shards = own(made.shards, tmp_path)
-    folder = shards / "latents" / Path(made.result.folder).name
+    folder = shards / "latents" / Path(made.result.folder).name  # copied along
+    assert list(folder.glob("*.tar"))
     assert forget_latents(shards) == []  # all of them are there
     path = shards / INDEX_FILE
     table = pq.read_table(path)

@@ -7,7 +7,7 @@ fails, and on a GPU the host would have waited there until all that was asked be
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +28,13 @@ from s2v.model.data.buckets import Bucket
 from s2v.model.data.collate import Batch
 from s2v.model.data.loader import Part
 from s2v.model.data.plan import Draw
+from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.steps import Micro, Step
 from s2v.model.errors import ModelError
 from s2v.model.figures import Figures
 from s2v.model.loop import Trainer
 from s2v.model.mmdit import Widths
-from s2v.model.parallel import gradients
+from s2v.model.parallel import gradients, world
 from s2v.model.parallel.compiled import compile_blocks, graphs
 from s2v.model.parallel.world import World, begin
 from s2v.model.progress import quiet
@@ -238,9 +239,9 @@ def test_no_wait_for_a_slow_process_is_cut_short() -> None:
 def test_every_group_of_processes_has_the_runs_timeout() -> None:
     """torch gives groups its own ten minutes, whatever the processes began with."""
     config = ParallelConfig(meta=True, timeout_minutes=77)
-    with begin(config, torch.device("cpu")) as world:
-        assert world.mesh is not None
-        for group in (None, *world.mesh.get_all_groups()):
+    with begin(config, torch.device("cpu")) as one:
+        assert one.mesh is not None
+        for group in (None, *one.mesh.get_all_groups()):
             backend = (group or dist.group.WORLD)._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
             assert backend.options._timeout == timedelta(minutes=77)
 
@@ -257,6 +258,16 @@ def test_a_process_without_a_gpu_of_its_own_is_told_how_many_there_are(
         pass
 
 
+class Loaded:
+    """Where a loader stands that gives one step."""
+
+    def __init__(self, slot: Part[Batch]) -> None:
+        self.slot, self.quarantine = slot, Quarantine(1)
+
+    def __iter__(self) -> Iterator[tuple[Step, list[Part[Batch]]]]:
+        yield Step(6, 0, (self.slot.micro,), 2.0), [self.slot]
+
+
 def test_a_full_gpu_names_the_size_that_filled_it_and_the_way_out(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +275,7 @@ def test_a_full_gpu_names_the_size_that_filled_it_and_the_way_out(
     made.world, made.step, made.run = World(), 6, Run(tmp_path)
     made.measures = SimpleNamespace(due=lambda _: False)  # type: ignore[assignment]
     slot = part(2)
-    made.loader = [(Step(6, 0, (slot.micro,), 2.0), [slot])]  # type: ignore[assignment]
+    made.loader = Loaded(slot)  # type: ignore[assignment]
 
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -273,3 +284,18 @@ def test_a_full_gpu_names_the_size_that_filled_it_and_the_way_out(
     made.records = Records(made.world, {}, Figures(made.config, torch.device("cpu")))
     with pytest.raises(ModelError, match=r"step 7, with clips of 17x32x48 and 2 ref.*model plan"):
         made.loop(quiet, {})
+
+
+def test_a_process_that_fails_on_a_gpu_does_not_wait_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NCCL's orderly end waits for collectives that this process will never join."""
+    ended = []
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: ended.append(True))
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    for device, failed, orderly in (
+        (cuda, True, False), (cuda, False, True), (cpu, True, True), (cpu, False, True),
+    ):  # fmt: skip
+        ended.clear()
+        world._leave(device, failed=failed)
+        assert bool(ended) == orderly

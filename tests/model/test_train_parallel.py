@@ -43,6 +43,8 @@ STEPS = (
     "optim.warmup=0", "train.log_every=2",
 )  # fmt: skip
 
+COMPILED = ("parallel.compile=true", "parallel.compile_backend=aot_eager")
+
 #: Runs of two processes: name -> (the run of one process it must equal, what differs from it).
 #: Several things in one run, because each costs seconds; one by one they are in :data:`SINGLE`.
 PAIRS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -73,6 +75,8 @@ SINGLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "built-whole": ("paper", ("parallel.meta=false",)),
     "recomputed": ("paper", ("parallel.recompute=full",)),
     "cp": ("paper", ("parallel.cp=2",)),
+    # As the 14B recipe has it: graphs of what is recomputed, over shared tokens.
+    "cp-wan, compiled": ("wan", ("parallel.cp=2", *COMPILED, "parallel.recompute=full")),
 }
 #: Runs of four processes, for `make prove`.
 FOURS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -73,7 +73,7 @@ def cut_clips(
     missing = [job for job in jobs if not Path(job["target"]).exists()]
     quarantine: list[Row] = []
     with track("cut clips", len(jobs), quiet=quiet) as step:
-        step(len(jobs) - len(missing), note="cut before")
+        step(len(jobs) - len(missing), note="cut before", before=True)
         for answer in _run(missing, cpus):
             raise_failure(f"clip {answer['clip_id']}", answer["failed"])
             step()

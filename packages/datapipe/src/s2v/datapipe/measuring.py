@@ -375,7 +375,7 @@ class Measuring:
             stages = [run for run in runs if run.stage.name in inside]
             several = f" {n}/{len(placement.phases)}" if len(placement.phases) > 1 else ""
             with track(f"measure {title}{several}", total, quiet=self.quiet) as step:
-                step(total - len(todo), note="committed before")
+                step(total - len(todo), note="committed before", before=True)
                 for report in run_phase(
                     self.folder, phase, stages, plain,
                     before=done, retry_quarantine=self.retry_quarantine,

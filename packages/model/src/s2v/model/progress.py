@@ -8,7 +8,7 @@ from functools import partial
 
 from s2v.datapipe.base.progress import track
 
-Step = Callable[..., None]  # step(n=1, note="")
+Step = Callable[..., None]  # step(n=1, note="", before=False)
 Track = Callable[[str, int], AbstractContextManager[Step]]  # track(title, total)
 
 shown: Track = track

@@ -16,13 +16,14 @@ SILENT_S = 120.0  # without a line off a terminal, at most
 
 @contextmanager
 def track(title: str, total: int, *, quiet: bool = False) -> Iterator[Step]:
-    """Show how far a loop of ``total`` steps is; yields ``step(n=1, note="")``.
+    """Show how far a loop of ``total`` steps is; yields
+    ``step(n=1, note="", before=False)``; what was done ``before`` is no part of the pace.
 
     On a terminal a bar is drawn on standard error. Elsewhere a line is printed at most
     every ten seconds, at least every two minutes, and one at the end, so that logs stay short.
     """
     if quiet:
-        yield lambda n=1, note="": None
+        yield lambda n=1, note="", before=False: None
     elif sys.stderr.isatty():
         with _bar(title, total) as step:
             yield step
@@ -125,8 +126,8 @@ def _bar(title: str, total: int) -> Iterator[Step]:
     with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         task = progress.add_task(title, total=total, note="", rate="")
 
-        def step(n: int = 1, note: str = "") -> None:
-            pace.step(0 if note else n)  # what a note goes with was done before
+        def step(n: int = 1, note: str = "", before: bool = False) -> None:
+            pace.step(0 if before else n)
             progress.update(task, advance=n, note=note, rate=pace.text())
 
         yield step
@@ -145,15 +146,16 @@ def _lines(title: str, total: int, stream: TextIO) -> Iterator[Step]:
         tail = f", about {duration(left)} left" if left and done < total else ""
         rate = f" ({pace.text()})" if pace.text() else ""
         print(
-            f"{title}: {done}/{total} in {duration(pace.spent())}{rate}{tail} {note}".rstrip(),
+            f"{title}: {done}/{total} in {duration(pace.spent())}{rate}{tail}"
+            f"{f', {note}' if note else ''}",
             file=stream,
             flush=True,
         )
 
-    def step(n: int = 1, note: str = "") -> None:
+    def step(n: int = 1, note: str = "", before: bool = False) -> None:
         nonlocal done
         done += n
-        pace.step(0 if note else n)  # what a note goes with was done before
+        pace.step(0 if before else n)
         if time.monotonic() - shown >= LINE_EVERY_S:
             line(note)
 

@@ -181,7 +181,19 @@ def begin(config: ParallelConfig, device: torch.device) -> Iterator[World]:
         with _last_words(world):
             yield world
         world.gather(None)  # rank 0 holds the store: it leaves last
-    finally:
+    except BaseException:
+        _leave(device, failed=True)
+        raise
+    _leave(device)
+
+
+def _leave(device: torch.device, *, failed: bool = False) -> None:
+    """End the talking; not where this process failed on a GPU.
+
+    NCCL's orderly end waits for what the others are in the middle of, and they for this process.
+    The end of the process itself cuts the connections.
+    """
+    if not (failed and device.type == "cuda"):
         dist.destroy_process_group()
 
 
