@@ -250,9 +250,7 @@ def _tell(
 ) -> None:
     print(f"samples    {curated['samples']}, {curated['quarantined']} sources in quarantine")
     print(f"training   loss {trained['first_loss']:.3f} -> {trained['last_loss']:.3f}")
-    print(
-        f"held out   right reference {heldout['right']:.4f} ({heldout['spread']} noise levels)"
-    )
+    print(f"held out   right reference {heldout['right']:.4f} ({heldout['spread']} noise levels)")
     for name in ("swapped", "none"):
         gain = heldout[f"{name}_minus_right"]
         print(

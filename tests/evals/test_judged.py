@@ -136,7 +136,7 @@ def test_a_busy_endpoint_is_asked_again_and_a_wrong_one_is_named(server: Server)
     server.replies = [500]
     with pytest.raises(EvalError, match="status 500 after 4 tries"):
         endpoint(server).ask([], "?")
-    for url in ("file:///etc/passwd", "localhost:8000", "http://me:" + "secret@host/v1"):
+    for url in ("file:/etc/passwd", "localhost:8000", "http://me@host/v1"):
         with pytest.raises(EvalError, match="judge"):
             Endpoint(url, "m")
 
