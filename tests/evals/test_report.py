@@ -198,3 +198,23 @@ def test_an_unknown_interval_is_drawn_as_a_dot_alone() -> None:
     assert svg.count('class="interval') == 1
     assert "not scored" in svg
     assert "a 0.5; b 0.6; c not scored" in svg
+
+
+def test_the_papers_radar_has_its_dynamic_degree_too() -> None:
+    from s2v.evals.metrics import protocols, specs
+    from s2v.evals.report import tables
+    from s2v.evals.summary import MetricInfo, Result
+
+    infos = [MetricInfo.of(s) for s in specs() if s.protocol in protocols("radar")]
+    results = {f"{i.protocol} v{i.version}": Result.model_construct(mean=i.low) for i in infos}
+
+    class One:
+        label = "mine"
+
+        def results(self) -> dict[str, Result]:
+            return results
+
+    page = tables.radar(dict(zip(results, infos, strict=True)), [One()])  # type: ignore[list-item]
+    drawn = [i.title for i in infos if f"{i.title} " in page.split("<desc", 1)[1]]
+    assert drawn == [i.title for i in infos if i.high is not None]
+    assert any(i.direction == "neither" for i in infos if i.title in drawn)

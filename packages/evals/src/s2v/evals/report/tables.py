@@ -91,7 +91,14 @@ def radar(metrics: Mapping[str, MetricInfo], methods: Sequence[Method]) -> Marku
     """
     usable = {k: i for k, i in metrics.items() if _range(i) is not None}
     paper = {k: i for k, i in usable.items() if i.family in _RADAR_FAMILIES}
-    chosen = paper if len(paper) >= 3 else usable
+    if len(paper) >= 2:  # then smoothness and the dynamic degree belong to it, as in the paper
+        chosen = {
+            k: i
+            for k, i in metrics.items()
+            if k in paper or (i.family == "motion" and i.high is not None)
+        }
+    else:
+        chosen = usable
     chosen = {
         k: i
         for k, i in chosen.items()
@@ -111,8 +118,9 @@ def radar(metrics: Mapping[str, MetricInfo], methods: Sequence[Method]) -> Marku
         element("figure", charts.radar("Radar of the metrics", spokes, polygons), class_="radar"),
         element(
             "p",
-            "Further out is better on every spoke; the range from centre to rim stands below its "
-            "name and is fixed, not fitted to these methods. The area means nothing.",
+            "Further out is better, but on the dynamic degree only more; "
+            "the range from centre to rim stands below each name and is fixed, not fitted to these "
+            "methods. The area means nothing.",
             class_="small",
         ),
     )
@@ -126,8 +134,8 @@ def _range(info: MetricInfo) -> tuple[float, float] | None:
 
 
 def _ends(info: MetricInfo) -> tuple[float, float]:
-    low, high = _range(info) or (0.0, 1.0)
-    return (low, high) if info.direction == "higher" else (high, low)
+    low, high = _range(info) or (info.low, 1.0 if info.high is None else info.high)
+    return (high, low) if info.direction == "lower" else (low, high)
 
 
 def slices(metrics: Mapping[str, MetricInfo], methods: Sequence[Method]) -> Markup:
