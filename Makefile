@@ -102,6 +102,14 @@ bench-characters: install ## bounds of the film's characters, from labels: docs/
 bench-select: install ## selecting again after a changed threshold, up to a million subjects: docs/pairs.md
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_select.py --write $(ARGS)
 
+.PHONY: bench-evals
+bench-evals: assets ## many metrics in one run beside one run per metric: docs/evals.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_evals.py --write $(ARGS)
+
+.PHONY: bench-copying
+bench-copying: assets ## does the copy indicator tell pasted videos, on the demo's shards: docs/evals.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_copying.py --check --write $(ARGS)
+
 .PHONY: bench-model
 bench-model: install ## a training step of both networks beside diffusers': docs/benchmarks.md
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_model.py --write $(ARGS)

@@ -1,7 +1,9 @@
-"""Sample held-out references, and score the samples beside the real clips.
+"""Score videos on Ray, or sample a training and score its samples beside the real clips.
 
-``ray job submit --working-dir jobs -- python evaluate.py --run RUN --shards DIR --out DIR`` with
-absolute folders on storage that the cluster shares.
+``ray job submit --working-dir jobs -- python evaluate.py --manifest FILE --out DIR`` is
+``s2v-eval run`` with a pool of actors per encoder: the same files, byte for byte.
+``... python evaluate.py --run RUN --shards DIR --out DIR`` first samples held-out references.
+Files and folders are absolute, on storage that the cluster shares.
 
 The ceiling is the held-out clips themselves, scored by the same protocols against the same
 references. Faces are recognised here by a net that curation did not use.
@@ -18,10 +20,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from demo import plainly
+from pools import RayRunner
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.media.images import decode_png_mask, load_image
 from s2v.datapipe.base.shards import Sample, ShardIndex
+from s2v.evals.cli import chosen_encoders
+from s2v.evals.errors import EvalError
 from s2v.evals.run import evaluate
 from s2v.evals.show import summary_text
 from s2v.evals.summary import Summary
@@ -185,19 +190,82 @@ def _rows(
 def main(argv: list[str] | None = None) -> int:
     """Parse and evaluate."""
     parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="training run")
-    parser.add_argument("--shards", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--manifest", type=Path, help="videos that are there; see docs/evals.md")
+    what.add_argument("--run", type=Path, help="training run, to be sampled; needs --shards")
+    parser.add_argument("--shards", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=6, help="held-out samples (default: 6)")
+    parser.add_argument("--suite", default="light", help="suites or protocols (default: light)")
+    parser.add_argument("--limit", type=int, help="first N samples (held-out samples: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--cache", type=Path, help="finished measurements (default: OUT/cache)")
+    parser.add_argument("--keep-going", action="store_true", help="count unusable ones as failed")
+    parser.add_argument("--weights", type=Path, help="file that names production weights")
+    parser.add_argument("--judge", help="OpenAI-compatible address that judged protocols ask")
+    parser.add_argument("--judge-model", help="its model")
+    parser.add_argument("--cpus", type=int, help="of a local Ray")
+    parser.add_argument("--videos", type=int, help="actors that decode and measure")
+    parser.add_argument(
+        "--pool", action="append", default=[], metavar="ENCODER=N", help="actors of one encoder"
+    )
+    parser.add_argument("--gpus", type=float, default=0.0, help="of each encoder actor")
+    parser.add_argument("--no-report", action="store_true", help="numbers only")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
+    if args.run is not None and args.shards is None:
+        parser.error("--run needs --shards")
     return plainly("evaluate", lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:
-    done = evaluate_run(args.run, args.shards, args.out, limit=args.limit, quiet=args.quiet)
-    print(summary_text(done.summary))
+    summary = _scored(args) if args.manifest else _sampled(args)
+    print(summary_text(summary))
     return 0
+
+
+def _sampled(args: argparse.Namespace) -> Summary:
+    limit = args.limit or 6
+    done = evaluate_run(
+        args.run, args.shards, args.out, limit=limit, suite=args.suite, quiet=args.quiet
+    )
+    return done.summary
+
+
+def _scored(args: argparse.Namespace) -> Summary:
+    """``s2v-eval run`` with Ray behind it."""
+    for name in ("manifest", "out", "cache", "weights"):
+        path: Path | None = getattr(args, name)
+        if path is not None and not path.is_absolute():
+            raise EvalError(f"--{name} {path}: give an absolute path; Ray runs elsewhere")
+    encoders = chosen_encoders(args)
+    pools = {}
+    for said in args.pool:
+        role, _, number = said.partition("=")
+        if not number.isdecimal():
+            raise EvalError(f"--pool {said!r}: expected ENCODER=N")
+        pools[role] = int(number)
+    runner = RayRunner(
+        args.suite,
+        encoders.weights,
+        encoders.judge if args.judge else None,
+        cpus=args.cpus,
+        videos=args.videos,
+        pools=pools,
+        gpus=args.gpus,
+    )
+    return evaluate(
+        args.manifest,
+        args.out,
+        args.suite,
+        progress=not args.quiet,
+        limit=args.limit,
+        seed=args.seed,
+        on_problem="record" if args.keep_going else "refuse",
+        cache=args.cache,
+        encoders=encoders,
+        runner=runner,
+        report=not args.no_report,
+    )
 
 
 if __name__ == "__main__":

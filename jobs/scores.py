@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 
 from s2v.datapipe.base.assets import asset
-from s2v.evals.encoders.embedded import LightEncoders
+from s2v.evals.encoders.production import Encoders
 from s2v.evals.evaluator import make_evaluator
 from s2v.evals.metrics import build, protocols
 from s2v.evals.metrics.base import RefImage
@@ -43,7 +43,7 @@ def scorer(suite: str = SUITE) -> Evaluator:
     """
     for name in sorted({name for metric in build(suite) for name in metric.spec.assets}):
         asset(name)
-    encoders = LightEncoders()
+    encoders = Encoders()
     together = make_evaluator(suite, encoders)
     single = {p: make_evaluator(p, encoders) for p in protocols(suite)}
 

@@ -34,7 +34,7 @@ HIDDEN = ("ffmpeg", "ffprobe")
 SHARES = {
     "datapipe": 5,
     "model": 5,
-    "evals": 1,
+    "evals": 3,
     "vllm": 2,
     "faults": 1,
     "production": 3,

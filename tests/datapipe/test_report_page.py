@@ -15,10 +15,10 @@ from page_reader import Page
 from report_run import CREDIT, HOSTILE, build_run, hostile_world
 from synthetic_tables import film_world
 
+from s2v.datapipe.base.markup import media_type
 from s2v.datapipe.base.shards import ShardIndex
 from s2v.datapipe.pair.evidence import CONTEXT_RULES
 from s2v.datapipe.report.gallery import by_priority
-from s2v.datapipe.report.markup import media_type
 from s2v.datapipe.report.page import PageTooLargeError, build_report
 from s2v.datapipe.report.pair_cards import PairCards
 from s2v.datapipe.report.refusals import (

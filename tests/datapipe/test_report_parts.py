@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from page_reader import Page
 
+from s2v.datapipe.base.markup import Markup, element
 from s2v.datapipe.report import charts
 from s2v.datapipe.report.axes import ticks
-from s2v.datapipe.report.markup import Markup, element
 from s2v.datapipe.report.sections import Series, Table, marked
 
 

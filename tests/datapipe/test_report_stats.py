@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from report_run import build_run, hostile_world
 from synthetic_tables import film_world
 
+from s2v.datapipe.base.markup import clean
 from s2v.datapipe.cli import main
 from s2v.datapipe.pair.evidence import RULES
 from s2v.datapipe.report.figures import spread
 from s2v.datapipe.report.run import RunFolder, RunFolderError
 from s2v.datapipe.report.stats import print_stats, run_stats
-from s2v.datapipe.report.wording import RULE_TEXT, clean, moment, share
+from s2v.datapipe.report.wording import RULE_TEXT, moment, share
 
 
 @pytest.fixture(scope="module")

@@ -121,5 +121,46 @@ def pan() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def textured() -> Callable[..., Frames]:
+    return texture
+
+
+@pytest.fixture(scope="session")
 def empty_study() -> type[Study]:
     return Study
+
+
+def write_shards(folder: Path, samples: dict[str, tuple[str, bytes]]) -> Path:
+    """Training shards of ``id -> (caption, reference as JPEG)``, by the product's own writers."""
+    from s2v.datapipe.base import shards
+    from s2v.datapipe.write.tar import index_row, write_index, write_tar
+
+    made = {}
+    for key, (caption, picture) in samples.items():
+        meta = shards.SampleMeta(
+            schema_=shards.SCHEMA_VERSION,
+            pair_type="in",
+            split="train",
+            heldout=False,
+            scenario="single",
+            caption=caption,
+            source=shards.Source(
+                video_id="v", long_video_id="v", clip_id=f"c-{key}", licence=None, url=None,
+                credit=None, start_us=0, end_us=1_000_000,
+            ),
+            video=shards.Video(frames=8, fps=8.0, height=32, width=32),
+            refs=(),
+            scores=shards.SampleScores(),
+        )  # fmt: skip
+        members = {"txt": caption.encode(), "json": meta.to_json(), "ref0.jpg": picture}
+        made[key] = (members, meta)
+    folder.mkdir(parents=True)
+    written = write_tar(folder / "in-000000.tar", [(k, m) for k, (m, _) in made.items()])
+    rows = [index_row("in-000000.tar", w, made[w["sample_id"]][1]) for w in written]
+    write_index(folder, rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shard_folder() -> Callable[..., Path]:
+    return write_shards

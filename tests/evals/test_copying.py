@@ -8,7 +8,7 @@ import pytest
 
 from s2v.datapipe.base.assets import asset
 from s2v.evals import media
-from s2v.evals.encoders.embedded import LightEncoders
+from s2v.evals.encoders.production import Encoders
 from s2v.evals.metrics import build, protocols
 from s2v.evals.metrics.base import Case, Peer, RefImage
 from s2v.evals.metrics.copying import outline, overlap, pasted, without_subject
@@ -101,18 +101,32 @@ def test_a_background_is_what_is_left_without_the_subject() -> None:
 def test_copying_is_a_suite_of_its_own_and_light_stays_what_it_was() -> None:
     assert [p for p in protocols("light") if p.startswith("copy")] == []
     assert protocols("copy") == (
-        "copy.light.paste", "copy.light.pose", "copy.light.background",
+        "copy.light.paste", "copy.light.leak", "copy.light.pose", "copy.light.background",
     )  # fmt: skip
 
 
+def test_a_reference_that_is_shown_once_leaks_though_the_mean_is_innocent(
+    subject: tuple[np.ndarray, np.ndarray],
+) -> None:
+    ground = textured(2, 96, 160)
+    frames = [on(ground, subject, 56, (20, 50)), *[textured(n, 96, 160) for n in range(3, 14)]]
+    case = Case(dict(enumerate(frames)), list(range(12)), (RefImage(*subject),))
+    mean, leak = (m.measure(case) for m in build("copy.light.paste,copy.light.leak"))
+    assert mean.score is not None
+    assert leak.score is not None
+    assert leak.score > 0.9
+    assert mean.score < 0.75
+    assert leak.parts["when"] == 0.0
+
+
 @pytest.fixture(scope="module")
-def encoders() -> LightEncoders:
-    return LightEncoders()
+def encoders() -> Encoders:
+    return Encoders()
 
 
 @pytest.mark.assets
 def test_a_video_that_shows_its_reference_as_it_is_scores_above_one_that_does_not(
-    encoders: LightEncoders,
+    encoders: Encoders,
 ) -> None:
     """A real photograph, its real segmentation: shown as it is, and turned into another pose."""
     image = cv2.resize(media.read_image(asset("quokka")), (320, 240), interpolation=cv2.INTER_AREA)
@@ -140,7 +154,7 @@ def test_a_video_that_shows_its_reference_as_it_is_scores_above_one_that_does_no
     assert around[0] is None or around[0] > 0.95
 
 
-def test_what_has_no_reference_is_not_measured(encoders: LightEncoders) -> None:
+def test_what_has_no_reference_is_not_measured(encoders: Encoders) -> None:
     frames = {i: textured(i, 48, 80) for i in range(3)}
     for metric in build("copy", encoders):
         assert metric.measure(Case(frames, [0, 1, 2])).status == "not_applicable"

@@ -63,7 +63,20 @@ def test_validate_lists_every_problem_and_fails(
     assert main(["validate", str(study.manifest), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [p["kind"] for p in found["problems"]] == ["video_missing", "video_not_media"]
-    assert found["usable"] == 2
+    assert (found["usable"], found["extra"]) == (2, [])
+
+
+def test_a_video_that_no_line_names_is_noticed_before_anything_is_measured(
+    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = study.root / "videos" / "a-1 (1).MP4"
+    more.write_bytes((study.root / "videos" / "a-1.mp4").read_bytes())
+    (study.root / "videos" / "notes.txt").write_text("no video")
+    assert main(["validate", str(study.manifest)]) == 1
+    assert "extra: videos/a-1 (1).MP4: no line" in capsys.readouterr().out
+    arguments = ["run", str(study.manifest), "--out", str(tmp_path), "--suite", "motion"]
+    assert main([*arguments, "--no-progress", "--limit", "1"]) == 0
+    assert "no line names videos/a-1 (1).MP4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -137,11 +150,13 @@ def test_compare_prints_the_change_with_its_doubt(
 def test_ls_says_what_each_protocol_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls"]) == 0
     out = capsys.readouterr().out
-    assert "facesim.light.dlib (version 1)" in out
+    assert "facesim.light.dlib (version 2)" in out
     assert "not ViCLIP-T" in out
     assert main(["ls", "faces", "--json"]) == 0
     names = [s["protocol"] for s in json.loads(capsys.readouterr().out)]
-    assert names == ["facesim.light.dlib", "facesim.light.sface"]
+    assert names == [
+        "facesim.light.dlib", "facesim.light.sface", "identity.light.dlib", "identity.light.sface",
+    ]  # fmt: skip
 
 
 def test_an_interrupted_run_says_how_to_go_on(

@@ -16,7 +16,7 @@ from s2v.datapipe.base.assets import asset
 from s2v.datapipe.base.embedded.dlib_faces import NETWORK, PREDICTOR
 from s2v.evals import media
 from s2v.evals.encoders.dlib_face import DlibFace
-from s2v.evals.encoders.embedded import LightEncoders
+from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.evaluator import make_evaluator
 from s2v.evals.metrics import build, protocols, specs
@@ -30,8 +30,8 @@ Image = Any
 
 
 @pytest.fixture(scope="module")
-def encoders() -> LightEncoders:
-    return LightEncoders()
+def encoders() -> Encoders:
+    return Encoders()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def man_frames() -> list[Image]:
     return list(media.read_frames(asset("man-clip"), times, [0, len(times) // 2]).values())
 
 
-def vector(encoders: LightEncoders, which: str, image: Image) -> Any:
+def vector(encoders: Encoders, which: str, image: Image) -> Any:
     """The embedding of the largest face."""
     embedder = encoders.dlib_face if which == "dlib" else encoders.sface
     face = detect_largest(encoders.face_detector, image)
@@ -67,13 +67,13 @@ def between(which: str, a: Any, b: Any) -> float:
     return float(how(a, b[None])[0])
 
 
-def similarity(encoders: LightEncoders, which: str, a: Image, b: Image) -> float:
+def similarity(encoders: Encoders, which: str, a: Image, b: Image) -> float:
     return between(which, vector(encoders, which, a), vector(encoders, which, b))
 
 
 @pytest.mark.parametrize(("which", "apart"), [("dlib", 0.4), ("sface", 0.45)])
 def test_every_face_protocol_ranks_the_same_person_above_strangers(
-    encoders: LightEncoders,
+    encoders: Encoders,
     photo: Callable[[str], Image],
     man_frames: list[Image],
     which: str,
@@ -101,8 +101,70 @@ def test_every_face_protocol_ranks_the_same_person_above_strangers(
     assert min(same) > apart > max(different)
 
 
+def test_every_light_face_protocol_ranks_clips_of_one_person_above_those_of_others(
+    encoders: Encoders,
+    photo: Callable[[str], Image],
+    pan: Callable[..., Any],
+    encode_video: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Whole protocols on encoded clips: another photograph of him, himself in motion, strangers."""
+    times = media.frame_times(asset("man-clip"))
+    man = list(media.read_frames(asset("man-clip"), times, [0, 30, 60]).values())
+    small = [cv2.resize(f, (480, 270), interpolation=cv2.INTER_AREA) for f in man]
+    shown = {"man": small} | {
+        name: pan(photo(name), n=3, step=2, size=(224, 224)) for name in ("obama-2", "biden")
+    }
+    references = {"man": "man-photo", "obama-2": "obama-1", "biden": None}
+    cases = {}
+    for name, frames in shown.items():
+        video = encode_video(tmp_path / f"{name}.mp4", frames)
+        at = media.frame_times(video)
+        cases[name] = (media.read_frames(video, at, range(len(at))), at)
+    for metric in build("faces", encoders):
+        same, other = [], []
+        for person, reference in references.items():
+            if reference is None:
+                continue
+            refs = (RefImage(photo(reference), is_face=True),)
+            for name, (frames, at) in cases.items():
+                score = metric.measure(Case(frames, at, refs)).score
+                assert score is not None
+                (same if name == person else other).append(score)
+        assert (len(same), len(other)) == (2, 4)
+        assert min(same) > max(other) + 0.1, metric.spec.protocol
+
+
+def test_two_people_who_change_places_in_one_clip_are_followed_and_a_swap_is_seen(
+    encoders: Encoders, photo: Callable[[str], Image]
+) -> None:
+    def head(image: Image) -> Image:
+        """The face in the middle, as large as everybody's."""
+        face = detect_largest(encoders.face_detector, image)
+        assert face is not None
+        (x, y), half = (face.box[:2] + face.box[2:]) / 2, 0.9 * max(face.box[2:] - face.box[:2])
+        edges = [max(0, round(float(v))) for v in (y - half, y + half, x - half, x + half)]
+        cut = image[edges[0] : edges[1], edges[2] : edges[3]]
+        return np.asarray(cv2.resize(cut, (256, 256)), np.uint8)
+
+    one, two = (head(photo(n)) for n in ("obama-2", "biden"))
+    refs = tuple(RefImage(photo(n), is_face=True) for n in ("obama-1", "biden"))
+    straight, turned = np.hstack([one, two]), np.hstack([two, one])
+    metric = build("identity.light.dlib", encoders)[0]
+
+    def measure(*frames: Image) -> Any:
+        return metric.measure(Case(dict(enumerate(frames)), list(range(len(frames))), refs)).parts
+
+    kept = measure(straight, straight)
+    assert (kept["success"], kept["swaps"], kept["unmatched_rate"]) == (1, 0, 0)
+    swapped = measure(straight, turned)
+    assert (swapped["success"], swapped["swaps"]) == (0, 2)
+    alone = measure(np.hstack([one, np.full_like(two, 128)]), straight)
+    assert alone["unmatched_rate"] == 0.25
+
+
 def test_a_face_is_known_again_in_a_small_noisy_frame(
-    encoders: LightEncoders, photo: Callable[[str], Image], man_frames: list[Image]
+    encoders: Encoders, photo: Callable[[str], Image], man_frames: list[Image]
 ) -> None:
     small = cv2.resize(man_frames[0], (170, 96), interpolation=cv2.INTER_AREA)
     assert similarity(encoders, "dlib", photo("man-photo"), small) > 0.4
@@ -116,9 +178,7 @@ def test_damaged_face_weights_are_named(tmp_path: Path) -> None:
         DlibFace.from_folder(tmp_path)
 
 
-def test_chip_colours_are_not_swapped(
-    encoders: LightEncoders, photo: Callable[[str], Image]
-) -> None:
+def test_chip_colours_are_not_swapped(encoders: Encoders, photo: Callable[[str], Image]) -> None:
     """A BGR image is another face to the network: swapping must lower a match, not keep it."""
     right = similarity(encoders, "dlib", photo("obama-1"), photo("obama-2"))
     swapped = np.ascontiguousarray(photo("obama-2")[..., ::-1])
@@ -126,7 +186,7 @@ def test_chip_colours_are_not_swapped(
 
 
 def test_the_isolated_subject_is_the_animal_and_not_the_whole_picture(
-    encoders: LightEncoders, photo: Callable[[str], Image]
+    encoders: Encoders, photo: Callable[[str], Image]
 ) -> None:
     mask = encoders.segmenter.mask(photo("quokka"))
     assert mask.shape == photo("quokka").shape[:2]
@@ -168,7 +228,7 @@ def real_study(
 
 
 def test_the_light_suite_tells_right_from_chance_end_to_end(
-    real_study: Any, encoders: LightEncoders, tmp_path: Path
+    real_study: Any, encoders: Encoders, tmp_path: Path
 ) -> None:
     summary = evaluate(
         real_study.save(), tmp_path / "out", progress=False, replicates=500, encoders=encoders
@@ -226,7 +286,7 @@ def test_the_light_suite_tells_right_from_chance_end_to_end(
 
 
 def test_a_trainers_evaluator_gives_the_runs_numbers(
-    encoders: LightEncoders, photo: Callable[[str], Image], pan: Any
+    encoders: Encoders, photo: Callable[[str], Image], pan: Any
 ) -> None:
     frames = np.stack(pan(photo("obama-2"), n=8, step=2, size=(256, 256)))
     reference = RefImage(photo("obama-1"), is_face=True)
@@ -255,6 +315,9 @@ def test_every_protocol_says_what_it_is_from_and_is_not() -> None:
         assert spec.citation
         assert spec.licence
         assert spec.caveat
-        assert spec.protocol.split(".")[1] == "light"
+        if ".light" in spec.protocol:
+            assert not spec.local, spec.protocol
+        else:
+            assert "@" in spec.protocol, spec.protocol
         assert spec.high is None or spec.low < spec.high
     assert len({s.protocol for s in specs()}) == len(specs())

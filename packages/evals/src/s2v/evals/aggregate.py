@@ -129,8 +129,8 @@ def _result(
         model=sample.made_by,
         scenario=scenario,
         mean=_rounded(interval.estimate if interval else None),
-        ci_low=_rounded(interval.low if interval else None),
-        ci_high=_rounded(interval.high if interval else None),
+        ci_low=_rounded(_inside(spec, interval.low if interval else None)),
+        ci_high=_rounded(_inside(spec, interval.high if interval else None)),
         interval=interval.method if interval else "none (nothing scored)",
         sd=_rounded(float(np.std(scores, ddof=1)) if scores.size > 1 else None),
         median=_rounded(float(np.median(scores)) if scores.size else None),
@@ -142,11 +142,20 @@ def _result(
         baseline=_rounded(float(np.mean(levels)) if levels else None),
         baseline_n=len(levels),
         rate=_rounded(float(np.mean(rates)) if rates else None),
-        parts={
-            name: round(float(np.mean([r.measurement.parts[name] for r in good])), DIGITS) + 0.0
-            for name in names
-        },
+        parts={name: round(float(np.mean(_part(good, name))), DIGITS) + 0.0 for name in names},
     )
+
+
+def _part(rows: Sequence[Row], name: str) -> list[float]:
+    """One companion of the samples that have it: confusion counts depend on the references."""
+    return [r.measurement.parts[name] for r in rows if name in r.measurement.parts]
+
+
+def _inside(spec: MetricSpec, end: float | None) -> float | None:
+    """An end of an interval, not beyond what a mean of scores can be."""
+    if end is None:
+        return None
+    return max(spec.low, end if spec.high is None else min(spec.high, end))
 
 
 def _rounded(value: float | None) -> float | None:

@@ -65,7 +65,7 @@ def key_of(spec: MetricSpec, item: Inspected) -> str:
     content: dict[str, Any] = {
         "protocol": spec.protocol,
         "version": spec.version,
-        "weights": weight_digests(spec.assets),
+        "weights": {**weight_digests(spec.assets), **dict(spec.digests)},
         "revisions": net_revisions(spec.assets),
         "libraries": library_versions(),
         "video": item.video_sha256,

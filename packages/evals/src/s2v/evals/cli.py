@@ -17,19 +17,31 @@ from pathlib import Path
 from s2v.datapipe.base.assets import AssetError
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
-from s2v.evals import show
+from s2v.datapipe.base.shards import ShardError
+from s2v.evals import reference, show
 from s2v.evals.compare import compare
+from s2v.evals.encoders.judge import Endpoint, KeptAnswers
+from s2v.evals.encoders.local import Weights
+from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
-from s2v.evals.inspection import as_rows, inspect
+from s2v.evals.inspection import as_rows, extra_videos, inspect
+from s2v.evals.leaderboard import leaderboard
 from s2v.evals.manifest import load_manifest
 from s2v.evals.metrics import SUITES, protocols, specs
+from s2v.evals.report import cli as report_cli
 from s2v.evals.run import evaluate
+from s2v.evals.study import cli as study_cli
+from s2v.evals.suites import cli as suites_cli
 
 _EXAMPLES = """examples:
   s2v-eval validate manifest.jsonl
   s2v-eval run manifest.jsonl --out evals/mine
   s2v-eval run manifest.jsonl --out evals/faces --suite faces --limit 5
   s2v-eval compare evals/base evals/mine
+  s2v-eval report evals/base evals/mine --out compared.html
+  s2v-eval leaderboard evals/mine --source phantom
+  s2v-eval study build evals/a.jsonl evals/b.jsonl --out study --raters 20
+  s2v-eval suite build pool.jsonl --kind single --training shards --out suite
   s2v-eval ls
 """
 
@@ -53,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
         default="light",
         help=f"one of {', '.join(SUITES)}, or protocols separated by commas (default: light)",
     )
+    run.add_argument(
+        "--weights", type=Path, help="file that names production weights; see docs/evals.md"
+    )
+    run.add_argument("--judge", help="OpenAI-compatible address that judged protocols ask")
+    run.add_argument("--judge-model", help="its model; the key is read from S2V_JUDGE_KEY")
     run.add_argument("--limit", type=int, help="first N samples only; marks the result partial")
     run.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     run.add_argument("--cache", type=Path, help="finished measurements (default: OUT/cache)")
@@ -61,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="count unusable samples as failed instead of refusing the manifest",
     )
+    run.add_argument("--no-report", action="store_true", help="neither previews nor report.html")
     _common(run)
     run.set_defaults(do=_run)
 
@@ -78,8 +96,21 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument("--json", action="store_true", help="JSON on standard output")
     diff.set_defaults(do=_compare)
 
+    board = commands.add_parser(
+        "leaderboard", help="published tables, and runs beside them, protocol by protocol"
+    )
+    board.add_argument("runs", type=Path, nargs="*", help="folders of finished runs")
+    board.add_argument("--source", help="published sources that contain this, as 'opens2v'")
+    board.add_argument("--split", help="test sets that contain this, as 'human'")
+    board.add_argument("--json", action="store_true", help="JSON on standard output")
+    board.set_defaults(do=_leaderboard)
+
+    report_cli.add_arguments(commands)
+    study_cli.add_arguments(commands)
+    suites_cli.add_arguments(commands)
+
     ls = commands.add_parser("ls", help="list protocols: unit, origin, caveat, licence")
-    ls.add_argument("suite", nargs="?", default="light")
+    ls.add_argument("suite", nargs="?", help="a suite or protocols (default: all)")
     ls.add_argument("--json", action="store_true", help="JSON on standard output")
     ls.set_defaults(do=_ls)
     return top
@@ -105,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = do(args)
         sys.stdout.flush()
         return status
-    except (EvalError, AssetError, MediaError, ImportError) as error:
+    except (EvalError, AssetError, MediaError, ShardError, ImportError) as error:
         return _complain(str(error))
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python would complain again at exit.
@@ -129,8 +160,12 @@ def _print_json(content: object) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    manifest = load_manifest(args.manifest)
+    if extra := extra_videos(manifest):
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        print(f"s2v-eval: note: no line names {extra[0]}{more}", file=sys.stderr)
     summary = evaluate(
-        args.manifest,
+        manifest,
         args.out,
         args.suite,
         progress=not args.no_progress,
@@ -138,13 +173,33 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
         on_problem="record" if args.keep_going else "refuse",
         cache=args.cache,
+        encoders=chosen_encoders(args),
+        report=not args.no_report,
     )
     if args.json:
         _print_json(summary.to_json())
     else:
         print(show.summary_text(summary))
-        print(f"\nwritten to {args.out}: summary.json, per_sample.parquet, failures.csv, run.json")
+        print(
+            f"\nwritten to {args.out}: report.html, summary.json, per_sample.parquet, "
+            "failures.csv, run.json"
+        )
     return 0
+
+
+def chosen_encoders(args: argparse.Namespace) -> Encoders:
+    """What ``--weights``, ``--judge`` and ``--judge-model`` name; answers lie in the cache.
+
+    Raises:
+        EvalError: a broken weights file, or half a judge.
+    """
+    weights = Weights.read(args.weights) if args.weights else None
+    if (args.judge is None) != (args.judge_model is None):
+        raise EvalError("--judge and --judge-model belong together")
+    if args.judge is None:
+        return Encoders(weights)
+    answers = (args.cache or args.out / "cache") / "answers"
+    return Encoders(weights, KeptAnswers(Endpoint(args.judge, args.judge_model), answers))
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -152,13 +207,23 @@ def _validate(args: argparse.Namespace) -> int:
     total = len(manifest.samples)
     with track("check", total, quiet=args.no_progress) as step:
         usable, problems = inspect(manifest, manifest.samples, step=step)
+    extra = extra_videos(manifest)
     if args.json:
-        _print_json({"samples": total, "usable": len(usable), "problems": as_rows(problems)})
+        _print_json(
+            {
+                "samples": total,
+                "usable": len(usable),
+                "problems": as_rows(problems),
+                "extra": extra,
+            }
+        )
     else:
         for problem in problems:
             print(problem)
+        for path in extra:
+            print(f"extra: {path}: no line of the manifest names it")
         print(f"{args.manifest}: {len(usable)} of {total} samples can be scored")
-    return 1 if problems else 0
+    return 1 if problems or extra else 0
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -173,8 +238,17 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _leaderboard(args: argparse.Namespace) -> int:
+    boards = leaderboard(args.runs, source=args.source, split=args.split)
+    if args.json:
+        _print_json({"notice": reference.NOTICE, "boards": [asdict(b) for b in boards]})
+    else:
+        print(show.boards_text(boards))
+    return 0
+
+
 def _ls(args: argparse.Namespace) -> int:
-    names = protocols(args.suite)
+    names = protocols(args.suite or ",".join(SUITES))
     wanted = [spec for spec in specs() if spec.protocol in names]
     if args.json:
         _print_json([asdict(spec) for spec in wanted])

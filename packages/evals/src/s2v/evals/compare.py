@@ -141,8 +141,8 @@ def compare(
                 n=test.difference.n,
                 clusters=test.difference.clusters,
                 difference=test.difference.estimate,
-                ci_low=test.difference.low,
-                ci_high=test.difference.high,
+                ci_low=_possible(info, test.difference.low),
+                ci_high=_possible(info, test.difference.high),
                 p_value=test.p_value,
                 p_holm=adjusted[info.protocol],
                 exact=test.exact,
@@ -153,6 +153,14 @@ def compare(
         ),
         skipped=skipped,
     )
+
+
+def _possible(info: MetricInfo, end: float | None) -> float | None:
+    """An end of a difference's interval, not beyond the range that a difference can have."""
+    if end is None or info.high is None:
+        return end
+    span = info.high - info.low
+    return min(span, max(-span, end))
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:

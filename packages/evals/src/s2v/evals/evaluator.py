@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from s2v.evals.encoders.embedded import LightEncoders
+from s2v.evals.encoders.production import Encoders
 from s2v.evals.metrics import build
 from s2v.evals.metrics.base import Case, RefImage
 
@@ -38,7 +38,7 @@ class Evaluator(Protocol):
         """
 
 
-def make_evaluator(suite: str = "light", encoders: LightEncoders | None = None) -> Evaluator:
+def make_evaluator(suite: str = "light", encoders: Encoders | None = None) -> Evaluator:
     """An `Evaluator` over a suite; weights load at its first call.
 
     Args:

@@ -10,11 +10,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from s2v.datapipe.base.atomic import sha256_file, write_json
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.evals import media
 from s2v.evals.manifest import Manifest, Sample
+
+SUFFIXES: Final = frozenset((".avi", ".gif", ".mkv", ".mov", ".mp4", ".mpg", ".webm"))
+"""What counts as a video when looking for those that no line names."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,27 @@ def inspect(
         if step is not None:
             step(note=sample.sample_id)
     return usable, problems
+
+
+def extra_videos(manifest: Manifest) -> list[str]:
+    """Videos that lie beside those of the manifest and that no line names.
+
+    They keep nothing from being scored, but a sampler that wrote more than was asked for, or
+    wrote it under another name, is noticed here and nowhere else.
+
+    Returns:
+        Paths, relative to the manifest where they lie below it, sorted.
+    """
+    named = {manifest.resolve(s.video) for s in manifest.samples}
+    named |= {manifest.resolve(ref.path) for s in manifest.samples for ref in s.refs}
+    found = {
+        path.resolve()
+        for folder in {path.parent for path in named if path.suffix.lower() in SUFFIXES}
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    }
+    return sorted(manifest.shorten(str(path)) for path in found - named)
 
 
 def _inspect_one(

@@ -7,29 +7,47 @@ lines in the manifest, or on how often the run was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import cv2
 
 from s2v.datapipe.base.assets import asset
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
-from s2v.evals import aggregate, media, statistics, write
+from s2v.evals import aggregate, media, previews, statistics, write
 from s2v.evals.aggregate import Row
 from s2v.evals.cache import Cache, digest, key_of, library_versions, net_revisions, weight_digests
-from s2v.evals.encoders.embedded import LightEncoders
+from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.inspection import Inspected, Problem, inspect
 from s2v.evals.manifest import Manifest, Sample, load_manifest
 from s2v.evals.metrics import build
 from s2v.evals.metrics.base import Case, Measurement, Metric, RefImage, failed
+from s2v.evals.report.page import build_report
 from s2v.evals.summary import Bootstrap, MetricInfo, Summary, published_block
 
 OnProblem = Literal["refuse", "record"]
+Scored = list[tuple[Metric, Measurement, str]]
+"""What each metric said of one video, and a message where it could not."""
+Work = tuple[Inspected, list[Metric]]
+"""A video with the metrics that have not yet measured it."""
+
+
+class Runner(Protocol):
+    """Measures videos, wherever: the numbers must not depend on it."""
+
+    def __call__(self, manifest: Manifest, work: Sequence[Work]) -> Iterator[tuple[Work, Scored]]:
+        """Yield every item of the work with its scores, in any order."""
+
+
+def in_turn(manifest: Manifest, work: Sequence[Work]) -> Iterator[tuple[Work, Scored]]:
+    """The `Runner` of one process: one video after the other."""
+    for item, metrics in work:
+        yield (item, metrics), score(manifest, item, metrics)
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,9 @@ class _Config:
         return digest(
             {
                 "protocols": [[m.spec.protocol, m.spec.version] for m in metrics],
-                "weights": [weight_digests(m.spec.assets) for m in metrics],
+                "weights": [
+                    {**weight_digests(m.spec.assets), **dict(m.spec.digests)} for m in metrics
+                ],
                 "revisions": [net_revisions(m.spec.assets) for m in metrics],
                 "libraries": library_versions(),
                 "seed": self.seed,
@@ -67,12 +87,14 @@ def evaluate(
     replicates: int = statistics.REPLICATES,
     on_problem: OnProblem = "refuse",
     cache: str | Path | None = None,
-    encoders: LightEncoders | None = None,
+    encoders: Encoders | None = None,
+    runner: Runner = in_turn,
+    report: bool = True,
 ) -> Summary:
     """Score every sample of a manifest and write the results.
 
-    Writes ``per_sample.parquet``, ``failures.csv``, ``summary.json`` and ``run.json`` into
-    ``out``, each atomically, ``summary.json`` last.
+    Writes ``per_sample.parquet``, ``failures.csv``, ``run.json``, previews, ``summary.json`` and
+    ``report.html`` into ``out``, each atomically.
 
     Args:
         manifest: parsed, or the path of the ``.jsonl`` file.
@@ -86,6 +108,8 @@ def evaluate(
             short, empty or listed twice; ``record`` counts such samples as failed.
         cache: folder of finished measurements; by default ``out/cache``.
         encoders: shared by the metrics; by default the embedded ones.
+        runner: who measures the videos; by default this process.
+        report: make previews and the page.
 
     Returns:
         The summary, as written.
@@ -96,7 +120,8 @@ def evaluate(
         OSError: the results cannot be written.
     """
     parsed = manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
-    metrics = build(suite, encoders)
+    shared = encoders or Encoders()
+    metrics = build(suite, shared)
     if limit is not None and limit < 1:
         raise EvalError(f"--limit {limit}: at least one sample must be left")
     samples = parsed.samples[:limit]
@@ -113,7 +138,7 @@ def evaluate(
             f"{problems[0]}{more}. `s2v-eval validate` lists all; --keep-going counts them as "
             "failed"
         )
-    rows = _measure(parsed, metrics, usable, Cache(store), progress=progress)
+    rows = _measure(parsed, metrics, usable, Cache(store), shared, runner, progress=progress)
     rows += _unusable(metrics, problems, samples)
     order = {m.spec.protocol: i for i, m in enumerate(metrics)}
     rows.sort(key=lambda r: (r.sample.sample_id, order[r.spec.protocol]))
@@ -135,7 +160,12 @@ def evaluate(
     write.per_sample(folder / "per_sample.parquet", rows)
     write.failures(folder / "failures.csv", rows)
     write.json_file(folder / "run.json", _record(parsed, config, metrics))
+    with track("previews", len(usable), quiet=not (progress and report)) as step:
+        if report:
+            previews.make(parsed, usable, folder, step=step)
     write.json_file(folder / "summary.json", summary.to_json())
+    if report:
+        build_report([folder], folder / "report.html", title=parsed.path.stem)
     return summary
 
 
@@ -144,6 +174,8 @@ def _measure(
     metrics: Sequence[Metric],
     items: Sequence[Inspected],
     cache: Cache,
+    encoders: Encoders,
+    runner: Runner,
     *,
     progress: bool,
 ) -> list[Row]:
@@ -152,7 +184,7 @@ def _measure(
         (m.spec.protocol, i.sample.sample_id): key_of(m.spec, i) for m in metrics for i in items
     }
     rows: list[Row] = []
-    open_work: list[tuple[Inspected, list[Metric]]] = []
+    open_work: list[Work] = []
     for item in items:
         missing = []
         for metric in metrics:
@@ -166,10 +198,12 @@ def _measure(
     # Before the first frame is decoded, not after an hour: is every weight file there?
     for name in sorted({a for _, missing in open_work for m in missing for a in m.spec.assets}):
         asset(name)
+    for name in sorted({n for _, missing in open_work for m in missing for n in m.spec.local}):
+        encoders.weights.path(name)
     with track("evaluate", len(items), quiet=not progress) as step:
         step(len(items) - len(open_work))
-        for item, missing in open_work:
-            for metric, measurement, message in _score(manifest, item, missing):
+        for (item, _), found_here in runner(manifest, open_work):
+            for metric, measurement, message in found_here:
                 if not message:  # what failed on this machine may succeed on the next try
                     key = keys[metric.spec.protocol, item.sample.sample_id]
                     cache.put(metric.spec, key, measurement)
@@ -178,10 +212,18 @@ def _measure(
     return rows
 
 
-def _score(
-    manifest: Manifest, item: Inspected, metrics: Sequence[Metric]
-) -> list[tuple[Metric, Measurement, str]]:
-    """Decode once what all metrics need, then measure; a metric's error is its own."""
+def score(manifest: Manifest, item: Inspected, metrics: Sequence[Metric]) -> Scored:
+    """Decode once what all metrics need, then measure; a metric's error is its own.
+
+    Args:
+        manifest: where relative paths start.
+        item: the video.
+        metrics: to measure it.
+
+    Raises:
+        EvalError: weights that fail every video.
+        MediaError: the machine's fault, such as a full disk.
+    """
     try:
         wanted = {i for metric in metrics for i in metric.plan(item.times_us)}
         case = Case(
@@ -195,10 +237,12 @@ def _score(
             raise
         message = manifest.shorten(str(error))
         return [(m, failed(f"video_{error.kind.value}"), message) for m in metrics]
-    scored: list[tuple[Metric, Measurement, str]] = []
+    scored: Scored = []
     for metric in metrics:
         try:
             scored.append((metric, metric.measure(case), ""))
+        except EvalError:  # unusable weights fail every sample: say so at once
+            raise
         except (ValueError, cv2.error) as error:
             scored.append((metric, failed("error"), f"{type(error).__name__}: {error}"))
     return scored
@@ -275,7 +319,7 @@ def _record(manifest: Manifest, config: _Config, metrics: Sequence[Metric]) -> d
         "seed": config.seed,
         "replicates": config.replicates,
         "limit": config.limit,
-        "weights": weight_digests(names),
+        "weights": {**weight_digests(names), **dict(d for m in metrics for d in m.spec.digests)},
         "licences": {m.spec.protocol: m.spec.licence for m in metrics},
         "packages": {**library_versions(), "s2v-evals": version("s2v-evals")},
     }

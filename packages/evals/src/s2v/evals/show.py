@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from s2v.evals import reference
 from s2v.evals.compare import Comparison
+from s2v.evals.leaderboard import OURS, Board, Cell
 from s2v.evals.metrics.base import MetricSpec
 from s2v.evals.summary import Summary
 
@@ -74,7 +76,7 @@ def comparison_text(found: Comparison) -> str:
                 number(d.mean_b),
                 f"{d.difference:+.4f}",
                 interval(d.ci_low, d.ci_high, signed=True),
-                f"{d.p_holm:.3f}",
+                p_value(d.p_holm),
                 f"{d.n} over {d.clusters} refs",
                 number(d.detectable),
             )
@@ -82,6 +84,36 @@ def comparison_text(found: Comparison) -> str:
     lines += columns(rows)
     lines += [f"not compared: {k}: {why}" for k, why in sorted(found.skipped.items())]
     return "\n".join(lines)
+
+
+def boards_text(boards: Sequence[Board]) -> str:
+    """Leaderboards, one table each; a figure of ours has its interval beside it."""
+    lines: list[str] = []
+    warned = False
+    for board in boards:
+        if board.source != OURS and not warned:
+            lines += [reference.NOTICE, ""]
+            warned = True
+        lines.append(board.title)
+        heads = (f"{c.name} {_ARROWS[c.direction]} ({c.unit})" for c in board.columns)
+        rows = [("model", *heads)]
+        notes = []
+        for line in board.lines:
+            who = line.model if line.origin != OURS or board.source == OURS else f"{line.model} *"
+            who += " (PARTIAL)" if line.partial else ""
+            rows.append((who, *(_cell(cell) for cell in line.cells)))
+            notes += [f"  {line.model}: {cell.note}" for cell in line.cells if cell and cell.note]
+        lines += columns(rows)
+        lines += [*dict.fromkeys(notes), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    if cell.n is None:
+        return f"{cell.value:g}"
+    return f"{number(cell.value)} {interval(cell.ci_low, cell.ci_high)} n={cell.n}"
 
 
 def metrics_text(specs: Sequence[MetricSpec]) -> str:
@@ -105,6 +137,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def p_value(p: float) -> str:
+    """Three digits; never 0, which no test can show."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:

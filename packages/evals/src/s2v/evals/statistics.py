@@ -13,16 +13,18 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
+
+from s2v.evals import intervals
+from s2v.evals.intervals import FloatArray
 
 REPLICATES = 10_000
 CONFIDENCE = 0.95
 # Above this many clusters the 2**G sign patterns are sampled instead of enumerated.
 EXACT_SIGN_FLIPS_UP_TO = 14
+# Fewer clusters have too few distinct resamples for a table of t of their own.
+BOOTSTRAP_FROM = 4
 _CELLS_PER_BLOCK = 4_000_000
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class PairedTest:
         p_value: two-sided, from flipping the sign of whole clusters.
         exact: every sign pattern was enumerated.
         sd_cluster: standard deviation of the per-cluster mean differences (ddof 1).
-        mde: difference detectable with 80 % power at 5 %, ``2.8 * sd / sqrt(clusters)``.
+        mde: difference detectable with 80 % power at 5 %, see `detectable`.
     """
 
     difference: Interval
@@ -101,49 +103,6 @@ def cluster_totals(
     return sums, counts
 
 
-def expanded_level(clusters: int, confidence: float = CONFIDENCE) -> float:
-    """Tail probability of the percentile interval, widened for few clusters.
-
-    The plain percentile bootstrap under-covers for small G, because it uses a normal quantile
-    and a variance that is too small by (G - 1) / G. Hesterberg 2015 (section 4.2) reads the
-    percentiles further out, at ``Phi(-sqrt(G / (G - 1)) * t_{alpha/2, G-1})``.
-
-    Args:
-        clusters: number of clusters G, at least 2.
-        confidence: nominal coverage.
-
-    Returns:
-        The lower tail probability; the upper one is its complement.
-    """
-    t = special.stdtrit(clusters - 1, (1 + confidence) / 2)
-    return float(special.ndtr(-math.sqrt(clusters / (clusters - 1)) * t))
-
-
-def bootstrap_means(
-    sums: FloatArray, counts: FloatArray, *, seed: int, replicates: int = REPLICATES
-) -> FloatArray:
-    """Means of ``replicates`` resamples of whole clusters.
-
-    Args:
-        sums: (G,) sum of the values of each cluster.
-        counts: (G,) number of values of each cluster.
-        seed: of the resampling.
-        replicates: B.
-
-    Returns:
-        (B,) resampled means (ratio of resampled sums and counts).
-    """
-    rng = np.random.default_rng(seed)
-    size = sums.size
-    out = np.empty(replicates)
-    block = max(1, _CELLS_PER_BLOCK // size)
-    for start in range(0, replicates, block):
-        stop = min(start + block, replicates)
-        picks = rng.integers(0, size, size=(stop - start, size))
-        out[start:stop] = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
-    return out
-
-
 def cluster_bootstrap(
     values: Sequence[float] | FloatArray,
     clusters: Sequence[Hashable],
@@ -153,6 +112,10 @@ def cluster_bootstrap(
     replicates: int = REPLICATES,
 ) -> Interval:
     """Mean with an interval from resampling references.
+
+    Bootstrap-t over whole clusters, and Student's t with a cluster-robust standard error below
+    `BOOTSTRAP_FROM` clusters: of the methods simulated by `s2v.evals.coverage` these hold what
+    they promise for few references and for skewed scores (table in docs/evals-statistics.md).
 
     Args:
         values: (n,) one score per video, finite.
@@ -173,12 +136,13 @@ def cluster_bootstrap(
     n, groups = int(counts.sum()), sums.size
     if groups == 1:
         return Interval(estimate, None, None, n, 1, "none (one reference)")
-    means = bootstrap_means(sums, counts, seed=seed, replicates=replicates)
-    tail = expanded_level(groups, confidence)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    # Resampled sums of equal values differ in the last bit; a mean is inside its interval.
-    low, high = min(float(low), estimate), max(float(high), estimate)
-    return Interval(estimate, low, high, n, groups, "cluster bootstrap, expanded percentile")
+    few = groups < BOOTSTRAP_FROM
+    method = intervals.student if few else intervals.studentised
+    low, high = method(sums, counts, seed, replicates, confidence)
+    # The last bit of a sum of equal values may differ; a mean is inside its interval.
+    low, high = min(low, estimate), max(high, estimate)
+    name = "Student's t, cluster-robust" if few else "cluster bootstrap-t"
+    return Interval(estimate, low, high, n, groups, name)
 
 
 def wilson(successes: float, n: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -237,6 +201,9 @@ def clustered_rate(
         independent = share * (1 - share) / n
         effective = n / max(1.0, spread / independent)
         effective = min(n, max(float(groups), effective))
+        # The effect is estimated from G - 1 differences (Korn and Graubard 1998).
+        tail = (1 + confidence) / 2
+        effective *= float(special.ndtri(tail) / special.stdtrit(groups - 1, tail)) ** 2
     low, high = wilson(share * effective, effective, confidence)
     return Interval(share, low, high, int(n), groups, "Wilson, effective n")
 
@@ -309,7 +276,30 @@ def paired_difference(
     if sums.size < 2:
         return PairedTest(interval, p_value, exact, None, None)
     sd = float(np.std(sums / counts, ddof=1))
-    return PairedTest(interval, p_value, exact, sd, 2.8 * sd / math.sqrt(sums.size))
+    return PairedTest(interval, p_value, exact, sd, detectable(sd, sums.size))
+
+
+def detectable(
+    sd_cluster: float, clusters: int, *, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """Smallest true difference that a paired comparison finds with a given power.
+
+    ``(z_{1-alpha/2} + z_power) * sd / sqrt(G)``, 2.80 sd / sqrt(G) by default: with the paper's
+    50 references and a paired sd of 0.06, 0.024.
+
+    Args:
+        sd_cluster: standard deviation of the per-reference mean differences.
+        clusters: references G.
+        power: chance of finding it.
+        alpha: two-sided level.
+
+    Raises:
+        ValueError: no cluster, a negative spread, or a probability outside (0, 1).
+    """
+    if clusters < 1 or sd_cluster < 0 or not 0 < power < 1 or not 0 < alpha < 1:
+        raise ValueError(f"detectable: sd {sd_cluster}, {clusters} clusters, {power=}, {alpha=}")
+    quantiles = float(special.ndtri(1 - alpha / 2) + special.ndtri(power))
+    return quantiles * sd_cluster / math.sqrt(clusters)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

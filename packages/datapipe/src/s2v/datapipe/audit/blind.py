@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from s2v.datapipe.audit.document import CARDS, document, side_by_side
 from s2v.datapipe.audit.judges import Judges
 from s2v.datapipe.audit.pairs import Pair
-from s2v.datapipe.report.markup import Markup, element, joined
+from s2v.datapipe.base.markup import Markup, element, joined
 
 
 def blind_page(run: str, pairs: Iterable[Pair], judges: Judges) -> str:

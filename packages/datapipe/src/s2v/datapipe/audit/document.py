@@ -8,9 +8,9 @@ from importlib import resources
 
 from s2v.datapipe.audit.judges import Judges
 from s2v.datapipe.audit.pairs import Side, View
+from s2v.datapipe.base.markup import Content, Markup, element, join
 from s2v.datapipe.base.media.boxes import crop
 from s2v.datapipe.report import media
-from s2v.datapipe.report.markup import Content, Markup, element, join
 from s2v.datapipe.report.sections import Media, picture
 from s2v.datapipe.report.wording import moment
 

@@ -7,7 +7,7 @@ from typing import Final
 from s2v.datapipe.audit.audit import ALL, Audit, Budget
 from s2v.datapipe.audit.document import CARDS, document, notice, side_by_side
 from s2v.datapipe.audit.judges import FAULTS, Answer, Fault, Judged, Judges
-from s2v.datapipe.report.markup import Content, Markup, element, join, joined, table
+from s2v.datapipe.base.markup import Content, Markup, element, join, joined, table
 
 _FAULT: Final[dict[Fault, str]] = {"wrong": "wrong subject", "copy": "near copy"}
 _WORDS: Final[dict[Fault, dict[Answer, str]]] = {

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.ids import stable_hash
+from s2v.datapipe.base.markup import Markup, data_uri, element
 from s2v.datapipe.base.media.images import encode_jpeg
 from s2v.datapipe.calibrate.candidates import Candidate
 from s2v.datapipe.calibrate.pictures import Views
-from s2v.datapipe.report.markup import Markup, data_uri, element
 
 _KEYS = (("1", "same"), ("2", "different"), ("3", "near copy"), ("4", "unsure"))
 _HELP = (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from s2v.datapipe.base import atomic
+from s2v.datapipe.base.markup import Content, Markup, data_uri, element, join, joined, table
 from s2v.datapipe.base.media.images import encode_jpeg
 from s2v.datapipe.calibrate.candidates import Candidate, Key
 from s2v.datapipe.calibrate.evaluate import Calibrated, Calibration, said_by
@@ -20,7 +21,6 @@ from s2v.datapipe.calibrate.propose import Region
 from s2v.datapipe.calibrate.statistics import Share
 from s2v.datapipe.report import bars
 from s2v.datapipe.report.charts import Series, histogram, histogram_bins, legend, line_chart
-from s2v.datapipe.report.markup import Content, Markup, data_uri, element, join, joined, table
 
 _EXAMPLES: Final = 6  # pairs shown on either side of a bound
 _DISPUTED: Final = 60  # disputed pairs shown

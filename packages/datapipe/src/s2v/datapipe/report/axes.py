@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from s2v.datapipe.report.markup import Markup, element, join
+from s2v.datapipe.base.markup import Markup, element, join
 from s2v.datapipe.report.wording import short
 
 LEFT, RIGHT, BOTTOM = 46, 12, 34

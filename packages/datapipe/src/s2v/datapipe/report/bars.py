@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from s2v.datapipe.base.markup import Markup, element
 from s2v.datapipe.report.axes import pixels, rect
-from s2v.datapipe.report.markup import Markup, element
 
 _BAR: Final = 260
 

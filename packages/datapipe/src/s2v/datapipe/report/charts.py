@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from s2v.datapipe.base.markup import Markup, element, join, joined
 from s2v.datapipe.report.axes import Axes, nice, pixels, rect
-from s2v.datapipe.report.markup import Markup, element, join, joined
 from s2v.datapipe.report.wording import short
 
 _BAND: Final = 48  # above a histogram, for the names of two thresholds

@@ -6,8 +6,8 @@ import json
 from collections import Counter, defaultdict
 from typing import Final
 
+from s2v.datapipe.base.markup import Content, Markup, element, join, table
 from s2v.datapipe.report.figures import Figures
-from s2v.datapipe.report.markup import Content, Markup, element, join, table
 from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.wording import listed, number, seconds, size
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from s2v.datapipe.base.markup import Content, Markup, element, join, table
 from s2v.datapipe.report import bars
 from s2v.datapipe.report.figures import Figures
-from s2v.datapipe.report.markup import Content, Markup, element, join, table
 from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.wording import RULE_TEXT, number, seconds, share
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from s2v.datapipe.base import ids
+from s2v.datapipe.base.markup import Content, Markup, element, join, joined
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.images import decode_png_mask, load_image
 from s2v.datapipe.base.shards import Reference, Sample, SampleMeta, ShardError
 from s2v.datapipe.pair.rows import Row
 from s2v.datapipe.report import bars, media
-from s2v.datapipe.report.markup import Content, Markup, element, join, joined
 from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.sections import MARKS, Media, marked, picture
 from s2v.datapipe.report.wording import moment, number, seconds

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from s2v.datapipe.base.markup import Markup, element, join, joined, table
 from s2v.datapipe.pair.rows import Row
 from s2v.datapipe.pair.settings import BANKS
 from s2v.datapipe.report import charts
-from s2v.datapipe.report.markup import Markup, element, join, joined, table
 from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.wording import BANK_TEXT, listed, number, short
 

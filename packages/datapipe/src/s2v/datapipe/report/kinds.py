@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from s2v.datapipe.base.markup import Content, Markup, element, join, table
 from s2v.datapipe.report import bars
 from s2v.datapipe.report.figures import Figures
-from s2v.datapipe.report.markup import Content, Markup, element, join, table
 from s2v.datapipe.report.selected import PAIR_TYPES
 from s2v.datapipe.report.wording import number
 from s2v.datapipe.roles import CLASSES

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from s2v.datapipe.base import atomic, ids
+from s2v.datapipe.base.markup import Markup, element
 from s2v.datapipe.base.media.cut import preview_clip
 from s2v.datapipe.base.media.decode import frames_at
 from s2v.datapipe.base.media.images import encode_jpeg, resize
 from s2v.datapipe.base.media.probe import probe
-from s2v.datapipe.report.markup import Markup, element
 
 # Of a preview; part of its name, so that another setting makes another file.
 HEIGHT: Final = 180

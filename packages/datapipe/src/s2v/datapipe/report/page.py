@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from s2v.datapipe.base import atomic
+from s2v.datapipe.base.markup import Content, Markup, element, join, joined
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.report import bars
 from s2v.datapipe.report.facts import render_credits, render_made, render_quarantine, render_sources
@@ -19,7 +20,6 @@ from s2v.datapipe.report.funnel import render_funnel, render_rules
 from s2v.datapipe.report.gallery import Gallery, make_gallery, render_filters
 from s2v.datapipe.report.histograms import render_histograms
 from s2v.datapipe.report.kinds import render_kinds
-from s2v.datapipe.report.markup import Content, Markup, element, join, joined
 from s2v.datapipe.report.pair_cards import PairCards
 from s2v.datapipe.report.pairs import Accepted, make_accepted, render_pairs
 from s2v.datapipe.report.refusals import (

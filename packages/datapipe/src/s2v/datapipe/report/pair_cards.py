@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from s2v.datapipe.base.markup import Markup, element
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.media.phash import hamming
 from s2v.datapipe.pair.detections import source_scale
@@ -12,7 +13,6 @@ from s2v.datapipe.pair.evidence import ANSWERS, RULES
 from s2v.datapipe.pair.rows import Row, group
 from s2v.datapipe.report import media
 from s2v.datapipe.report.gallery import chip, pair_chips
-from s2v.datapipe.report.markup import Markup, element
 from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.sections import Media, picture
 from s2v.datapipe.report.wording import RULE_TEXT, moment

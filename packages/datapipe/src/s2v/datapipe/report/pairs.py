@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
 
+from s2v.datapipe.base.markup import Content, Markup, element, join, table
 from s2v.datapipe.pair.evidence import ANSWERS
 from s2v.datapipe.pair.rows import Row
 from s2v.datapipe.pair.settings import BANKS
 from s2v.datapipe.report import bars
 from s2v.datapipe.report.figures import Figures
-from s2v.datapipe.report.markup import Content, Markup, element, join, table
 from s2v.datapipe.report.pair_cards import ANSWER_TEXT, PairCards, ends
 from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.selected import SAID

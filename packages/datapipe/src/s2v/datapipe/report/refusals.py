@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from s2v.datapipe.base.markup import Markup, element, join
 from s2v.datapipe.pair.evidence import VERIFIER_RULES
 from s2v.datapipe.pair.rows import Row
-from s2v.datapipe.report.markup import Markup, element, join
 from s2v.datapipe.report.pair_cards import PairCards, ends
 from s2v.datapipe.report.run import RunFolder
 from s2v.datapipe.report.wording import number

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from s2v.datapipe.base.markup import Content, Markup, data_uri, element, join, media_type, table
 from s2v.datapipe.report import charts
 from s2v.datapipe.report.charts import Series
-from s2v.datapipe.report.markup import Content, Markup, data_uri, element, join, media_type, table
 from s2v.datapipe.report.wording import short
 
 __all__ = ["Block", "Card", "LineChart", "Media", "MediaGrid", "Paragraph", "Section", "Series",

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from s2v.datapipe.base.markup import clean
 from s2v.datapipe.report.figures import SCORES, Figures, figures
 from s2v.datapipe.report.run import RunFolder
-from s2v.datapipe.report.wording import clean, number, seconds, share, size
+from s2v.datapipe.report.wording import number, seconds, share, size
 
 
 def run_stats(folder: Path) -> Figures:

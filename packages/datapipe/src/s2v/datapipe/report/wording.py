@@ -95,19 +95,3 @@ def listed(words: Iterable[str]) -> str:
     """``a, b and c``."""
     items = list(words)
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
-
-
-def clean(text: object) -> str:
-    """Text from strangers and models without what upsets terminals and readers.
-
-    Control characters, bidirectional overrides and lone surrogates become U+FFFD, so that a
-    caption can neither move the cursor nor show its letters in another order than it has.
-    """
-    return "".join("\ufffd" if _hostile(letter) else letter for letter in str(text))
-
-
-def _hostile(letter: str) -> bool:
-    code = ord(letter)
-    if code < 0x20 or 0x7F <= code < 0xA0:
-        return letter not in "\n\t"
-    return 0xD800 <= code < 0xE000 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069

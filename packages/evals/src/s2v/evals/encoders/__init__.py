@@ -31,11 +31,14 @@ class Face:
         points: (5, 2) float32 pixels: right eye, left eye, nose, right and left mouth corner,
             right and left as the person's own.
         score: the detector's confidence in [0, 1].
+        pad: grey pixels (right and left, above and below) that had to be put around the image
+            before the face was found; box and points are those of the image without them.
     """
 
     box: npt.NDArray[np.float32]
     points: npt.NDArray[np.float32]
     score: float
+    pad: tuple[int, int] = (0, 0)
 
     @property
     def area(self) -> float:
@@ -80,6 +83,44 @@ class ImageTextEmbedder(Protocol):
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """(N, D) float32, L2-normalised."""
+
+
+class VideoTextEmbedder(Protocol):
+    """Puts whole videos and texts into one space."""
+
+    id: str
+    frames: int
+
+    def embed_video(self, frames: Sequence[Image], preprocessing: str) -> Vectors:
+        """(D,) float32, L2-normalised, of exactly ``frames`` frames."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """(N, D) float32, L2-normalised."""
+
+    def tokens(self, text: str) -> int:
+        """Length of a text in tokens, with its two markers, before it is cut."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that are read; what lies behind is not."""
+
+
+class ImageScorer(Protocol):
+    """Says one number of an image, such as its technical quality or its beauty."""
+
+    id: str
+
+    def score(self, images: Sequence[Image]) -> Vectors:
+        """(N,) float32; NaN for an image that it cannot judge."""
+
+
+class FlowEstimator(Protocol):
+    """Dense motion from one frame to the next."""
+
+    id: str
+
+    def flow(self, first: Image, second: Image) -> Vectors:
+        """(H, W, 2) float32 pixels, x then y, of the given frames."""
 
 
 class SubjectSegmenter(Protocol):

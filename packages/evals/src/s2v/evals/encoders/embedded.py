@@ -17,6 +17,7 @@ from s2v.evals.encoders import (
     FaceEmbedder,
     Image,
     ImageEmbedder,
+    ImageScorer,
     ImageTextEmbedder,
     Mask,
     SubjectSegmenter,
@@ -27,6 +28,7 @@ from s2v.evals.encoders.dlib_face import DlibFace
 if TYPE_CHECKING:
     from s2v.datapipe.base.embedded.conse import ConSE
     from s2v.datapipe.base.embedded.mobilenet import MobileNetV2
+    from s2v.datapipe.base.embedded.niqe import Niqe
     from s2v.datapipe.base.embedded.sface import SFace
     from s2v.datapipe.base.embedded.u2netp import U2NetP
     from s2v.datapipe.base.embedded.yunet import YuNet
@@ -41,12 +43,15 @@ def revisions() -> dict[str, int]:
     from s2v.datapipe.base.embedded.efficientnet import EfficientNetLite
     from s2v.datapipe.base.embedded.minilm import MiniLM
     from s2v.datapipe.base.embedded.mobilenet import MobileNetV2
+    from s2v.datapipe.base.embedded.niqe import Niqe
     from s2v.datapipe.base.embedded.sface import SFace
     from s2v.datapipe.base.embedded.ssd import SsdMobileNet
     from s2v.datapipe.base.embedded.u2netp import U2NetP
     from s2v.datapipe.base.embedded.yunet import YuNet
 
-    nets = (DlibFaces, EfficientNetLite, MiniLM, MobileNetV2, SFace, SsdMobileNet, U2NetP, YuNet)
+    nets = (
+        DlibFaces, EfficientNetLite, MiniLM, MobileNetV2, Niqe, SFace, SsdMobileNet, U2NetP, YuNet,
+    )  # fmt: skip
     return {net.asset_name: net.revision for net in nets}
 
 
@@ -128,6 +133,19 @@ class ConseSpace:
         return self._net.embed_texts(texts)
 
 
+class NiqeQuality:
+    """NIQE behind `ImageScorer`: 3 to 20 or so, lower is better."""
+
+    def __init__(self, net: Niqe) -> None:
+        self._net = net
+        self.id = net.model_id
+
+    def score(self, images: Sequence[Image]) -> Vectors:
+        """(N,); NaN for pictures of less than two patches of 96 pixels each way."""
+        found = [self._net.score(image) for image in images]
+        return np.array([np.nan if v is None else v for v in found], np.float32)
+
+
 class LightEncoders:
     """All encoders of the ``.light`` protocols, each made at first use and shared.
 
@@ -177,3 +195,10 @@ class LightEncoders:
         from s2v.datapipe.base.embedded.u2netp import U2NetP
 
         return SalientSubject(U2NetP.from_assets())
+
+    @cached_property
+    def niqe(self) -> ImageScorer:
+        """NIQE."""
+        from s2v.datapipe.base.embedded.niqe import Niqe
+
+        return NiqeQuality(Niqe.from_assets())

@@ -26,7 +26,8 @@ class MetricSpec:
     Attributes:
         protocol: unique id; numbers with different ids are never compared.
         version: raised whenever the number can change; part of the cache key.
-        family: ``face``, ``subject``, ``text`` or ``motion``.
+        family: ``face``, ``subject``, ``text``, ``motion``, ``quality``, ``consistency``,
+            ``copying`` or ``judged``.
         title: for tables.
         unit: of the score.
         low: smallest possible score.
@@ -38,6 +39,9 @@ class MetricSpec:
         licence: of the weights.
         caveat: what the number does not mean.
         assets: names of the pinned weights it uses; their digests are part of the cache key.
+        local: names of the weights that a user must have on disk (`s2v.evals.encoders.local`).
+        digests: ``name/file`` -> sha256 of those, filled in when the metric is built.
+        judge: it asks a model behind an endpoint, whose name becomes part of the id.
         uses_prompt: the score depends on the prompt.
         uses_references: the score depends on the references.
     """
@@ -56,6 +60,9 @@ class MetricSpec:
     kind: Literal["mean", "rate"] = "mean"
     rate: str | None = None
     assets: tuple[str, ...] = ()
+    local: tuple[str, ...] = ()
+    digests: tuple[tuple[str, str], ...] = ()
+    judge: bool = False
     uses_prompt: bool = False
     uses_references: bool = True
 

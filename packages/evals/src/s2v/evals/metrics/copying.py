@@ -2,13 +2,13 @@
 
 A network that learned from in-pairs, whose reference is cut from the very clip, may learn to paste
 it: the likeness is perfect, and pose, light and background are the reference's too (Phantom,
-section 3.1; Phantom-Data, section 1). Similarity scores reward that. Three looks at it, all to be
+section 3.1; Phantom-Data, section 1). Similarity scores reward that. Four looks at it, all to be
 read against real clips: an in-pair *is* a copy of its reference, a cross-pair is not.
 
 ``paste``: the reference's subject, as an image, is searched in each frame at many sizes; the
-best correlation is the score. ``pose``: the subject's outline, brought to its box, against that
-of the reference. ``background``: what is around the reference's subject, against what is around
-the frame's.
+mean of the best correlations is the score, and ``leak`` is that of the most copied frame.
+``pose``: the subject's outline, brought to its box, against that of the reference.
+``background``: what is around the reference's subject, against what is around the frame's.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from s2v.evals.metrics.base import (
     not_applicable,
     scored,
 )
-from s2v.evals.metrics.subject import SMALLEST_SHARE, mean_cosine, other_references
+from s2v.evals.metrics.subject import SMALLEST_SHARE, mask_of, mean_cosine, other_references
 
 FRAMES: Final = 5
+FRAMES_LEAK: Final = 9
 #: Frames are searched at this height, and subjects at these shares of it.
 SEARCHED: Final = 96
 SIZES: Final = (0.3, 0.35, 0.41, 0.48, 0.56, 0.65, 0.76, 0.88, 0.97)
@@ -170,11 +171,7 @@ class _WithMasks:
     def _masks(self, case: Case) -> list[tuple[Image, Mask]]:
         """The frames with their salient subject; the segmenter looks at each frame once."""
         segmenter = self._segmenter()
-        frames = [(i, case.frames[i]) for i in self.plan(case.times_us)]
-        pairs = [
-            (frame, case.once((segmenter.id, "mask", i), lambda f=frame: segmenter.mask(f)))
-            for i, frame in frames
-        ]
+        pairs = [(case.frames[i], mask_of(case, segmenter, i)) for i in self.plan(case.times_us)]
         return [(frame, mask) for frame, mask in pairs if mask.mean() >= SMALLEST_SHARE]
 
 
@@ -183,19 +180,52 @@ class Paste(_WithMasks):
 
     def measure(self, case: Case) -> Measurement:
         """Score one video; ``leak`` is by how much its most copied frame exceeds its median."""
-        references = self._references(case)
-        if not references:
+        found = self._found(case)
+        if found is None:
             return not_applicable("no_reference")
-        frames = [case.frames[i] for i in self.plan(case.times_us)]
-        found = np.array([max(pasted(r, m, f) for r, m in references) for f in frames])
         return scored(
             float(found.mean()),
             {"most": float(found.max()), "leak": float(found.max() - np.median(found))},
         )
 
+    def _found(self, case: Case) -> npt.NDArray[np.float64] | None:
+        """The best correlation of each planned frame, searched once however many ask."""
+        references = self._references(case)
+        if not references:
+            return None
+        return np.array(
+            [
+                case.once(
+                    ("pasted", i),
+                    lambda i=i: max(pasted(r, m, case.frames[i]) for r, m in references),
+                )
+                for i in self.plan(case.times_us)
+            ]
+        )
+
     def baselines(self, peers: Sequence[Peer]) -> list[float | None]:
         """None: a search in other videos would cost as much again for each of them."""
         return [None] * len(peers)
+
+
+class Leak(Paste):
+    """The most copied frame of nine: a reference that is shown once is in the video.
+
+    A network that learned from in-pairs may begin with its reference and move on from it, so that
+    the mean over frames looks innocent.
+    """
+
+    def plan(self, times_us: Sequence[int]) -> list[int]:
+        """Nine frames, first to last; five of them are those of the mean."""
+        return linspace_inclusive(len(times_us), FRAMES_LEAK)
+
+    def measure(self, case: Case) -> Measurement:
+        """Score one video; ``when`` is where in it that frame is, 0 at the start to 1."""
+        found = self._found(case)
+        if found is None:
+            return not_applicable("no_reference")
+        when = int(found.argmax()) / max(1, found.size - 1)
+        return scored(float(found.max()), {"median": float(np.median(found)), "when": when})
 
 
 class Pose(_WithMasks):

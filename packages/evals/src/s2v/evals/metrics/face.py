@@ -2,14 +2,14 @@
 
 The published scheme (ConsisID, OpenS2V, the three FaceSim columns of Phantom's table 1): the
 largest face of the reference and of each sampled frame, embedded, compared, clamped at zero,
-averaged over the frames that have a face. Ours follows it with light models under its own
-protocol ids, keeps zeros in the mean (OpenS2V drops exact zeros for one of its columns), and
-always says on what share of the frames the number stands.
+averaged over the frames that have a face. The same scheme serves the published networks and the
+light ones, each under a protocol id of its own, and always says on what share of the frames the
+number stands. With several people in a sample see `s2v.evals.metrics.identities`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,20 +54,26 @@ def one_minus_distance(
     return np.asarray(1.0 - np.linalg.norm(faces - reference, axis=-1), dtype=np.float64)
 
 
-def face_score(similarities: npt.ArrayLike, frames: int) -> tuple[float, dict[str, float]]:
+def face_score(
+    similarities: npt.ArrayLike, frames: int, *, drop_zeros: bool = False
+) -> tuple[float, dict[str, float]]:
     """Reduce the similarities of the frames that have a face.
 
-    Zero-keep: negative similarities count as 0 and stay in the mean; frames without a face are
-    left out of it; a video without any face scores 0, as published.
+    Negative similarities count as 0; frames without a face are left out; a video without any face
+    scores 0, as published. Two conventions exist for the zeros that clamping makes: ConsisID keeps
+    them in the mean, OpenS2V drops them for FaceSim-Cur, which forgives a frame that shows
+    somebody else. Both are always reported, the score is one of them.
 
     Args:
         similarities: (D,) unclamped, one per frame with a face; D may be 0.
         frames: number of sampled frames T >= D, positive.
+        drop_zeros: the score is OpenS2V's mean.
 
     Returns:
-        ``(score, parts)``: parts are ``face_rate`` = D / T, ``score_zero`` (frames without a
-        face as 0), ``minimum`` and ``drop`` (first minus last third of the faces, positive when
-        the identity drifts away; 0 with fewer than three).
+        ``(score, parts)``: parts are ``face_rate`` = D / T, ``zero_keep`` and ``zero_drop`` (the
+        two means), ``score_zero`` (frames without a face as 0), ``unclamped`` (mean cosine),
+        ``minimum``, ``p10``, ``drop`` (first minus last third of the faces, positive when the
+        identity drifts away; 0 with fewer than three).
 
     Raises:
         ValueError: more similarities than frames, or a NaN.
@@ -78,13 +84,20 @@ def face_score(similarities: npt.ArrayLike, frames: int) -> tuple[float, dict[st
     if np.isnan(values).any():
         raise ValueError("a face similarity is NaN")
     clamped = np.clip(values, 0.0, 1.0)
+    positive = clamped[clamped > 0]
     third = clamped.size // 3
+    keep = float(clamped.mean()) if clamped.size else 0.0
+    dropped = float(positive.mean()) if positive.size else 0.0
     return (
-        float(clamped.mean()) if clamped.size else 0.0,
+        dropped if drop_zeros else keep,
         {
             "face_rate": clamped.size / frames,
+            "zero_keep": keep,
+            "zero_drop": dropped,
             "score_zero": float(clamped.sum()) / frames,
+            "unclamped": float(values.mean()) if values.size else 0.0,
             "minimum": float(clamped.min()) if clamped.size else 0.0,
+            "p10": float(np.quantile(clamped, 0.1)) if clamped.size else 0.0,
             "drop": float(clamped[:third].mean() - clamped[-third:].mean()) if third else 0.0,
         },
     )
@@ -95,25 +108,36 @@ def largest(faces: Sequence[Face]) -> Face | None:
     return max(faces, key=lambda f: f.area, default=None)
 
 
-def detect_largest(detector: FaceDetector, image: Image) -> Face | None:
-    """Largest face, with a second try on the image padded by a quarter with grey.
+def detect_padded(detector: FaceDetector, image: Image) -> list[Face]:
+    """All faces, with a second try on the image padded by a quarter with grey.
 
     A face that touches the border, as in a tight reference crop, is often found only with
     something around it. Coordinates are those of the unpadded image.
     """
-    found = largest(detector.detect(image))
-    if found is not None:
-        return found
+    faces = detector.detect(image)
+    if faces:
+        return faces
     height, width = image.shape[:2]
-    pad_y, pad_x = round(height * PAD_SHARE), round(width * PAD_SHARE)
+    pad_y, pad_x = int(height * PAD_SHARE), int(width * PAD_SHARE)
     padded = np.pad(
         image, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), constant_values=np.uint8(PAD_GREY)
     )
-    found = largest(detector.detect(padded))
-    if found is None:
-        return None
     shift = np.array([pad_x, pad_y], dtype=np.float32)
-    return Face(found.box - np.tile(shift, 2), found.points - shift, found.score)
+    return [
+        Face(f.box - np.tile(shift, 2), f.points - shift, f.score, (pad_x, pad_y))
+        for f in detector.detect(padded)
+    ]
+
+
+def detect_largest(detector: FaceDetector, image: Image) -> Face | None:
+    """Largest face of `detect_padded`."""
+    return largest(detect_padded(detector, image))
+
+
+def faces_of(case: Case, detector: FaceDetector, which: Hashable, image: Image) -> list[Face]:
+    """The faces of one image of a case, detected once however many metrics ask."""
+    found: list[Face] = case.once((detector.id, which), lambda: detect_padded(detector, image))
+    return found
 
 
 class FaceSimilarity:
@@ -124,6 +148,8 @@ class FaceSimilarity:
         detector: makes the detector at first use.
         embedder: makes the embedder at first use.
         similarity: the one its network was trained for.
+        frames: sampled, first to last.
+        drop_zeros: OpenS2V's mean; see `face_score`.
     """
 
     def __init__(
@@ -132,15 +158,20 @@ class FaceSimilarity:
         detector: Callable[[], FaceDetector],
         embedder: Callable[[], FaceEmbedder],
         similarity: Similarity,
+        *,
+        frames: int = FRAMES,
+        drop_zeros: bool = False,
     ) -> None:
+        self._frames = frames
+        self._drop_zeros = drop_zeros
         self.spec = spec
         self._detector = detector
         self._embedder = embedder
         self._similarity = similarity
 
     def plan(self, times_us: Sequence[int]) -> list[int]:
-        """Eight frames, first to last."""
-        return linspace_inclusive(len(times_us), FRAMES)
+        """Frames from the first to the last, evenly."""
+        return linspace_inclusive(len(times_us), self._frames)
 
     def measure(self, case: Case) -> Measurement:
         """Score one video.
@@ -156,7 +187,8 @@ class FaceSimilarity:
             return not_applicable("several_face_references")
         detector, embedder = self._detector(), self._embedder()
         reference = references[0].image
-        face = case.once((detector.id, "reference"), lambda: detect_largest(detector, reference))
+        number = next(n for n, r in enumerate(case.references) if r.is_face)
+        face = largest(faces_of(case, detector, ("reference", number), reference))
         if face is None:
             return failed("reference_without_face")
         target = embedder.embed(reference, face)
@@ -164,11 +196,15 @@ class FaceSimilarity:
         embedded: list[Vectors] = []
         for i in indices:
             frame = case.frames[i]
-            here = case.once((detector.id, i), lambda frame=frame: detect_largest(detector, frame))
+            here = largest(faces_of(case, detector, i, frame))
             if here is not None:
                 embedded.append(embedder.embed(frame, here))
         faces = np.stack(embedded) if embedded else np.zeros((0, target.size), np.float32)
-        score, parts = face_score(self._similarity(_wide(target), _wide(faces)), len(indices))
+        score, parts = face_score(
+            self._similarity(_wide(target), _wide(faces)),
+            len(indices),
+            drop_zeros=self._drop_zeros,
+        )
         return scored(score, parts, {"reference": target, "faces": faces})
 
     def baselines(self, peers: Sequence[Peer]) -> list[float | None]:

@@ -121,6 +121,12 @@ class SubjectSimilarity:
         return other_references(peers)
 
 
+def mask_of(case: Case, segmenter: SubjectSegmenter, index: int) -> Mask:
+    """The subject of one frame, found once however many metrics ask."""
+    found: Mask = case.once((segmenter.id, index), lambda: segmenter.mask(case.frames[index]))
+    return found
+
+
 class SegmentedSubjectSimilarity:
     """The same on the segmented subject of five frames and of every reference.
 
@@ -128,6 +134,7 @@ class SegmentedSubjectSimilarity:
         spec: of the protocol.
         embedder: makes the image embedder at first use.
         segmenter: makes the segmenter at first use.
+        frames: sampled, first to last.
     """
 
     def __init__(
@@ -135,14 +142,17 @@ class SegmentedSubjectSimilarity:
         spec: MetricSpec,
         embedder: Callable[[], ImageEmbedder],
         segmenter: Callable[[], SubjectSegmenter],
+        *,
+        frames: int = FRAMES_SEGMENTED,
     ) -> None:
+        self._frames = frames
         self.spec = spec
         self._embedder = embedder
         self._segmenter = segmenter
 
     def plan(self, times_us: Sequence[int]) -> list[int]:
         """Five frames, first to last: segmenting is the dearest step of the suite."""
-        return linspace_inclusive(len(times_us), FRAMES_SEGMENTED)
+        return linspace_inclusive(len(times_us), self._frames)
 
     def measure(self, case: Case) -> Measurement:
         """Score one video; one in which no subject is found scores 0 with ``seg_rate`` 0."""
@@ -158,7 +168,7 @@ class SegmentedSubjectSimilarity:
             return failed("reference_without_subject")
         references = embedder.embed(subjects)
         indices = self.plan(case.times_us)
-        found = [isolate(case.frames[i], segmenter.mask(case.frames[i])) for i in indices]
+        found = [isolate(case.frames[i], mask_of(case, segmenter, i)) for i in indices]
         crops = [image for image in found if image is not None]
         parts = {"seg_rate": len(crops) / len(indices)}
         if not crops:

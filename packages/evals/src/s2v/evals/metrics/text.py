@@ -60,22 +60,25 @@ class TextAlignment:
         return scored(text_score(mean_frame, text), {}, {"mean_frame": mean_frame, "text": text})
 
     def baselines(self, peers: Sequence[Peer]) -> list[float | None]:
-        """Shuffled captions, without the luck of one shuffle: the mean over all *other* prompts.
+        """Shuffled captions: the mean over all other prompts."""
+        return other_prompts(peers)
 
-        Unrelated videos and texts score well above zero (ViCLIP: about 20 of 100), so the
-        distance from this level is what carries meaning.
-        """
-        texts = {
-            p.prompt: p.measurement.array("text")[0]
-            for p in peers
-            if p.measurement.status == "scored"
-        }
-        levels: list[float | None] = []
-        for peer in peers:
-            others = [texts[k] for k in sorted(texts) if k != peer.prompt]
-            if peer.measurement.status != "scored" or not others:
-                levels.append(None)
-                continue
-            frame = peer.measurement.array("mean_frame")[0]
-            levels.append(float(np.mean([text_score(frame, other) for other in others])))
-        return levels
+
+def other_prompts(peers: Sequence[Peer]) -> list[float | None]:
+    """Shuffled captions, without the luck of one shuffle: the mean over all *other* prompts.
+
+    Unrelated videos and texts score well above zero (ViCLIP: about 20 of 100), so the distance
+    from this level is what carries meaning.
+    """
+    texts = {
+        p.prompt: p.measurement.array("text")[0] for p in peers if p.measurement.status == "scored"
+    }
+    levels: list[float | None] = []
+    for peer in peers:
+        others = [texts[k] for k in sorted(texts) if k != peer.prompt]
+        if peer.measurement.status != "scored" or not others:
+            levels.append(None)
+            continue
+        frame = peer.measurement.array("mean_frame")[0]
+        levels.append(float(np.mean([text_score(frame, other) for other in others])))
+    return levels

@@ -11,8 +11,6 @@ import html
 from collections.abc import Iterable
 from typing import Final
 
-from s2v.datapipe.report.wording import clean
-
 _VOID: Final = frozenset({"br", "img", "input", "meta", "source"})
 _MAGIC: Final = (
     (0, b"\xff\xd8\xff", "image/jpeg"),
@@ -137,3 +135,19 @@ def _is_figure(one: Content) -> bool:
     return (
         not isinstance(one, Markup) and len(one) < 20 and (one in ("–", "") or plain[:1].isdigit())
     )
+
+
+def clean(text: object) -> str:
+    """Text from strangers and models without what upsets terminals and readers.
+
+    Control characters, bidirectional overrides and lone surrogates become U+FFFD, so that a
+    caption can neither move the cursor nor show its letters in another order than it has.
+    """
+    return "".join("\ufffd" if _hostile(letter) else letter for letter in str(text))
+
+
+def _hostile(letter: str) -> bool:
+    code = ord(letter)
+    if code < 0x20 or 0x7F <= code < 0xA0:
+        return letter not in "\n\t"
+    return 0xD800 <= code < 0xE000 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069

@@ -1,0 +1,1 @@
+"""Our own twins of published networks: the architectures alone, names as in their checkpoints."""

@@ -1,0 +1,1 @@
+"""Every protocol this package can compute, a family a file."""

@@ -1,0 +1,1 @@
+"""The page of one or several runs: one HTML file that holds everything and asks nobody."""
