@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from s2v.datapipe.base.shards import ShardIndex
 from s2v.model import metrics
@@ -20,8 +21,9 @@ from s2v.model.data.pool import pool_of
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.reader import Reader
 from s2v.model.data.samples import Samples
-from s2v.model.data.steps import StepPlan
+from s2v.model.data.steps import Step, StepPlan
 from s2v.model.errors import ModelError
+from s2v.model.loop import Trainer
 from s2v.model.mmdit import Widths
 from s2v.model.progress import quiet
 from s2v.model.run import Run
@@ -62,6 +64,44 @@ def test_images_and_videos_of_two_lengths_train_together(alone: Path) -> None:
         "t2v",
     }
     assert {k for line in lines for k in line["loss_by_references"]} >= {"0", "1"}
+
+
+def test_every_sample_counts_alike_whatever_company_its_slot_has(
+    alone: Path,
+    mixed_shards: Path,
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step descends on the mean over its samples, not on that over slots of one and of two."""
+    counts: list[list[int]] = []
+    descended: list[float] = []
+    one_step, backward = Trainer.one_step, torch.Tensor.backward
+
+    def step(self: Trainer, step: Step, parts: Any) -> None:
+        counts.append([len(micro.draws) for micro in step.slots])
+        descended.append(0.0)
+        one_step(self, step, parts)
+
+    def down(self: torch.Tensor, *args: Any, **more: Any) -> None:
+        descended[-1] += float(self.detach())
+        backward(self, *args, **more)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(Trainer, "one_step", step)
+    monkeypatch.setattr(torch.Tensor, "backward", down)
+    # A short queue leaves a step no company of its own size, now and then.
+    config = tiny(*MIXED, "train.batch=3", "data.max_pending=8")
+    train(config, mixed_shards, _fitted(alone, tmp_path), quiet, cache=alone / "cache")
+    assert any(len(set(of_one)) > 1 for of_one in counts), counts  # else this has shown nothing
+    assert descended == pytest.approx(_losses(tmp_path / "run"), rel=1e-5)
+
+
+def _fitted(run: Path, folder: Path) -> Path:
+    """A run folder with the latent space of another."""
+    (folder / "run").mkdir()
+    for path in run.glob("autoencoder.*"):
+        shutil.copy(path, folder / "run")
+    return folder / "run"
 
 
 def test_workers_change_no_loss(

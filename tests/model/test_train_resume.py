@@ -25,7 +25,7 @@ from s2v.model.errors import ModelError
 from s2v.model.progress import quiet
 from s2v.model.run import Run
 from s2v.model.train import train
-from s2v.model.verify_resume import _compare, verify_resume
+from s2v.model.verify_resume import _bad, _compare, verify_resume
 
 SLOTS = ("train.slots=2", "train.batch=2", "data.phases=[{from_step=3, mix={cross=1.0}}]")
 
@@ -128,6 +128,8 @@ def test_a_difference_of_one_bit_is_found(straight: Run, tmp_path: Path) -> None
     said = _compare(straight, Run(copy), exact=True)
     assert said["optim"].startswith("differs: 1 of ")
     assert [k for k, text in said.items() if text.startswith("differs")] == ["optim"]
+    assert _bad(said)
+    assert not _bad(_compare(straight, straight, exact=True))
     # To rounding it may differ where the number of processes does.
     assert _compare(straight, Run(copy), exact=False)["optim"].startswith("to rounding: 1 of ")
 
