@@ -204,9 +204,9 @@ class RayRunner:
             pools={k: n for k, n in self.pools.items() if k in asked or k not in self.roles},
             gpus=self.gpus,
         )
-        actor = {"num_cpus": booked.cpus, "max_restarts": RETRIES, "max_task_retries": RETRIES}
-        encoder = ray.remote(num_gpus=booked.gpus, **actor)(EncoderActor)
-        made = {
+        actor: Any = {"num_cpus": booked.cpus, "max_restarts": RETRIES, "max_task_retries": RETRIES}
+        encoder: Any = ray.remote(num_gpus=booked.gpus, **actor)(EncoderActor)
+        made: dict[str, list[Any]] = {
             role: [encoder.remote(role, self.weights) for _ in range(n)]
             for role, n in booked.encoders.items()
         }
@@ -214,7 +214,7 @@ class RayRunner:
         try:
             told = {role: _get(actors[0].told.remote()) for role, actors in made.items()}
             pools = {role: (told[role], actors) for role, actors in made.items()}
-            video = ray.remote(**actor)(VideoActor)
+            video: Any = ray.remote(**actor)(VideoActor)
             idle = deque(
                 video.remote(manifest, self.weights, self.judge, pools, n)
                 for n in range(min(booked.videos, len(work)))
