@@ -27,9 +27,14 @@ class Drawn:
     hangs: str = ""
     fails: str = ""
     slow_s: float = 0.0
+    starts_s: float = 0.0  # that a worker needs before its first sample
     numbers: int = 1
     log: Path | None = None
     seen: list[str] = field(default_factory=list)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        time.sleep(self.starts_s)
 
     def __call__(self, draw: Draw, bucket: Bucket) -> dict[str, Any]:
         self.seen.append(draw.sample_id)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from s2v.model.data import workers
 from s2v.model.data.buckets import Bucket, Sizing
 from s2v.model.data.fetch import Fetch
 from s2v.model.data.loader import Loader
@@ -186,6 +187,18 @@ def test_a_dying_or_hanging_worker_is_named_with_its_sample(read: Drawn, said: s
     with pytest.raises(ModelError, match=said):
         _all(_loader(read, workers=2, timeout_s=1.0))
     assert time.monotonic() - began < 60
+
+
+def test_a_worker_that_takes_long_to_start_is_no_sample_that_hangs() -> None:
+    """On a busy machine loading torch takes longer than a sample may."""
+    slow = _all(_loader(Drawn(starts_s=2.0), workers=2, timeout_s=0.5))
+    assert slow == _all(_loader(Drawn()))
+
+
+def test_a_worker_that_never_starts_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_START_S", 0.2)
+    with pytest.raises(ModelError, match=r"s2v-read-\d has not begun .*data\.workers = 0"):
+        _all(_loader(Drawn(starts_s=600), workers=2, timeout_s=0.1))
 
 
 def test_a_bug_in_reading_is_told_whole() -> None:

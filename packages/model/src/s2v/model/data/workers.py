@@ -17,7 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
@@ -35,8 +35,10 @@ J = TypeVar("J")
 R = TypeVar("R")
 Work = Callable[[J, Callable[[str], None]], R]
 
-_AT, _DONE, _REFUSED, _FAILED = b"a", b"d", b"r", b"f"
+_AT, _DONE, _REFUSED, _FAILED, _READY = b"a", b"d", b"r", b"f", b"s"
 _LOOK_S: Final = 0.5
+#: A worker loads torch and this package before its first sample; a busy machine takes its time.
+_START_S: Final = 300.0
 _PIECE: Final = 1 << 20
 
 
@@ -103,6 +105,7 @@ def _serve(pipe: Connection, packed: bytes) -> None:
     torch.set_num_threads(1)
     work = ForkingPickler.loads(packed)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send_bytes(_READY)
         while True:
             job = pipe.recv()
             try:
@@ -123,7 +126,8 @@ class _Worker:
     pipe: Connection
     ticket: int | None = None
     sample: str = ""
-    since: float = 0.0
+    since: float = field(default_factory=time.monotonic)
+    ready: bool = False
 
 
 def warm() -> ForkServerContext:
@@ -242,7 +246,9 @@ class Workers(Generic[J, R]):
                 if ticket != self._taken and expected > self._ahead:
                     break
                 self._jobs.popleft()
-                worker.ticket, worker.sample, worker.since = ticket, "", time.monotonic()
+                worker.ticket, worker.sample = ticket, ""
+                if worker.ready:  # one that starts is timed from its beginning
+                    worker.since = time.monotonic()
                 with suppress(BrokenPipeError, ConnectionResetError):  # told as its death below
                     worker.pipe.send(job)
 
@@ -262,7 +268,9 @@ class Workers(Generic[J, R]):
                 raise self._died(worker) from None
             worker.since = time.monotonic()
             kind, text = said[:1], said[1:].decode()
-            if kind == _AT:
+            if kind == _READY:
+                worker.ready = True
+            elif kind == _AT:
                 worker.sample = text
             elif kind == _FAILED:
                 raise RuntimeError(f"sample {worker.sample}: a worker failed:\n{text}")
@@ -282,10 +290,17 @@ class Workers(Generic[J, R]):
     def _watch(self) -> None:
         now = time.monotonic()
         for worker in self._workers:
-            if worker.ticket is not None and now - worker.since > self._timeout:
+            limit = self._timeout if worker.ready else max(self._timeout, _START_S)
+            if worker.ticket is not None and now - worker.since > limit:
                 raise self._hangs(worker)
 
     def _hangs(self, worker: _Worker) -> ModelError:
+        if not worker.ready:
+            return ModelError(
+                f"{worker.process.name} has not begun for {max(self._timeout, _START_S):g} s; it "
+                "loads torch and this package: is the disk that they lie on slow? "
+                "data.workers = 0 needs no processes"
+            )
         return ModelError(
             f"{_named(worker)} has been read for {self._timeout:g} s and hangs "
             f"{worker.process.name}; raise data.worker_timeout_s if the disk is slow, or "
@@ -296,6 +311,11 @@ class Workers(Generic[J, R]):
         worker.process.join(5)
         code = worker.process.exitcode
         how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+        if not worker.sample:
+            return ModelError(
+                f"{worker.process.name} died {how} before it read a sample; if memory ran out, "
+                "lower data.workers; data.workers = 0 reads without processes and shows the error"
+            )
         return ModelError(
             f"{worker.process.name} died {how} while it read {_named(worker)}; if memory ran out, "
             f"lower data.workers or data.prefetch_mb, if the sample does it, exclude it: "
