@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib import resources
-
 from s2v.datapipe.audit.judges import Judges
 from s2v.datapipe.audit.pairs import Side, View
+from s2v.datapipe.base import pages
 from s2v.datapipe.base.markup import Content, Markup, element, join
 from s2v.datapipe.base.media.boxes import crop
 from s2v.datapipe.report import media
@@ -28,24 +25,12 @@ def document(title: str, *body: Content, script: str | None = None) -> str:
         body: its elements.
         script: name of a script of this package, or none.
     """
-    style = _asset("audit.css")
-    code = _asset(script) if script else None
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
-        + (f"script-src '{_digest(code)}'; " if code else "")
-        + "base-uri 'none'; form-action 'none'"
+    return pages.document(
+        title,
+        *body,
+        style=pages.asset(__package__, "audit.css"),
+        script=pages.asset(__package__, script) if script else None,
     )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", title),
-        element("style", Markup(style)),
-    )
-    inside = element("body", *body, element("script", Markup(code)) if code else None)
-    return "<!doctype html>\n" + element("html", head, "\n", inside, lang="en") + "\n"
 
 
 def side_by_side(judges: Judges, target: Side, reference: Side) -> Markup:
@@ -90,11 +75,3 @@ def _side(judges: Judges, role: str, side: Side, view: View) -> Markup:
 def notice(*content: Content) -> Markup:
     """A paragraph that is not to be missed."""
     return element("p", join(*content), class_="notice")
-
-
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _digest(source: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.ids import stable_hash
 from s2v.datapipe.base.markup import Markup, data_uri, element
 from s2v.datapipe.base.media.images import encode_jpeg
+from s2v.datapipe.base.pages import asset, document
 from s2v.datapipe.calibrate.candidates import Candidate
 from s2v.datapipe.calibrate.pictures import Views
 
@@ -56,27 +53,12 @@ def write_page(
 
 
 def _document(title: str, data: Mapping[str, object]) -> str:
-    style, script = _asset("label.css"), _asset("label.js")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
-        f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
-    )
-    # "<" would let an id end the script element; JSON reads the escape as the same letter.
-    stored = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Markup(style)),
-    )
     buttons = [
         element("button", element("kbd", key), " ", label, type="button", data_label=label)
         for key, label in _KEYS
     ]
-    body = element(
-        "body",
+    return document(
+        title,
         element(
             "header",
             element("h1", title),
@@ -110,10 +92,10 @@ def _document(title: str, data: Mapping[str, object]) -> str:
                 class_="moves",
             ),
         ),
-        element("script", Markup(stored), type="application/json", id="data"),
-        element("script", Markup(script)),
+        style=asset(__package__, "label.css"),
+        script=asset(__package__, "label.js"),
+        data=data,
     )  # fmt: skip
-    return "<!doctype html>\n" + element("html", head, "\n", body, lang="en") + "\n"
 
 
 def _side(name: str) -> Markup:
@@ -122,11 +104,3 @@ def _side(name: str) -> Markup:
         element("img", id=f"{name}-crop", alt=f"subject on the {name}", class_="crop"),
         element("img", id=f"{name}-frame", alt=f"frame on the {name}, its box marked"),
     )
-
-
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _digest(source: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

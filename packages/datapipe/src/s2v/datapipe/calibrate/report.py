@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.markup import Content, Markup, data_uri, element, join, joined, table
 from s2v.datapipe.base.media.images import encode_jpeg
+from s2v.datapipe.base.pages import asset, document
 from s2v.datapipe.calibrate.candidates import Candidate, Key
 from s2v.datapipe.calibrate.evaluate import Calibrated, Calibration, said_by
 from s2v.datapipe.calibrate.labels import DIFFERENT, NEAR_COPY, SAME
@@ -221,21 +219,9 @@ def _contradictions(made: Calibration) -> Markup | None:
 
 
 def _document(made: Calibration, parts: Sequence[Markup]) -> str:
-    style = resources.files("s2v.datapipe.report").joinpath("page.css").read_text("utf-8")
-    style += _STYLE
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'"
     w = made.wanted
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", "Calibration"),
-        element("style", Markup(style)),
-    )
-    body = element(
-        "body",
+    return document(
+        "Calibration",
         bars.patterns(),
         element(
             "header",
@@ -247,5 +233,5 @@ def _document(made: Calibration, parts: Sequence[Markup]) -> str:
             ),
         ),
         element("main", _contradictions(made), joined(parts)),
+        style=asset("s2v.datapipe.report", "page.css") + _STYLE,
     )
-    return "<!doctype html>\n" + element("html", head, "\n", body, lang="en") + "\n"

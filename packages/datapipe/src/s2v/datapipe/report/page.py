@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.markup import Content, Markup, element, join, joined
+from s2v.datapipe.base.pages import asset, document
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.report import bars
 from s2v.datapipe.report.facts import render_credits, render_made, render_quarantine, render_sources
@@ -276,36 +274,14 @@ def _header(run: RunFolder, found: Figures) -> Markup:
 
 
 def _document(title: str, header: Markup, nav: Markup, main: Markup) -> str:
-    style, script = _asset("page.css"), _asset("page.js")
-    policy = (
-        "default-src 'none'; img-src data:; media-src data:; "
-        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", title),
-        element("style", Markup(style)),
-    )
-    body = element(
-        "body",
+    return document(
+        title,
         element("a", "Skip to the content", href="#content", class_="skip"),
         bars.patterns(),
         header,
         nav,
         main,
-        element("script", Markup(script)),
+        style=asset(__package__, "page.css"),
+        script=asset(__package__, "page.js"),
+        media="data:",
     )
-    return "<!doctype html>\n" + element("html", head, "\n", body, lang="en") + "\n"
-
-
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _digest(source: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

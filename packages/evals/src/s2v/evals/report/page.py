@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
+from s2v.datapipe.base import pages
 from s2v.datapipe.base.atomic import write_bytes
-from s2v.datapipe.base.markup import Markup, element, join
+from s2v.datapipe.base.markup import Markup, element
 from s2v.evals.errors import EvalError
 from s2v.evals.report import panels, tables
 from s2v.evals.report.runs import Method, Run, methods, metrics, run_name
@@ -121,21 +119,6 @@ def document(title: str, header: Markup, parts: Sequence[tuple[str, Markup]]) ->
         header: above the parts.
         parts: headings with their content.
     """
-    style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", title),
-        element("style", Markup(style)),
-    )
     keyed = [(heading, f"part-{n}", body) for n, (heading, body) in enumerate(parts, start=1)]
     links = (element("li", element("a", h, href=f"#{key}")) for h, key, _ in keyed)
     sections = (
@@ -143,11 +126,11 @@ def document(title: str, header: Markup, parts: Sequence[tuple[str, Markup]]) ->
                 aria_labelledby=f"{key}-title")
         for h, key, body in keyed
     )  # fmt: skip
-    body = element(
-        "body",
+    return pages.document(
+        title,
         element("a", "Skip to the content", href="#content", class_="skip"),
         header,
         element("nav", element("ul", *links), aria_label="Parts of the page"),
         element("main", *sections, id="content"),
+        style=pages.asset(__package__, "page.css"),
     )
-    return "<!doctype html>\n" + element("html", join(head, "\n", body), lang="en") + "\n"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from importlib import resources
 from pathlib import Path
 
 from s2v.datapipe.base.atomic import write_bytes
-from s2v.datapipe.base.markup import Markup, element
+from s2v.datapipe.base.markup import element
+from s2v.datapipe.base.pages import asset, document
 from s2v.evals.study.records import WORDS, Key
 
 _HELP = {
@@ -55,25 +52,9 @@ def write_page(path: Path, key: Key, rater: str) -> None:
 
 
 def _document(key: Key, rater: str, data: object) -> str:
-    style, script = _asset("rate.css"), _asset("rate.js")
     # A page from disk has no origin that 'self' could name.
     local = "'self' file:"
-    policy = (
-        f"default-src 'none'; img-src {local}; media-src {local}; style-src '{_digest(style)}'; "
-        f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
-    )
-    # "<" would let a prompt end the script element; JSON reads the escape as the same letter.
-    stored = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     title = f"Video study, session {rater}"
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", title),
-        element("style", Markup(style)),
-    )
     sides = ("",) if key.mode == "scale" else ("left", "right")
     videos = [
         element(
@@ -104,8 +85,8 @@ def _document(key: Key, rater: str, data: object) -> str:
         )
         for q in key.questions
     ]
-    body = element(
-        "body",
+    return document(
+        title,
         element(
             "header",
             element("h1", title),
@@ -140,15 +121,9 @@ def _document(key: Key, rater: str, data: object) -> str:
                 class_="moves",
             ),
         ),
-        element("script", Markup(stored), type="application/json", id="data"),
-        element("script", Markup(script)),
+        style=asset(__package__, "rate.css"),
+        script=asset(__package__, "rate.js"),
+        data=data,
+        images=local,
+        media=local,
     )  # fmt: skip
-    return "<!doctype html>\n" + element("html", head, "\n", body, lang="en") + "\n"
-
-
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _digest(source: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
