@@ -106,6 +106,10 @@ bench-select: install ## selecting again after a changed threshold, up to a mill
 bench-evals: assets ## many metrics in one run beside one run per metric: docs/evals.md
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_evals.py --write $(ARGS)
 
+.PHONY: bench-statistics
+bench-statistics: install ## cost and promises of the intervals and tests: docs/evals-statistics.md
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_statistics.py --write $(ARGS)
+
 .PHONY: bench-copying
 bench-copying: assets ## does the copy indicator tell pasted videos, on the demo's shards: docs/evals.md
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_copying.py --check --write $(ARGS)

@@ -247,18 +247,44 @@ def test_bca_agrees_with_scipy_on_single_values() -> None:
 
 
 def test_the_detectable_difference_is_that_of_the_papers_design() -> None:
-    assert cs.detectable(0.06, 50) == pytest.approx(0.0238, abs=1e-4)
-    assert cs.detectable(0.06, 180) == pytest.approx(0.0125, abs=1e-4)
+    assert cs.detectable(0.06, 50) == pytest.approx(0.0243, abs=1e-4)
+    assert cs.detectable(0.06, 180) == pytest.approx(0.0126, abs=1e-4)
+    assert cs.detectable(0.06, 10_000) == pytest.approx(2.80 * 0.06 / 100, rel=2e-3)
     with pytest.raises(ValueError, match="detectable"):
         cs.detectable(0.06, 0)
 
 
-def test_a_difference_of_the_detectable_size_is_found_four_times_in_five() -> None:
+@pytest.mark.parametrize("groups", [11, 20, 50])
+def test_a_difference_of_the_detectable_size_is_found_four_times_in_five(groups: int) -> None:
     rng, found = np.random.default_rng(4), 0
-    gain = cs.detectable(0.06, 20)
-    for seed in range(300):
-        found += cs.sign_flip_p(rng.normal(gain, 0.06, 20), seed=seed, replicates=999)[0] <= 0.05
-    assert 0.70 <= found / 300 <= 0.86
+    gain = cs.detectable(0.06, groups)
+    for seed in range(1000):
+        drawn = rng.normal(gain, 0.06, groups)
+        found += cs.sign_flip_p(drawn, seed=seed, replicates=499)[0] <= 0.05
+    # Normal quantiles would promise as much and give 71 % with eleven references.
+    assert 0.77 <= found / 1000 <= 0.84
+
+
+def test_references_with_unequal_numbers_of_pairs_promise_less() -> None:
+    of_reference = np.tile([0.05, 0.05, -0.05, -0.05], 5)
+    labels = np.repeat(range(20), [1, 9] * 10)
+    drawn = of_reference[labels]  # videos of one reference are alike
+    got = cs.paired_difference(np.zeros(100), drawn, labels.tolist(), replicates=50)
+    assert got.sd_cluster is not None
+    # Ten references carry nine tenths of the weight: as if there were twelve, not twenty.
+    assert got.mde == pytest.approx(1.28 * cs.detectable(got.sd_cluster, 20), rel=0.01)
+    even = cs.paired_difference(np.zeros(20), of_reference, list(range(20)), replicates=50)
+    assert even.mde == pytest.approx(cs.detectable(got.sd_cluster, 20))
+
+
+def test_so_few_references_that_nothing_can_be_shown_claim_no_detectable_difference() -> None:
+    assert cs.sign_flip_p(np.ones(5))[0] > 0.05
+    assert cs.sign_flip_p(np.ones(6))[0] < 0.05
+    assert not cs.can_show(5)
+    assert cs.can_show(6)
+    few = cs.paired_difference([0.0] * 5, [0.1, 0.2, 0.3, 0.2, 0.1], list("abcde"))
+    assert few.mde is None
+    assert cs.paired_difference([0.0] * 6, [0.1, 0.2, 0.3, 0.2, 0.1, 0.2], list("abcdef")).mde
 
 
 def test_ratings_of_few_raters_are_not_as_many_opinions_as_ratings() -> None:

@@ -20,6 +20,8 @@ from s2v.evals.intervals import FloatArray
 
 REPLICATES = 10_000
 CONFIDENCE = 0.95
+ALPHA = 0.05
+"""Level of the tests."""
 # Above this many clusters the 2**G sign patterns are sampled instead of enumerated.
 EXACT_SIGN_FLIPS_UP_TO = 14
 # Fewer clusters have too few distinct resamples for a table of t of their own.
@@ -57,7 +59,8 @@ class PairedTest:
         p_value: two-sided, from flipping the sign of whole clusters.
         exact: every sign pattern was enumerated.
         sd_cluster: standard deviation of the per-cluster mean differences (ddof 1).
-        mde: difference detectable with 80 % power at 5 %, see `detectable`.
+        mde: difference detectable with 80 % power at 5 %, see `detectable`; None where so few
+            clusters can show none.
     """
 
     difference: Interval
@@ -276,29 +279,40 @@ def paired_difference(
     if sums.size < 2:
         return PairedTest(interval, p_value, exact, None, None)
     sd = float(np.std(sums / counts, ddof=1))
-    return PairedTest(interval, p_value, exact, sd, detectable(sd, sums.size))
+    # Where references have unequal numbers of pairs, the mean is less sure than their spread says.
+    spread = float(intervals.standard_error(sums, counts)) * math.sqrt(sums.size)
+    mde = detectable(spread, sums.size) if can_show(sums.size) else None
+    return PairedTest(interval, p_value, exact, sd, mde)
+
+
+def can_show(clusters: int, alpha: float = ALPHA) -> bool:
+    """Whether flipping the signs of so many clusters can give a p of at most ``alpha`` at all."""
+    return 2.0 ** (1 - clusters) <= alpha
 
 
 def detectable(
-    sd_cluster: float, clusters: int, *, power: float = 0.8, alpha: float = 0.05
+    sd_cluster: float, clusters: int, *, power: float = 0.8, alpha: float = ALPHA
 ) -> float:
     """Smallest true difference that a paired comparison finds with a given power.
 
-    ``(z_{1-alpha/2} + z_power) * sd / sqrt(G)``, 2.80 sd / sqrt(G) by default: with the paper's
-    50 references and a paired sd of 0.06, 0.024.
+    ``(t_{1-alpha/2, G-1} + t_{power, G-1}) * sd / sqrt(G)``: with many references 2.80 sd /
+    sqrt(G), as with normal quantiles, which promise too much of few (2.80 where 11 references need
+    3.11). With the paper's 50 references and a paired sd of 0.06, 0.024.
 
     Args:
-        sd_cluster: standard deviation of the per-reference mean differences.
+        sd_cluster: standard deviation of the per-reference mean differences; where references
+            have unequal numbers of pairs, the mean's standard error times the root of G.
         clusters: references G.
         power: chance of finding it.
         alpha: two-sided level.
 
     Raises:
-        ValueError: no cluster, a negative spread, or a probability outside (0, 1).
+        ValueError: fewer than two clusters, a negative spread, or a probability outside (0, 1).
     """
-    if clusters < 1 or sd_cluster < 0 or not 0 < power < 1 or not 0 < alpha < 1:
+    if clusters < 2 or sd_cluster < 0 or not 0 < power < 1 or not 0 < alpha < 1:
         raise ValueError(f"detectable: sd {sd_cluster}, {clusters} clusters, {power=}, {alpha=}")
-    quantiles = float(special.ndtri(1 - alpha / 2) + special.ndtri(power))
+    freedom = clusters - 1
+    quantiles = float(special.stdtrit(freedom, 1 - alpha / 2) + special.stdtrit(freedom, power))
     return quantiles * sd_cluster / math.sqrt(clusters)
 
 
