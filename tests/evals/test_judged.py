@@ -36,6 +36,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append((json.loads(body), self.headers.get("Authorization")))
         reply = self.server.replies[min(len(self.server.asked), len(self.server.replies)) - 1]
         self.send_response(reply if isinstance(reply, int) else 200)
+        if isinstance(reply, int) and 300 <= reply < 400:
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere")
         self.end_headers()
         if not isinstance(reply, int):
             content = {
@@ -115,6 +117,12 @@ def test_the_mean_of_three_answers_with_abstentions_and_cost(
     assert len(server.asked) == 3
     metric.measure(case(40))
     assert len(server.asked) == 6
+    for kept, damage in zip((tmp_path / "answers").iterdir(), ('{"text": 4}', "[]"), strict=False):
+        kept.write_text(damage)  # no answer any more: asked for again
+    again = KeptAnswers(endpoint(server), tmp_path / "answers")
+    (metric,) = build("judged.structure@endpoint", Encoders(judge=again))
+    assert metric.measure(case()).status == metric.measure(case(40)).status == "scored"
+    assert len(server.asked) == 8
     assert "secret" not in "".join(p.read_text() for p in (tmp_path / "answers").iterdir())
 
 
@@ -133,6 +141,9 @@ def test_a_busy_endpoint_is_asked_again_and_a_wrong_one_is_named(server: Server)
     with pytest.raises(EvalError, match=r"status 404; is 'org/model-7b' there"):
         endpoint(server).ask([], "?")
     assert len(server.asked) == 1
+    server.replies = [302]
+    with pytest.raises(EvalError, match="status 302"):  # the key is carried to nobody else
+        endpoint(server).ask([], "?")
     server.replies = [500]
     with pytest.raises(EvalError, match="status 500 after 4 tries"):
         endpoint(server).ask([], "?")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import json
 import os
 import time
@@ -33,6 +34,16 @@ KEY: Final = "S2V_JUDGE_KEY"
 TRIES: Final = 4
 _LARGEST: Final = 1 << 20
 """Bytes of an answer that are read."""
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """The key and the pictures go to the address that was named, and are sent on to no other."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Never: a redirect is an answer of the wrong status."""
+
+
+_OPENER: Final = urllib.request.build_opener(_Stay)
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Endpoint:
                 int(used.get("prompt_tokens") or 0),
                 int(used.get("completion_tokens") or 0),
             )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise EvalError(f"judge: {self._url}: an answer without a message") from error
 
     def _post(self, body: bytes) -> Any:
@@ -125,13 +136,13 @@ class Endpoint:
             # The scheme was checked: no file is ever opened.
             request = urllib.request.Request(self._url, body, headers)  # noqa: S310
             try:
-                with urllib.request.urlopen(request, timeout=self._timeout) as reply:  # noqa: S310
+                with _OPENER.open(request, timeout=self._timeout) as reply:
                     return json.loads(reply.read(_LARGEST))
             except urllib.error.HTTPError as error:
                 said = f"status {error.code}"
                 if error.code < 500 and error.code != 429:
                     raise EvalError(f"judge: {self._url}: {said}; is {self.id!r} there?") from error
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 said = type(error).__name__
         raise EvalError(f"judge: {self._url}: {said} after {TRIES} tries")
 
@@ -157,11 +168,19 @@ class KeptAnswers:
             digest.update(np.ascontiguousarray(image).tobytes())
         path = self._folder / f"{digest.hexdigest()}.json"
         try:
-            return Answer(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return _kept(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
             answer = self._judge.ask(images, question, run)
             write_bytes(path, json.dumps(asdict(answer), sort_keys=True).encode())
             return answer
+
+
+def _kept(content: object) -> Answer:
+    answer = Answer(**content) if isinstance(content, dict) else None
+    kinds = [type(v) for v in asdict(answer).values()] if answer else []
+    if answer is None or kinds != [str, int, int]:
+        raise ValueError("no answer")
+    return answer
 
 
 def _jpeg64(image: Image) -> str:
