@@ -214,3 +214,37 @@ def test_buttons_do_what_the_keys_do_and_answers_can_be_changed(
     browser.driver.find_element(By.ID, "back").click()
     assert where(browser).startswith("Item 1 ")
     assert browser.run("return document.querySelectorAll('[aria-pressed=true]').length") == 3
+
+
+def test_a_page_that_is_open_twice_loses_no_answer(browser: Browser, study: Path) -> None:
+    start(browser, study, "r02")
+    first = browser.driver.current_window_handle
+    browser.driver.switch_to.new_window("tab")
+    try:
+        browser.driver.get((study / "rate" / "r02.html").as_uri())
+        second = browser.driver.current_window_handle
+        press(browser, *"111", Keys.ARROW_RIGHT)  # item 1, which the first window does not show
+        press(browser, *"222")
+        browser.driver.switch_to.window(first)
+        assert count(browser).startswith("2 of ")
+        last = "[data-question=subject][data-choice=right]"  # item 1 again: the last word counts
+        browser.driver.find_element(By.CSS_SELECTOR, last).click()
+        browser.run(SAVED)
+        browser.driver.find_element(By.ID, "save").click()
+        here = json.loads(browser.wait(TEXT))
+        browser.driver.switch_to.window(second)
+        assert count(browser).startswith("2 of ")
+        browser.run(SAVED)
+        browser.driver.find_element(By.ID, "save").click()
+        there = json.loads(browser.wait(TEXT))
+    finally:
+        browser.driver.switch_to.window(first)
+        for handle in browser.driver.window_handles:
+            if handle != first:
+                browser.driver.switch_to.window(handle)
+                browser.driver.close()
+        browser.driver.switch_to.window(first)
+    first_item, second_item = (given["answers"] for given in here["given"])
+    assert first_item == {"subject": "right", "prompt": "left", "quality": "left"}
+    assert set(second_item.values()) == {"same"}
+    assert here == there

@@ -106,6 +106,19 @@ def test_nothing_that_raters_get_tells_a_model_or_a_trick(pair_study: Path) -> N
     assert len(set(key.sessions)) == 4
 
 
+def test_the_order_of_file_names_tells_no_model(pair_study: Path, scale_study: Path) -> None:
+    for study in (pair_study, scale_study):
+        shown = {
+            code: (item.group, model, item.kind == "gold")
+            for items in key_of(study).sessions.values()
+            for item in items
+            for code, model in zip(item.media, item.models, strict=True)
+        }
+        in_order = [shown[code] for code in sorted(shown)]
+        assert in_order != sorted(in_order)
+        assert in_order != sorted(in_order, key=lambda one: one[1])
+
+
 def test_media_are_the_videos_whole_and_gold_is_visibly_damaged(
     scale_study: Path, manifest: Path
 ) -> None:
@@ -156,6 +169,8 @@ def test_a_clear_preference_is_found_and_the_careless_are_left_out(
         assert finding.alpha.value == 1.0 if kind == "scale_study" else True
     page = (study / "report.html").read_text()
     assert "left out" in page
+    assert "Win rate: share of the comparisons" in page
+    assert ("Usable: marked 2 or 3" in page) == (kind == "scale_study")
     assert GOOD in page
     assert json.loads((study / "report.json").read_text())["schema"] == "s2v-eval-study-report/1"
 
@@ -185,6 +200,8 @@ def test_marks_have_means_and_those_of_everybody_beside_them(
          "choices"),
         ({"given": [{"item": "i001", "answers": {}, "ms": -1, "place": 0}]}, "greater than"),
         ({"surprise": 1}, "surprise"),
+        ({"given": [{"item": "i001", "answers": {}, "ms": 1, "place": 2**31}]}, "less than"),
+        ({"given": [{"item": "i001", "answers": {}, "ms": 1, "place": 0}] * 2}, "is there twice"),
     ],
 )  # fmt: skip
 def test_answers_that_cannot_be_are_refused_by_name(
@@ -219,3 +236,79 @@ def test_the_three_commands_work_one_after_another(
     assert "no rater is left" in capsys.readouterr().err
     assert main(["study", "report", str(out)]) == 0
     assert "Krippendorff" in capsys.readouterr().out
+
+
+def test_all_wrong_files_are_told_at_once_and_nothing_is_written(
+    scale_study: Path, tmp_path: Path
+) -> None:
+    (scale_study / "answers.parquet").unlink(missing_ok=True)
+    good = answer(scale_study, "r01", prefers_good, tmp_path)
+    forged = answer(scale_study, "r02", prefers_good, tmp_path, {"study": "other"})
+    cut = tmp_path / "cut.json"
+    cut.write_bytes(b"\xff\xfe{")
+    with pytest.raises(EvalError, match="1 files were right") as caught:
+        ingest(scale_study, [good, forged, cut])
+    assert str(forged) in str(caught.value)
+    assert str(cut) in str(caught.value)
+    assert not (scale_study / "answers.parquet").exists()
+
+
+def test_raters_of_an_earlier_ingest_do_not_vanish_in_silence(
+    scale_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(answer(scale_study, r, prefers_good, tmp_path)) for r in ("r01", "r02")]
+    assert main(["study", "ingest", str(scale_study), *files]) == 0
+    assert main(["study", "ingest", str(scale_study), files[0]]) == 0
+    assert "note: r02 were in the study's table before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["key.json", "answers.parquet"])
+def test_a_damaged_study_is_named(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    out = tmp_path / "s"
+    build([manifest], out, raters=2, per_rater=1, gold=0, repeats=0)
+    (tmp_path / "sent").mkdir()
+    ingest(out, [answer(out, r, prefers_good, tmp_path / "sent") for r in ("r01", "r02")])
+    (out / name).write_bytes(b"\xff\xfe\x00")
+    assert main(["study", "report", str(out)]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{out / name}: " in err
+
+
+def test_answers_of_another_study_beside_a_key_are_refused(
+    manifest: Path, scale_study: Path, tmp_path: Path
+) -> None:
+    files = [answer(scale_study, r, prefers_good, tmp_path) for r in ("r01", "r04")]
+    ingest(scale_study, files)
+    build([manifest], tmp_path / "s", raters=2, per_rater=1, gold=0, repeats=0)
+    (tmp_path / "s" / "answers.parquet").write_bytes((scale_study / "answers.parquet").read_bytes())
+    with pytest.raises(EvalError, match="has 'r04', which is no session"):
+        report(tmp_path / "s")
+
+
+def test_a_build_that_was_stopped_is_told_from_a_study(manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "s" / "rate").mkdir(parents=True)
+    with pytest.raises(EvalError, match="holds no whole study"):
+        build([manifest], tmp_path / "s")
+
+
+def test_a_broken_video_is_named_before_anything_is_written(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for line in lines:
+        line["video"] = str(manifest.parent / line["video"])
+        line["refs"][0]["path"] = str(manifest.parent / line["refs"][0]["path"])
+    (tmp_path / "cut.mp4").write_bytes(Path(lines[3]["video"]).read_bytes()[:1500])
+    lines[3]["video"] = "cut.mp4"
+    lines[4]["refs"][0]["path"] = "absent.png"
+    other = tmp_path / "m.jsonl"
+    other.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["study", "build", str(other), "--out", str(tmp_path / "s"), "--no-progress"]
+    assert main([*arguments, "--raters", "2"]) == 1
+    err = capsys.readouterr().err
+    assert "2 of 6 videos cannot be shown: " in err
+    assert "; and 1 more" in err
+    assert not (tmp_path / "s").exists()

@@ -17,6 +17,7 @@ from s2v.datapipe.base.media.probe import probe
 from s2v.datapipe.base.progress import track
 from s2v.evals import media
 from s2v.evals.errors import EvalError
+from s2v.evals.inspection import inspect
 from s2v.evals.manifest import Manifest, Sample, load_manifest
 from s2v.evals.study.design import Mode, Slot, plan
 from s2v.evals.study.page import write_page
@@ -81,12 +82,18 @@ def build(
         The key, as written.
 
     Raises:
-        EvalError: nothing that all models answered, an impossible number, a used folder.
-        MediaError: a video or reference that cannot be read.
+        EvalError: nothing that all models answered, an impossible number, a used folder, a
+            video or reference that cannot be read.
+        MediaError: the machine's fault, such as a full disk.
     """
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
-        raise EvalError(f"{folder}: not empty; a study under way must not change, choose another")
+        why = "a study under way must not change, choose another"
+        if not (folder / KEY_FILE).exists():
+            why = (
+                "it holds no whole study (a build that was stopped?): choose another, or remove it"
+            )
+        raise EvalError(f"{folder}: not empty; {why}")
     answered, names = _answered([load_manifest(m) for m in manifests], models, groups)
     ids = {f"g{n:03d}": one for n, one in enumerate(answered, start=1)}
     sessions = plan(
@@ -94,6 +101,7 @@ def build(
         repeats=repeats, seed=seed,
     )  # fmt: skip
     shots = _codes(sessions, seed)
+    _check([ids[group].videos[model] for group, model, _ in sorted(shots)], quiet=not progress)
     rate = folder / RATE_FOLDER
     with track("encode", len(shots), quiet=not progress) as step:
         for (group, model, damaged), code in sorted(shots.items(), key=lambda kv: kv[1]):
@@ -161,6 +169,25 @@ def _answered(
     # One prompt of every reference before the second of any.
     answered.sort(key=lambda one: (turns[one[0]], one[0]))
     return [one for _, one in answered[:most]], names
+
+
+def _check(used: Sequence[tuple[Manifest, Sample]], *, quiet: bool) -> None:
+    """Refuse broken media before anything is written: half a study is none.
+
+    Raises:
+        EvalError: naming the first, and how many.
+    """
+    unique = {(m.path, s.sample_id): (m, s) for m, s in used}
+    found = []
+    with track("check", len(unique), quiet=quiet) as step:
+        for manifest, sample in unique.values():
+            found += inspect(manifest, [sample], step=step)[1]
+    if found:
+        more = f"; and {len(found) - 1} more" if len(found) > 1 else ""
+        raise EvalError(
+            f"study: {len(found)} of {len(unique)} videos cannot be shown: {found[0]}{more}; "
+            "`s2v-eval validate MANIFEST` lists all"
+        )
 
 
 def _lowest(by_seed: dict[int | None, tuple[Manifest, Sample]]) -> tuple[Manifest, Sample]:

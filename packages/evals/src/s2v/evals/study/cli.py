@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from s2v.datapipe.base.settings import SettingsError, parse
+from s2v.evals.arguments import natural, positive
+from s2v.evals.errors import EvalError
 from s2v.evals.study import sheet
 from s2v.evals.study.build import build
 from s2v.evals.study.exclude import Rules
-from s2v.evals.study.ingest import ingest
+from s2v.evals.study.ingest import ingest, load_rows
 from s2v.evals.study.records import KEY_FILE, RATE_FOLDER
 from s2v.evals.study.result import REPORT_HTML, REPORT_JSON, report
 
@@ -30,18 +34,20 @@ def add_arguments(commands: Any) -> None:
         default="scale",
         help="marks of 1 to 3, or two videos side by side (default: scale)",
     )
-    make.add_argument("--raters", type=int, default=20, help="pages (default: 20)")
-    make.add_argument("--groups", type=int, help="references and prompts used (default: all)")
+    make.add_argument("--raters", type=positive, default=20, help="pages (default: 20)")
+    make.add_argument("--groups", type=positive, help="references and prompts used (default: all)")
     make.add_argument(
         "--per-rater",
-        type=int,
+        type=positive,
         default=10,
         help="of these in one session, each with all models (default: 10)",
     )
-    make.add_argument("--gold", type=int, default=2, help="damaged copies a session (default: 2)")
-    make.add_argument("--repeats", type=int, default=2, help="shown twice (default: 2)")
+    make.add_argument(
+        "--gold", type=natural, default=2, help="damaged copies a session (default: 2)"
+    )
+    make.add_argument("--repeats", type=natural, default=2, help="shown twice (default: 2)")
     make.add_argument("--models", nargs="+", help="which of the manifests' (default: all)")
-    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--seed", type=natural, default=0, help="of all choices (default: 0)")
     make.add_argument("--json", action="store_true", help="JSON on standard output")
     make.add_argument("--no-progress", action="store_true", help="no progress on stderr")
     make.set_defaults(do=_build)
@@ -54,7 +60,7 @@ def add_arguments(commands: Any) -> None:
 
     tell = steps.add_parser("report", help="means, win rates, strengths, agreement, exclusions")
     tell.add_argument("study", type=Path, help="folder of the study")
-    tell.add_argument("--seed", type=int, default=0, help="of the resampling")
+    tell.add_argument("--seed", type=natural, default=0, help="of the resampling")
     for name, field in Rules.model_fields.items():
         tell.add_argument(
             f"--{name.replace('_', '-')}",
@@ -100,8 +106,15 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _ingest(args: argparse.Namespace) -> int:
+    before = _raters_before(args.study)
     rows = ingest(args.study, args.files)
     raters = sorted({row["rater"] for row in rows})
+    if gone := sorted(before - set(raters)):
+        print(
+            f"s2v-eval: note: {', '.join(gone)} were in the study's table before and are in none "
+            "of these files; give all files together to keep them",
+            file=sys.stderr,
+        )
     if args.json:
         print(json.dumps({"raters": raters, "answers": len(rows)}, indent=2))
     else:
@@ -110,8 +123,19 @@ def _ingest(args: argparse.Namespace) -> int:
     return 0
 
 
+def _raters_before(study: Path) -> set[str]:
+    """Whose answers an earlier ingest brought together, which this one replaces."""
+    try:
+        return {row["rater"] for row in load_rows(study)}
+    except EvalError:  # none yet, or damaged: it is written anew
+        return set()
+
+
 def _report(args: argparse.Namespace) -> int:
-    rules = Rules(**{name: getattr(args, name) for name in Rules.model_fields})
+    try:
+        rules = parse(Rules, {name: getattr(args, name) for name in Rules.model_fields}, "rules")
+    except SettingsError as error:
+        raise EvalError(str(error)) from error
     found = report(args.study, rules=rules, seed=args.seed)
     if args.json:
         print(json.dumps(asdict(found), indent=2, sort_keys=True))

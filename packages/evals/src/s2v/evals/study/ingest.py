@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from s2v.datapipe.base.atomic import replacing
 from s2v.evals.errors import EvalError
+from s2v.evals.rows import read_table
 from s2v.evals.study.records import Answers, Key, load_answers, load_key
 
 TABLE = "answers.parquet"
@@ -54,14 +55,23 @@ def ingest(study: str | Path, files: Sequence[str | Path]) -> list[dict[str, Any
         raise EvalError(f"{folder}: no answers given; name the files that raters sent")
     rows: list[dict[str, Any]] = []
     seen: dict[str, Path] = {}
+    wrong: list[str] = []
     for path in sorted(Path(f) for f in files):
-        answers = load_answers(path)
-        if answers.rater in seen:
-            raise EvalError(
-                f"{path}: session {answers.rater!r} was already in {seen[answers.rater]}; keep one"
-            )
+        try:
+            answers = load_answers(path)
+            if answers.rater in seen:
+                raise EvalError(
+                    f"{path}: session {answers.rater!r} was already in {seen[answers.rater]}; "
+                    "keep one"
+                )
+            found = _rows(path, key, answers)
+        except EvalError as error:  # all wrong files are told at once
+            wrong.append(str(error))
+            continue
         seen[answers.rater] = path
-        rows += _rows(path, key, answers)
+        rows += found
+    if wrong:
+        raise EvalError("; ".join(wrong) + f"; nothing was written, {len(seen)} files were right")
     rows.sort(key=lambda r: (r["rater"], r["item"], r["question"]))
     with replacing(folder / TABLE) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd")
@@ -70,7 +80,10 @@ def ingest(study: str | Path, files: Sequence[str | Path]) -> list[dict[str, Any
 
 def _rows(path: Path, key: Key, answers: Answers) -> list[dict[str, Any]]:
     if answers.study != key.study:
-        raise EvalError(f"{path}: answers of study {answers.study!r}, this one is {key.study!r}")
+        raise EvalError(
+            f"{path}: answers of study {answers.study!r}, this one is {key.study!r}; give each "
+            "study its own files"
+        )
     if answers.rater not in key.sessions:
         raise EvalError(f"{path}: no session {answers.rater!r}; there are {len(key.sessions)}")
     items = {item.id: item for item in key.sessions[answers.rater]}
@@ -81,7 +94,10 @@ def _rows(path: Path, key: Key, answers: Answers) -> list[dict[str, Any]]:
         item = items.get(given.item)
         if item is None or given.item in done:
             why = "is there twice" if given.item in done else "is not of this session"
-            raise EvalError(f"{path}: item {given.item!r} {why}")
+            raise EvalError(
+                f"{path}: item {given.item!r} {why}: the file was changed after its page saved it; "
+                "ask the rater to save it again"
+            )
         done.add(given.item)
         for question, choice in given.answers.items():
             if question not in questions or choice not in key.choices:
@@ -113,11 +129,5 @@ def load_rows(study: str | Path) -> list[dict[str, Any]]:
     Raises:
         EvalError: there are none yet, or they are damaged.
     """
-    path = Path(study) / TABLE
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except FileNotFoundError as error:
-        raise EvalError(f"{path}: not there; `s2v-eval study ingest {study} FILES`") from error
-    except (OSError, pa.ArrowInvalid) as error:
-        raise EvalError(f"{path}: cannot be read: {error}") from error
-    return rows
+    mend = f"`s2v-eval study ingest {study} FILES` writes it"
+    return read_table(Path(study) / TABLE, SCHEMA, mend)

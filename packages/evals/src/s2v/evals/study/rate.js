@@ -10,14 +10,20 @@
   let at = 0;
   let since = performance.now();
   let unsaved = false;
+  let storing = true; // once the browser refused, what is in memory is the newest
 
   const warn = () => {
     by("warning").textContent =
       "This browser keeps nothing for this page: save the answers before you close it.";
   };
+  // The page may be open twice: what the other one kept is taken over before anything is written.
   const restore = () => {
+    if (!storing) return;
     try {
-      given = JSON.parse(localStorage.getItem(key) || "{}");
+      const kept = JSON.parse(localStorage.getItem(key) || "{}");
+      for (const [id, one] of Object.entries(kept || {})) {
+        if (one && typeof one.answers === "object" && one.answers) given[id] = one;
+      }
     } catch {
       warn();
     }
@@ -26,6 +32,7 @@
     try {
       localStorage.setItem(key, JSON.stringify(given));
     } catch {
+      storing = false;
       warn();
     }
   };
@@ -77,6 +84,7 @@
   };
   const give = (question, choice) => {
     const id = data.items[at][0];
+    restore();
     given[id] ||= { answers: {}, ms: 0, place: answered() };
     given[id].answers[question] = choice;
     const now = performance.now();
@@ -96,6 +104,8 @@
     }
   };
   const save = () => {
+    restore();
+    mark();
     const file = {
       schema: data.schema,
       study: data.study,
@@ -123,6 +133,11 @@
   by("next").addEventListener("click", () => move(1));
   by("play").addEventListener("click", play);
   by("save").addEventListener("click", save);
+  addEventListener("storage", (event) => {
+    if (event.key !== key) return;
+    restore();
+    mark();
+  });
   addEventListener("beforeunload", (event) => {
     if (unsaved && by("warning").textContent) event.preventDefault();
   });

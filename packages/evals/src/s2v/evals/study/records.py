@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from s2v.evals.errors import EvalError
-from s2v.evals.manifest import explain
+from s2v.evals.manifest import explain, read_text
 
 KEY_FILE = "key.json"
 RATE_FOLDER = "rate"
@@ -132,7 +132,7 @@ class Given(_Stored):
     item: str
     answers: dict[str, str]
     ms: int = Field(ge=0, le=86_400_000)
-    place: int = Field(ge=0)
+    place: int = Field(ge=0, lt=1 << 31)
 
 
 class Answers(_Stored):
@@ -155,6 +155,8 @@ def load_key(folder: str | Path) -> Key:
         return Key.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise EvalError(f"{path}: {error.strerror}; `s2v-eval study build` writes it") from error
+    except UnicodeDecodeError as error:
+        raise EvalError(f"{path}: damaged ({error.reason}); restore it from a copy") from error
     except ValidationError as error:
         raise EvalError(f"{path}: not a study of this version: {explain(error)}") from error
 
@@ -165,13 +167,11 @@ def load_answers(path: Path, max_bytes: int = 5_000_000) -> Answers:
     Raises:
         EvalError: unreadable, too large, or not such a file.
     """
+    _, text = read_text(path, "file of answers", max_bytes)
     try:
-        if path.stat().st_size > max_bytes:
-            raise EvalError(
-                f"{path}: {path.stat().st_size} bytes; answers have at most {max_bytes}"
-            )
-        return Answers.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvalError(f"{path}: cannot be read: {error}") from error
+        return Answers.model_validate_json(text)
     except ValidationError as error:
-        raise EvalError(f"{path}: not the answers of a study page: {explain(error)}") from error
+        raise EvalError(
+            f"{path}: not the answers of a study page: {explain(error)}; ask the rater to save "
+            "them again"
+        ) from error

@@ -127,13 +127,22 @@ def report(
     folder = Path(study)
     key, rows = load_key(folder), load_rows(folder)
     limits = rules or Rules()
+    if strange := sorted({r["rater"] for r in rows} - set(key.sessions)):
+        raise EvalError(
+            f"{folder}: answers.parquet has {strange[0]!r}, which is no session of key.json; "
+            f"bring this study's files together again: s2v-eval study ingest {folder} FILES"
+        )
     log = check(key, rows, limits)
     gone = excluded(log)
     plain = [r for r in rows if r["kind"] == "item"]
     kept = [r for r in plain if r["rater"] not in gone]
     if not kept:
-        raise EvalError(f"{folder}: no rater is left of {len({r['rater'] for r in rows})}; the "
-                        "log says why, see --json with looser limits")  # fmt: skip
+        broken = [f"{e.rater}: {e.rule} {e.limit:g}, seen {e.value:.2f}" for e in log
+                  if e.broken and e.value is not None]  # fmt: skip
+        why = "; ".join(broken[:4]) or "nobody answered an item"
+        more = f"; and {len(broken) - 4} more" if len(broken) > 4 else ""
+        raise EvalError(f"{folder}: no rater is left of {len({r['rater'] for r in rows})} ({why}"
+                        f"{more}); looser limits are options, see --help")  # fmt: skip
     result = StudyResult(
         study=key.study,
         mode=key.mode,

@@ -23,6 +23,21 @@ _WORDS = {
 }
 
 
+_PREFERENCES = (
+    "Win rate: share of the comparisons that a model won, a tie counting half; the dashed tick is "
+    "one half. Bradley-Terry: a strength per model, mean 0, so that the odds of winning are the "
+    "exponential of the difference; rank: the best and the worst in 95 % of the resamples. Good, "
+    "same, bad (G, S, B): how often the first of a pair was better, neither, worse. Agreement: 1 "
+    "where raters agree, 0 where they answer as by chance."
+)
+_WHAT_IS_WHAT = {
+    "scale": "Marks: 1 unusable, 2 usable, 3 satisfactory; the columns 1, 2, 3 are their shares. "
+    "Usable: marked 2 or 3. Mean of all raters: also of those who are left out. A comparison is "
+    "two marks that one rater gave two models on one prompt. " + _PREFERENCES,
+    "pairwise": _PREFERENCES,
+}
+
+
 def render(result: StudyResult) -> str:
     """The page: a part per question, then raters and rules."""
     header = element(
@@ -35,6 +50,7 @@ def render(result: StudyResult) -> str:
             "Intervals are 95 %, from resampling raters and prompts together "
             f"(seed {result.seed}); they speak of other raters and other prompts too.",
         ),
+        element("p", _WHAT_IS_WHAT[result.mode], class_="small"),
     )
     parts = [(finding.text, _question(result, finding)) for finding in result.findings]
     parts += [("Raters", _raters(result)), ("Left out", _log(result))]
