@@ -25,6 +25,7 @@ from pools import RayRunner
 from s2v.datapipe.base import atomic
 from s2v.datapipe.base.media.images import decode_png_mask, load_image
 from s2v.datapipe.base.shards import Sample, ShardIndex
+from s2v.evals.arguments import natural
 from s2v.evals.cli import chosen_encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.run import evaluate
@@ -37,6 +38,13 @@ from s2v.model.sample import sample
 from s2v.model.sample_files import Request, SampleResult
 
 MAX_REFERENCES = 4
+QUESTIONS = 6
+"""Held-out samples that a training is asked, where nobody says how many."""
+MANIFEST_ONLY = (
+    *("seed", "cache", "keep_going", "weights", "judge", "judge_model", "cpus", "videos", "pool"),
+    *("gpus", "no_report"),
+)
+"""Options that a sampled training does not heed: taken in silence, they would promise it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def evaluate_run(
     shards: Path,
     out: Path,
     *,
-    limit: int = 6,
+    limit: int = QUESTIONS,
     seeds: Sequence[int] = (0,),
     suite: str = "light",
     form: Literal["masked", "crop"] | None = None,
@@ -197,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--suite", default="light", help="suites or protocols (default: light)")
     parser.add_argument("--limit", type=int, help="first N samples (held-out samples: 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=natural, default=0, help="of the bootstrap")
     parser.add_argument("--cache", type=Path, help="finished measurements (default: OUT/cache)")
     parser.add_argument("--keep-going", action="store_true", help="count unusable ones as failed")
     parser.add_argument("--weights", type=Path, help="file that names production weights")
@@ -214,6 +222,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.run is not None and args.shards is None:
         parser.error("--run needs --shards")
+    if args.run is not None:
+        for name in MANIFEST_ONLY:
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f"--{name.replace('_', '-')} goes with --manifest, not with --run")
     return plainly("evaluate", lambda: _run(args))
 
 
@@ -224,7 +236,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _sampled(args: argparse.Namespace) -> Summary:
-    limit = args.limit or 6
+    limit = QUESTIONS if args.limit is None else args.limit
+    if limit < 1:
+        raise EvalError(f"--limit {limit}: at least one sample must be left")
     done = evaluate_run(
         args.run, args.shards, args.out, limit=limit, suite=args.suite, quiet=args.quiet
     )
