@@ -86,7 +86,9 @@ def test_a_video_that_no_line_names_is_noticed_before_anything_is_measured(
         (["run", "{root}/refs/r.png", "--out", "{out}"], "not a UTF-8 text file"),
         (["run", "{m}", "--out", "{out}", "--suite", "ligth"], "did you mean 'light'?"),
         (["run", "{m}", "--out", "{out}", "--limit", "-1"], "at least one sample"),
-        (["run", "{m}", "--out", "{m}", "--suite", "motion"], "manifest.jsonl"),
+        (["run", "{m}", "--out", "{m}", "--suite", "motion"], "manifest.jsonl: is a file; --out"),
+        (["report", "{root}", "--out", "{root}"], "summary.json: No such file"),
+        (["leaderboard", "--split", "zzz"], "contains 'zzz'; known: "),
         (["validate", "{root}"], "cannot read the manifest: Is a directory"),
         (["compare", "{root}", "{root}"], "summary.json: No such file"),
         (["ls", "facesim.light.dlob"], "did you mean 'facesim.light.dlib'?"),
@@ -128,7 +130,10 @@ def test_a_full_disk_is_an_error_not_a_traceback(
     monkeypatch.setattr(os, "fsync", no_space)
     arguments = ["run", str(study.manifest), "--out", str(tmp_path / "o"), "--suite", "motion"]
     assert main([*arguments, "--no-progress"]) == 1
-    assert capsys.readouterr().err == "s2v-eval: error: No space left on device\n"
+    err = capsys.readouterr().err
+    assert err.startswith(f"s2v-eval: error: {tmp_path / 'o'}/")  # the file that did not fit
+    assert ": No space left on device; free some space" in err
+    assert err.count("\n") == 1
     assert not (tmp_path / "o" / "summary.json").exists()
 
 
@@ -140,7 +145,9 @@ def test_compare_prints_the_change_with_its_doubt(
     capsys.readouterr()
     both = [str(tmp_path / "one"), str(tmp_path / "two")]
     assert main(["compare", *both]) == 0
-    assert "4 over 3 refs" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 over 3 refs" in out
+    assert "too few references to show any difference (six at least): motion.light" in out
     assert main(["compare", *both, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["differences"][0]["difference"] == 0

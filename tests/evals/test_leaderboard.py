@@ -113,6 +113,23 @@ def test_versions_of_one_protocol_are_different_columns(finished: Path, tmp_path
     ]
 
 
+def test_one_name_in_two_runs_is_two_lines_and_the_ceiling_no_model(
+    study: Any, tmp_path: Path
+) -> None:
+    study.lines[0] |= {"source": "real", "model": "toy"}
+    runs = []
+    for name in ("x", "y"):
+        evaluate(study.save(), tmp_path / name, "motion", progress=False, replicates=50,
+                 cache=study.shared_cache)  # fmt: skip
+        runs.append(tmp_path / name)
+    ours = leaderboard(runs, source="consisid")[0]
+    ceiling = "toy (ceiling)"
+    labels = ["toy · x", f"{ceiling} · x", "toy · y", f"{ceiling} · y"]
+    assert [line.model for line in ours.lines] == labels
+    assert [line.cells[0].n for line in ours.lines[:2] if line.cells[0]] == [3, 1]
+    assert [line.model for line in leaderboard(runs[:1])[0].lines] == ["toy", ceiling]
+
+
 def test_a_partial_run_says_so_on_the_board(
     study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

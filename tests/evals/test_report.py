@@ -45,6 +45,33 @@ def test_every_figure_of_the_summary_is_on_the_page(study: Any, tmp_path: Path) 
     assert "Every sample that should have been scored was" in page
 
 
+def test_the_words_of_the_page_are_said_where_they_stand(study: Any, tmp_path: Path) -> None:
+    page = text_of(scored(study, tmp_path / "a") / "report.html")
+    assert "Light: measured with small open networks" in page
+    assert "Real (ceiling):" not in page
+    study.lines[0] |= {"source": "real", "model": None}
+    assert "Real (ceiling):" in text_of(scored(study, tmp_path / "b") / "report.html")
+
+
+def test_models_whose_names_begin_alike_are_told_apart_in_a_chart() -> None:
+    names = ("phantom-mmdit-small-lr1e-4-step-5000", "phantom-mmdit-small-lr1e-4-step-9000")
+    shown = charts.whiskers("m", "u", [charts.Whisker(n, 0.5, 0.4, 0.6, None, 0) for n in names])
+    labels = re.findall(r'class="name">([^<]+)<', shown)
+    assert labels[0].endswith("step-5000")
+    assert labels[1].endswith("step-9000")
+    assert all(len(label) <= 18 for label in labels)
+
+
+def test_no_score_of_a_panel_is_left_out_in_silence(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = scored(study, tmp_path / "o")
+    assert "more in per_sample.parquet" not in (run / "report.html").read_text()
+    monkeypatch.setattr("s2v.evals.report.panels._CHIPS", 1)
+    page = build_report([run], tmp_path / "p.html").read_text()
+    assert page.count("and 1 more in per_sample.parquet") == 4
+
+
 def test_two_runs_leave_the_same_page_and_the_same_files(study: Any, tmp_path: Path) -> None:
     runs = [scored(study, tmp_path / name) for name in ("a", "b")]
     kept = [

@@ -8,6 +8,7 @@ column (`s2v.evals.reference.protocols`), and the certainty of that stands with 
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class Line:
     """One model.
 
     Attributes:
-        model: whose videos.
+        model: whose videos; with its run's folder where several runs have that name.
         origin: `OURS`, or ``published``.
         cells: one per column; None where there is no figure.
         partial: the run left samples out.
@@ -80,7 +81,7 @@ class Board:
         title: source, table and test set.
         source: as published, or `OURS`.
         columns: protocols.
-        lines: models, best first by the first column of the table.
+        lines: models; published tables have the best by their first column first.
     """
 
     title: str
@@ -106,7 +107,7 @@ def leaderboard(
     Raises:
         EvalError: a folder without a finished run; nothing of that source or split.
     """
-    summaries = [load_summary(run) for run in runs]
+    summaries = _named([Path(run) for run in runs])
     rows = _chosen(source, split)
     boards = [_ours(summaries)] if summaries else []
     keys = list(dict.fromkeys((r.source, r.table, r.split) for r in rows))
@@ -114,6 +115,32 @@ def leaderboard(
         table = [r for r in rows if (r.source, r.table, r.split) == key]
         boards.append(_published(table, summaries))
     return boards
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A run with what its models are called on the boards."""
+
+    summary: Summary
+    labels: dict[tuple[str, str], str]
+
+
+def _named(runs: Sequence[Path]) -> list[_Named]:
+    """One name in several runs is several lines: each gets its folder behind it."""
+    summaries = [load_summary(run) for run in runs]
+    counts = Counter(group for summary in summaries for group in _groups(summary))
+    named = []
+    for n, (run, summary) in enumerate(zip(runs, summaries, strict=True), start=1):
+        folder = run.resolve().name
+        alike = sum(other.resolve().name == folder for other in runs) > 1
+        labels = {}
+        for source, model in _groups(summary):
+            label = f"{model} (ceiling)" if source == "real" else model
+            if counts[source, model] > 1:
+                label += f" · {folder}" + (f" {n}" if alike else "")
+            labels[source, model] = label
+        named.append(_Named(summary, labels))
+    return named
 
 
 def _chosen(source: str | None, split: str | None) -> list[PublishedRow]:
@@ -125,7 +152,7 @@ def _chosen(source: str | None, split: str | None) -> list[PublishedRow]:
         rows = [r for r in rows if wanted.casefold() in str(getattr(r, field)).casefold()]
         if not rows:
             near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.2)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             raise EvalError(f"no published {field} contains {wanted!r}{hint}")
     return rows
 
@@ -141,7 +168,7 @@ def _best_first(lines: list[Line], columns: Sequence[Column], by: int) -> tuple[
     return tuple(sorted(lines, key=rank))
 
 
-def _published(rows: Sequence[PublishedRow], summaries: Sequence[Summary]) -> Board:
+def _published(rows: Sequence[PublishedRow], runs: Sequence[_Named]) -> Board:
     first = rows[0]
     columns = {r.metric: Column(r.metric, r.unit, r.direction) for r in rows}
     names = sorted(columns, key=lambda name: "total" not in name.casefold())  # stable
@@ -149,11 +176,11 @@ def _published(rows: Sequence[PublishedRow], summaries: Sequence[Summary]) -> Bo
     for model in dict.fromkeys(r.model for r in rows):
         cells = {r.metric: Cell(r.value, note=r.note) for r in rows if r.model == model}
         lines.append(Line(model, "published", tuple(cells.get(n) for n in names)))
-    for summary in summaries:
-        for model in _models(summary):
-            mine = tuple(_counterpart(summary, model, first.source, n) for n in names)
+    for run in runs:
+        for group, label in run.labels.items():
+            mine = tuple(_counterpart(run.summary, group, first.source, n) for n in names)
             if any(cell is not None for cell in mine):
-                lines.append(Line(model, OURS, mine, summary.partial))
+                lines.append(Line(label, OURS, mine, run.summary.partial))
     ordered = tuple(columns[n] for n in names)
     return Board(
         f"{first.source}, {first.table}: {first.split}",
@@ -163,36 +190,39 @@ def _published(rows: Sequence[PublishedRow], summaries: Sequence[Summary]) -> Bo
     )
 
 
-def _ours(summaries: Sequence[Summary]) -> Board:
+def _ours(runs: Sequence[_Named]) -> Board:
     """Our runs side by side; versions of one protocol are different columns."""
     columns: dict[str, Column] = {}
-    for summary in summaries:
-        for info in summary.metrics:
+    for run in runs:
+        for info in run.summary.metrics:
             name = f"{info.protocol} v{info.version}"
             columns.setdefault(name, Column(name, info.unit, info.direction))
     lines = []
-    for summary in summaries:
-        for model in _models(summary):
+    for run in runs:
+        for group, label in run.labels.items():
             cells = {
                 f"{r.protocol} v{r.version}": Cell(r.mean, r.ci_low, r.ci_high, r.n)
-                for r in _whole(summary, model)
+                for r in _whole(run.summary, group)
                 if r.mean is not None
             }
-            lines.append(Line(model, OURS, tuple(cells.get(n) for n in columns), summary.partial))
+            mine = tuple(cells.get(n) for n in columns)
+            lines.append(Line(label, OURS, mine, run.summary.partial))
     ordered = tuple(columns.values())
     return Board("Measured here", OURS, ordered, tuple(lines))
 
 
-def _whole(summary: Summary, model: str) -> list[Result]:
-    return [r for r in summary.results if r.scenario is None and r.model == model]
+def _whole(summary: Summary, group: tuple[str, str]) -> list[Result]:
+    return [r for r in summary.results if r.scenario is None and (r.source, r.model) == group]
 
 
-def _models(summary: Summary) -> list[str]:
-    return list(dict.fromkeys(r.model for r in summary.results if r.scenario is None))
+def _groups(summary: Summary) -> list[tuple[str, str]]:
+    """(source, model), real clips last."""
+    found = dict.fromkeys((r.source, r.model) for r in summary.results if r.scenario is None)
+    return sorted(found, key=lambda group: group[0] == "real")
 
 
-def _counterpart(summary: Summary, model: str, source: str, metric: str) -> Cell | None:
-    for result in _whole(summary, model):
+def _counterpart(summary: Summary, group: tuple[str, str], source: str, metric: str) -> Cell | None:
+    for result in _whole(summary, group):
         related = follows(result.protocol, source, metric)
         if related is not None and result.mean is not None and result.source == "generated":
             return Cell(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from s2v.datapipe.base.markup import clean
 from s2v.evals import reference
 from s2v.evals.compare import Comparison
 from s2v.evals.leaderboard import OURS, Board, Cell
 from s2v.evals.metrics.base import MetricSpec
-from s2v.evals.summary import Summary
+from s2v.evals.statistics import can_show
+from s2v.evals.summary import Result, Summary
 
 _ARROWS = {"higher": "↑", "lower": "↓", "neither": "≈ real"}
 
@@ -31,20 +33,18 @@ def summary_text(summary: Summary) -> str:
                 f"{row['metric']} {_ARROWS[row['direction']]}",
                 who,
                 number(row["mean"]),
-                interval(row["ci_low"], row["ci_high"]),
+                "-" if row["mean"] is None else interval(row["ci_low"], row["ci_high"]),
                 counted,
                 "" if row["rate"] is None else f"{row['rate']:.0%}",
                 number(row["baseline"]),
             )
         )
     lines += columns(rows)
-    gone = [
-        f"  {r.protocol}, {r.model}: " + ", ".join(f"{n} {why}" for why, n in r.failed.items())
-        for r in summary.results
-        if r.failed and r.scenario is None
-    ]
-    if gone:
+    whole = [r for r in summary.results if r.scenario is None]
+    if gone := [_reasons(r, r.failed) for r in whole if r.failed]:
         lines += ["", "Not scored (failures.csv has each):", *gone]
+    if spared := [_reasons(r, r.not_applicable) for r in whole if r.not_applicable]:
+        lines += ["", "Not asked, as the metric is not about them:", *spared]
     if summary.published.rows:
         lines += ["", summary.published.notice]
         published = [("published", "model", "value", "unit", "source")]
@@ -62,9 +62,15 @@ def summary_text(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def _reasons(result: Result, reasons: Mapping[str, int]) -> str:
+    counted = ", ".join(f"{n} {why}" for why, n in reasons.items())
+    return f"  {result.protocol}, {clean(result.model)}: {counted}"
+
+
 def comparison_text(found: Comparison) -> str:
     """The table of a comparison and why some metrics are not in it."""
-    lines = [f"A = {found.model_a}, B = {found.model_b}; paired by reference, prompt and seed"]
+    names = f"A = {found.model_a}, B = {found.model_b}; paired by reference, prompt and seed"
+    lines = [clean(names)]
     if found.partial:
         lines.append("PARTIAL: a run left samples out; for testing only")
     rows = [("metric", "A", "B", "B - A", "95 % interval", "p (Holm)", "pairs", "detectable")]
@@ -82,8 +88,24 @@ def comparison_text(found: Comparison) -> str:
             )
         )
     lines += columns(rows)
+    few = [d.metric.protocol for d in found.differences if not can_show(d.clusters)]
+    if few:
+        lines.append(f"too few references to show any difference (six at least): {', '.join(few)}")
+    lines += [f"not paired: {line}" for line in unpaired(found)]
     lines += [f"not compared: {k}: {why}" for k, why in sorted(found.skipped.items())]
     return "\n".join(lines)
+
+
+def unpaired(found: Comparison) -> list[str]:
+    """Videos that only one side scored, by number: a failure must not leave a test in silence."""
+    by_number: dict[int, list[str]] = {}
+    for d in found.differences:
+        if d.unpaired:
+            by_number.setdefault(d.unpaired, []).append(d.metric.protocol)
+    return [
+        f"{n} video{'s' if n > 1 else ''} scored on one side only ({', '.join(protocols)})"
+        for n, protocols in sorted(by_number.items())
+    ]
 
 
 def boards_text(boards: Sequence[Board]) -> str:
@@ -153,6 +175,7 @@ def interval(low: float | None, high: float | None, *, signed: bool = False) -> 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Left-aligned columns with a rule below the heading."""
+    rows = [tuple(" ".join(clean(cell).split()) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
     return [lines[0], "  ".join("-" * w for w in widths), *lines[1:]]

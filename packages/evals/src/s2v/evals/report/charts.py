@@ -83,8 +83,9 @@ def whiskers(title: str, unit: str, entries: Sequence[Whisker]) -> Markup:
 
 
 def _whisker(entry: Whisker, at: Callable[[float], float], y: float) -> Markup:
-    name = entry.label if len(entry.label) <= 20 else entry.label[:19] + "…"
-    label = element("text", name, x=_LEFT - 8, y=_px(y + 4), text_anchor="end", class_="name")
+    label = element(
+        "text", _short(entry.label), x=_LEFT - 8, y=_px(y + 4), text_anchor="end", class_="name"
+    )
     if entry.mean is None:
         return join(label, element("text", "not scored", x=_LEFT + 4, y=_px(y + 4)))
     parts = [label]
@@ -101,6 +102,14 @@ def _whisker(entry: Whisker, at: Callable[[float], float], y: float) -> Markup:
                 class_=f"dot s{entry.series % SERIES}")
     )  # fmt: skip
     return join(*parts)
+
+
+def _short(label: str, width: int = 18) -> str:
+    """Both ends of a label: names of runs often begin alike and differ in their steps or seeds."""
+    if len(label) <= width:
+        return label
+    tail = width // 2
+    return f"{label[: width - tail - 1].rstrip()}…{label[-tail:].lstrip()}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ Room = Callable[[int], bool]
 WORST = 4
 """Samples shown per metric."""
 
-_CHIPS = 8
+_CHIPS = 24
+"""Of one video; what is beyond is counted."""
 
 
 def side_by_side(
@@ -136,7 +137,9 @@ def _chips(metrics: Mapping[str, MetricInfo], method: Method, sample_id: str) ->
         for r in mine
         if r["status"] != "not_applicable"
     ]
-    return element("ul", *chips[:_CHIPS], class_="chips")
+    more = len(chips) - _CHIPS
+    rest = element("li", f"and {more} more in per_sample.parquet") if more > 0 else None
+    return element("ul", *chips[:_CHIPS], rest, class_="chips")
 
 
 def _score(row: Row) -> str:

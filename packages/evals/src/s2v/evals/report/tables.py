@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from s2v.datapipe.base.markup import Content, Markup, element, join, joined, table
-from s2v.evals import reference, show
+from s2v.evals import reference, show, statistics
 from s2v.evals.compare import Comparison, Difference, compare
 from s2v.evals.errors import EvalError
 from s2v.evals.report import charts
@@ -14,7 +14,6 @@ from s2v.evals.report.runs import Method, Run, metric_key, run_name
 from s2v.evals.summary import MetricInfo, Result
 
 _MAX_FAILURES = 60
-_ALPHA = 0.05
 # Where a metric's full range says little, the part of it in which figures lie; stated on the axis.
 _RADAR_FAMILIES = ("quality", "consistency")
 _RADAR_RANGE = {"text": (0.0, 40.0), "subject": (0.0, 1.0), "copy": (0.0, 1.0)}
@@ -43,14 +42,28 @@ def scores(metrics: Mapping[str, MetricInfo], methods: Sequence[Method]) -> Mark
                "chance", "unit", "protocol")  # fmt: skip
     return join(
         element("div", *figures, class_="charts"),
-        element(
-            "p",
-            "A dot is the mean, its line the 95 % interval of a bootstrap over references, the "
-            "dashed tick the chance level: the same videos against other samples' inputs.",
-            class_="small",
-        ),
+        element("p", " ".join(_legend(metrics, methods)), class_="small"),
         table(columns, rows, "Scores with intervals"),
     )
+
+
+def _legend(metrics: Mapping[str, MetricInfo], methods: Sequence[Method]) -> list[str]:
+    """The words of charts and table, those that occur."""
+    said = [
+        "A dot is the mean, its line the 95 % interval: a bootstrap over references, of rates "
+        "Wilson's.",
+        "The dashed tick is the chance level: the same videos against other samples' inputs.",
+        "↑ higher is better, ↓ lower is better, ≈ nearest to the real clips is best.",
+        "On frames: the share of the looked-at frames that a score stands on, where a face or a "
+        "subject has to be found first.",
+    ]
+    if any(method.is_real for method in methods):
+        said.append("Real (ceiling): held-out real clips, scored like the videos of a model.")
+    if any(_is_light(info) for info in metrics.values()):
+        said.append(
+            "Light: measured with small open networks, never compared with a published figure."
+        )
+    return said
 
 
 def _score_row(info: MetricInfo, method: Method, r: Result) -> list[Content]:
@@ -79,9 +92,13 @@ def _arrow(info: MetricInfo) -> Markup:
 
 
 def _badge(info: MetricInfo) -> Markup | None:
-    if ".light" not in info.protocol:
+    if not _is_light(info):
         return None
     return element("span", "light", class_="badge", title="never compared with a published figure")
+
+
+def _is_light(info: MetricInfo) -> bool:
+    return ".light" in info.protocol
 
 
 def radar(metrics: Mapping[str, MetricInfo], methods: Sequence[Method]) -> Markup:
@@ -118,12 +135,17 @@ def radar(metrics: Mapping[str, MetricInfo], methods: Sequence[Method]) -> Marku
         element("figure", charts.radar("Radar of the metrics", spokes, polygons), class_="radar"),
         element(
             "p",
-            "Further out is better, but on the dynamic degree only more; "
-            "the range from centre to rim stands below each name and is fixed, not fitted to these "
-            "methods. The area means nothing.",
+            "Further out is better"
+            + (", but on the dynamic degree only more" if _has_dynamic(chosen) else "")
+            + "; the range from centre to rim stands below each name and is fixed, not fitted to "
+            "these methods. The area means nothing.",
             class_="small",
         ),
     )
+
+
+def _has_dynamic(metrics: Mapping[str, MetricInfo]) -> bool:
+    return any(info.direction == "neither" for info in metrics.values())
 
 
 def _range(info: MetricInfo) -> tuple[float, float] | None:
@@ -219,7 +241,8 @@ def _comparison(base: Method, other: Method, found: Comparison) -> Markup:
     ]
     columns = ("metric", base.label, other.label, "difference", "95 % interval", "p (Holm)",
                "pairs", "detectable", "says")  # fmt: skip
-    left_out = [element("li", f"{k}: {why}") for k, why in sorted(found.skipped.items())]
+    left_out = [element("li", f"not paired: {line}") for line in show.unpaired(found)]
+    left_out += [element("li", f"{k}: {why}") for k, why in sorted(found.skipped.items())]
     return join(
         table(columns, rows, f"{other.label} against {base.label}"),
         element("ul", *left_out, class_="small") if left_out else None,
@@ -227,9 +250,9 @@ def _comparison(base: Method, other: Method, found: Comparison) -> Markup:
 
 
 def _verdict(d: Difference) -> str:
-    if 2.0 ** (1 - d.clusters) > _ALPHA:
+    if not statistics.can_show(d.clusters):
         return "too few references to show any"
-    if d.p_holm > _ALPHA:
+    if d.p_holm > statistics.ALPHA:
         return "no difference shown"
     if d.metric.direction == "neither":
         return "differs"
@@ -237,7 +260,27 @@ def _verdict(d: Difference) -> str:
 
 
 def failures(runs: Sequence[Run]) -> Markup:
-    """What should have been scored and was not, counted and listed."""
+    """What should have been scored and was not, counted and listed; what was not asked, counted."""
+    return join(_failures(runs), _not_asked(runs))
+
+
+def _not_asked(runs: Sequence[Run]) -> Markup | None:
+    spared = Counter(
+        (r["protocol"], r["reason"])
+        for run in runs
+        for r in run.rows
+        if r["status"] == "not_applicable"
+    )
+    if not spared:
+        return None
+    rows: list[list[Content]] = [
+        [element("code", protocol), reason, n] for (protocol, reason), n in sorted(spared.items())
+    ]
+    columns = ("protocol", "reason", "videos")
+    return table(columns, rows, "Not asked, as the metric is not about them")
+
+
+def _failures(runs: Sequence[Run]) -> Markup:
     rows = [(run, r) for run in runs for r in run.rows if r["status"] == "failed"]
     if not rows:
         return element("p", "Every sample that should have been scored was.")
