@@ -72,7 +72,7 @@ def key_of(spec: MetricSpec, item: Inspected) -> str:
     }
     if spec.uses_references:
         content["references"] = [
-            [image, mask, ref.is_face]
+            [image, mask, ref.is_face, *(["scene"] if ref.is_scene else [])]
             for (image, mask), ref in zip(item.references, item.sample.refs, strict=True)
         ]
     if spec.uses_prompt:
@@ -87,7 +87,10 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 class Cache:
-    """One JSON file per measurement below a folder.
+    """One JSON file per measurement below a folder, with a digest of its own content.
+
+    What was cut short, edited or spoilt by a disk is no measurement: without the digest a changed
+    figure would look like any other.
 
     Args:
         folder: created at the first write.
@@ -103,11 +106,14 @@ class Cache:
         """The stored measurement, or None; a damaged file counts as none."""
         try:
             stored = json.loads(self._path(spec, key).read_text(encoding="utf-8"))
+            if stored.pop("sha256") != digest(stored):
+                return None
             return Measurement(**stored)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return None
 
     def put(self, spec: MetricSpec, key: str, measurement: Measurement) -> None:
         """Store one measurement, atomically."""
-        text = json.dumps(asdict(measurement), sort_keys=True, allow_nan=False)
+        content = asdict(measurement)
+        text = json.dumps({**content, "sha256": digest(content)}, sort_keys=True, allow_nan=False)
         write_bytes(self._path(spec, key), text.encode())

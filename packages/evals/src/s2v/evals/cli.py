@@ -6,6 +6,8 @@ Exit status: 0 done, 1 wrong input or failed run, 2 wrong usage, 130 interrupted
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import json
 import os
 import sys
@@ -15,10 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from s2v.datapipe.base.assets import AssetError
+from s2v.datapipe.base.markup import clean
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
 from s2v.datapipe.base.shards import ShardError
 from s2v.evals import reference, show
+from s2v.evals.arguments import natural
 from s2v.evals.compare import compare
 from s2v.evals.encoders.judge import Endpoint, KeptAnswers
 from s2v.evals.encoders.local import Weights
@@ -46,6 +50,11 @@ _EXAMPLES = """examples:
 """
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_LONGEST = 2000
+"""Letters of an error: it may quote what a stranger wrote."""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
@@ -71,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--judge", help="OpenAI-compatible address that judged protocols ask")
     run.add_argument("--judge-model", help="its model; the key is read from S2V_JUDGE_KEY")
     run.add_argument("--limit", type=int, help="first N samples only; marks the result partial")
-    run.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    run.add_argument("--seed", type=natural, default=0, help="of the bootstrap (default: 0)")
     run.add_argument("--cache", type=Path, help="finished measurements (default: OUT/cache)")
     run.add_argument(
         "--keep-going",
@@ -92,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument("b", type=Path, help="folder of another")
     diff.add_argument("--model-a", help="which model of A, where it holds several")
     diff.add_argument("--model-b", help="which model of B, likewise")
-    diff.add_argument("--seed", type=int, default=0)
+    diff.add_argument("--seed", type=natural, default=0, help="of the resampling (default: 0)")
     diff.add_argument("--json", action="store_true", help="JSON on standard output")
     diff.set_defaults(do=_compare)
 
@@ -130,6 +139,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without Unicode gets a sign in place of an arrow, and not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
     do: Callable[[argparse.Namespace], int] = args.do
     try:
@@ -144,14 +157,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}")
+        full = "; free some space, the same command goes on where it was"
+        return _complain(f"{where}{error.strerror or error}{full if error.errno in _FULL else ''}")
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on where it was")
         return 130
 
 
 def _complain(message: str) -> int:
-    print("s2v-eval: error: " + " ".join(message.split()), file=sys.stderr)
+    said = clean(" ".join(message.split()))
+    if len(said) > _LONGEST:
+        said = f"{said[:_LONGEST]} ... ({len(said)} letters)"
+    print(f"s2v-eval: error: {said}", file=sys.stderr)
     return 1
 
 
@@ -163,7 +180,7 @@ def _run(args: argparse.Namespace) -> int:
     manifest = load_manifest(args.manifest)
     if extra := extra_videos(manifest):
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-        print(f"s2v-eval: note: no line names {extra[0]}{more}", file=sys.stderr)
+        print(clean(f"s2v-eval: note: no line names {extra[0]}{more}"), file=sys.stderr)
     summary = evaluate(
         manifest,
         args.out,
@@ -219,9 +236,9 @@ def _validate(args: argparse.Namespace) -> int:
         )
     else:
         for problem in problems:
-            print(problem)
+            print(clean(problem))
         for path in extra:
-            print(f"extra: {path}: no line of the manifest names it")
+            print(clean(f"extra: {path}: no line of the manifest names it"))
         print(f"{args.manifest}: {len(usable)} of {total} samples can be scored")
     return 1 if problems or extra else 0
 

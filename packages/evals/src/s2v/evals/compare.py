@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from s2v.evals import statistics
 from s2v.evals.errors import EvalError
 from s2v.evals.summary import MetricInfo, Summary, load_summary
+from s2v.evals.write import load_rows
 
 Key = tuple[str, str, int | None]
 """(reference_id, prompt, seed): what makes two videos a pair."""
@@ -98,7 +97,7 @@ def compare(
             in common.
     """
     summaries = load_summary(a), load_summary(b)
-    tables = [_read(Path(folder)) for folder in (a, b)]
+    tables = [load_rows(folder) for folder in (a, b)]
     names = [
         _model(table, folder, wanted, option)
         for table, folder, wanted, option in (
@@ -161,15 +160,6 @@ def _possible(info: MetricInfo, end: float | None) -> float | None:
         return end
     span = info.high - info.low
     return min(span, max(-span, end))
-
-
-def _read(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "per_sample.parquet"
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise EvalError(f"{path}: cannot be read: {error}") from error
-    return rows
 
 
 def _model(

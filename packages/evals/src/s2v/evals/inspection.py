@@ -7,8 +7,10 @@ fewer frames than it declares, and a score over its first half would look like a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +21,8 @@ from s2v.evals.manifest import Manifest, Sample
 
 SUFFIXES: Final = frozenset((".avi", ".gif", ".mkv", ".mov", ".mp4", ".mpg", ".webm"))
 """What counts as a video when looking for those that no line names."""
+_SAME_RATE: Final = 0.02
+"""23.976 and 24 frames a second are one rate to a manifest, 24 and 25 are two."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,9 @@ class Problem:
 
     Attributes:
         sample_id: whose.
-        kind: ``missing_video``, ``zero_frames``, ``duplicate``, ``mask_size``, or ``video_`` /
-            ``reference_`` / ``mask_`` with the media room's kind (``truncated``, ``corrupt`` ...).
+        kind: ``zero_frames``, ``wrong_fps``, ``duplicate``, ``mask_size``, or ``video_`` /
+            ``reference_`` / ``mask_`` with the media room's kind (``missing``, ``truncated``,
+            ``corrupt`` ...).
         path: the file, as the manifest names it.
         message: what was seen and the way out.
     """
@@ -119,13 +124,20 @@ def extra_videos(manifest: Manifest) -> list[str]:
     named = {manifest.resolve(s.video) for s in manifest.samples}
     named |= {manifest.resolve(ref.path) for s in manifest.samples for ref in s.refs}
     found = {
-        path.resolve()
+        path
         for folder in {path.parent for path in named if path.suffix.lower() in SUFFIXES}
-        if folder.is_dir()
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        for path in _videos_in(folder)
     }
     return sorted(manifest.shorten(str(path)) for path in found - named)
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    """Nothing of a folder that is not there or may not be listed: the samples say so themselves."""
+    try:
+        entries = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+        return [Path(os.path.realpath(path)) for path in entries if path.is_file()]
+    except OSError:
+        return []
 
 
 def _inspect_one(
@@ -166,9 +178,26 @@ def _inspect_one(
         times = _times(video, sha256, cache)
     except MediaError as error:
         return problem(f"video_{error.kind.value}", sample.video, error)
-    if not times:
-        return problem("zero_frames", sample.video, f"{video}: opens, but has no frame")
+    if (wrong := _wrong(times, sample.fps)) is not None:
+        return problem(wrong[0], sample.video, f"{video}: {wrong[1]}")
     return Inspected(sample, video, sha256, times, tuple(references))
+
+
+def _wrong(times_us: Sequence[int], fps: float | None) -> tuple[str, str] | None:
+    """Kind and message of what is wrong with a video's frames, if anything is."""
+    if not times_us:
+        return "zero_frames", "opens, but has no frame"
+    span = times_us[-1] - times_us[0]
+    if fps is None or span <= 0:  # a still has no rate
+        return None
+    seen = (len(times_us) - 1) * 1e6 / span
+    if abs(seen - fps) <= _SAME_RATE * fps:
+        return None
+    return (
+        "wrong_fps",
+        f"{seen:.4g} frames a second, the manifest says {fps:g}; write the video anew with its "
+        "rate, or mend fps",
+    )
 
 
 def _digest(path: Path) -> str:
@@ -181,14 +210,22 @@ def _times(video: Path, sha256: str, cache: Path | None) -> tuple[int, ...]:
     stored = cache / f"{sha256}.json" if cache is not None else None
     if stored is not None and stored.is_file():
         try:
-            times = json.loads(stored.read_text(encoding="utf-8"))["times_us"]
-            return tuple(int(t) for t in times)
-        except (ValueError, KeyError, TypeError):
+            return _stored_times(json.loads(stored.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass  # a damaged cache file is simply made again
     times = media.frame_times(video)
     if stored is not None:
         write_json(stored, {"times_us": list(times)})
     return times
+
+
+def _stored_times(content: object) -> tuple[int, ...]:
+    times = content["times_us"] if isinstance(content, dict) else None
+    if not isinstance(times, list) or any(type(t) is not int for t in times):
+        raise ValueError("no list of times")
+    if any(later < earlier for earlier, later in pairwise(times)):
+        raise ValueError("times that go back")
+    return tuple(times)
 
 
 def as_rows(problems: Sequence[Problem]) -> list[dict[str, str]]:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from s2v.evals.errors import EvalError
 
 SubjectClass = Literal["person", "creature", "thing"]
+MAX_BYTES = 1 << 30
+"""Of a manifest: some million lines."""
+_SEED = 1 << 63
+_PATH = r"^[^\x00]+$"
 Source = Literal["generated", "real"]
 
 
@@ -35,13 +40,22 @@ class Reference(_Strict):
         phrase: the words that name the subject in the prompt.
         subject_class: ``class`` in the file.
         is_face: the reference shows a face that face similarity shall be measured on.
+        is_scene: the reference is a place and no subject: there is nothing to cut out of it, and
+            the segmented similarities leave it out.
     """
 
-    path: str = Field(min_length=1)
-    mask: str | None = None
+    path: str = Field(pattern=_PATH)
+    mask: str | None = Field(default=None, pattern=_PATH)
     phrase: str
     subject_class: SubjectClass = Field(alias="class")
     is_face: bool = False
+    is_scene: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Reference:
+        if self.is_face and self.is_scene:
+            raise ValueError("a reference is a face or a scene, not both")
+        return self
 
 
 class Sample(_Strict):
@@ -59,18 +73,21 @@ class Sample(_Strict):
         source: ``generated``, or ``real`` for held-out clips that serve as ceiling.
         reference_id: cluster for the bootstrap: videos of the same subject share it. Chance levels
             are taken from the samples of other reference ids.
+        fps: frames per second that the video should have; one of another rate is not scored,
+            as motion, and what is sampled by time, would be wrong. Null: whatever it has.
     """
 
     sample_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")
-    video: str = Field(min_length=1)
+    video: str = Field(pattern=_PATH)
     prompt: str
     refs: tuple[Reference, ...] = Field(strict=False)
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=-_SEED, lt=_SEED)
     scenario: str | None = None
     split: str | None = None
     model: str | None = None
     source: Source
     reference_id: str = Field(min_length=1)
+    fps: float | None = Field(default=None, gt=0, le=1000)
 
     @field_validator("prompt")
     @classmethod
@@ -106,7 +123,8 @@ class Manifest:
 
     def resolve(self, name: str) -> Path:
         """Absolute path of a file named in the manifest."""
-        return (self.path.parent / name).resolve()
+        # Path.resolve() raises where links go in a circle; such a file is missing, no more.
+        return Path(os.path.realpath(self.path.parent / name))
 
     def shorten(self, text: str) -> str:
         """A message with paths relative to the manifest: the same wherever the run is made."""
@@ -124,13 +142,7 @@ def load_manifest(path: str | Path) -> Manifest:
             missing key, wrong type, empty prompt, duplicate ``sample_id``, no samples.
     """
     file = Path(path)
-    try:
-        raw = file.read_bytes()
-        text = raw.decode("utf-8")
-    except OSError as error:
-        raise EvalError(f"{file}: cannot read the manifest: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise EvalError(f"{file}: not a UTF-8 text file (byte {error.start})") from error
+    raw, text = read_text(file, "manifest", MAX_BYTES)
     samples: list[Sample] = []
     first_line: dict[str, int] = {}
     # Not splitlines(): JSON strings may hold U+2028, which it would split at.
@@ -152,6 +164,30 @@ def load_manifest(path: str | Path) -> Manifest:
         raise EvalError(f"{file}: no samples in the manifest (one JSON object per line expected)")
     samples.sort(key=lambda s: s.sample_id)
     return Manifest(file.resolve(), hashlib.sha256(raw).hexdigest(), tuple(samples))
+
+
+def read_text(file: Path, what: str, most: int) -> tuple[bytes, str]:
+    """A text file of a user's: its bytes, and its text without the mark that some editors add.
+
+    Args:
+        file: may be a pipe.
+        what: for the messages.
+        most: bytes.
+
+    Raises:
+        EvalError: unreadable, larger, or not UTF-8.
+    """
+    try:
+        with file.open("rb") as handle:
+            raw = handle.read(most + 1)
+    except OSError as error:
+        raise EvalError(f"{file}: cannot read the {what}: {error.strerror}") from error
+    if len(raw) > most:
+        raise EvalError(f"{file}: more than {most} bytes; is it the {what}?")
+    try:
+        return raw, raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EvalError(f"{file}: not a UTF-8 text file (byte {error.start})") from error
 
 
 def explain(error: ValidationError) -> str:

@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 import cv2
 
 from s2v.datapipe.base.assets import asset
+from s2v.datapipe.base.markup import clean
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
 from s2v.evals import aggregate, media, previews, statistics, write
@@ -24,15 +25,18 @@ from s2v.evals.cache import Cache, digest, key_of, library_versions, net_revisio
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
 from s2v.evals.inspection import Inspected, Problem, inspect
+from s2v.evals.lock import only_one
 from s2v.evals.manifest import Manifest, Sample, load_manifest
 from s2v.evals.metrics import build
 from s2v.evals.metrics.base import Case, Measurement, Metric, RefImage, failed
 from s2v.evals.report.page import build_report
-from s2v.evals.summary import Bootstrap, MetricInfo, Summary, published_block
+from s2v.evals.rows import PER_SAMPLE_FILE
+from s2v.evals.summary import SUMMARY_FILE, Bootstrap, MetricInfo, Summary, published_block
 
 OnProblem = Literal["refuse", "record"]
 Scored = list[tuple[Metric, Measurement, str]]
 """What each metric said of one video, and a message where it could not."""
+REPORT_FILE = "report.html"
 Work = tuple[Inspected, list[Metric]]
 """A video with the metrics that have not yet measured it."""
 
@@ -115,7 +119,8 @@ def evaluate(
         The summary, as written.
 
     Raises:
-        EvalError: wrong manifest, suite or limit; unusable samples with ``refuse``.
+        EvalError: wrong manifest, suite or limit; unusable samples with ``refuse``; another
+            process that writes into ``out``.
         AssetError: weights missing or damaged; the message has the command that helps.
         OSError: the results cannot be written.
     """
@@ -129,44 +134,48 @@ def evaluate(
     store = Path(cache) if cache is not None else folder / "cache"
     config = _Config(suite, tuple(m.spec.protocol for m in metrics), seed, replicates, limit)
 
-    with track("check", len(samples), quiet=not progress) as step:
-        usable, problems = inspect(parsed, samples, cache=store / "frame-times", step=step)
-    if problems and on_problem == "refuse":
-        more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise EvalError(
-            f"{parsed.path}: {len(problems)} of {len(samples)} samples cannot be scored: "
-            f"{problems[0]}{more}. `s2v-eval validate` lists all; --keep-going counts them as "
-            "failed"
-        )
-    rows = _measure(parsed, metrics, usable, Cache(store), shared, runner, progress=progress)
-    rows += _unusable(metrics, problems, samples)
-    order = {m.spec.protocol: i for i, m in enumerate(metrics)}
-    rows.sort(key=lambda r: (r.sample.sample_id, order[r.spec.protocol]))
-    rows = _with_baselines(metrics, rows)
+    with only_one(folder):
+        with track("check", len(samples), quiet=not progress) as step:
+            usable, problems = inspect(parsed, samples, cache=store / "frame-times", step=step)
+        if problems and on_problem == "refuse":
+            more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+            raise EvalError(
+                f"{parsed.path}: {len(problems)} of {len(samples)} samples cannot be scored: "
+                f"{problems[0]}{more}. `s2v-eval validate` lists all; --keep-going counts them as "
+                "failed"
+            )
+        rows = _measure(parsed, metrics, usable, Cache(store), shared, runner, progress=progress)
+        rows += _unusable(metrics, problems, samples)
+        order = {m.spec.protocol: i for i, m in enumerate(metrics)}
+        rows.sort(key=lambda r: (r.sample.sample_id, order[r.spec.protocol]))
+        rows = _with_baselines(metrics, rows)
 
-    specs = [m.spec for m in metrics]
-    summary = Summary(
-        partial=len(samples) < len(parsed.samples),
-        suite=suite,
-        n_samples=len(samples),
-        n_manifest=len(parsed.samples),
-        manifest_sha256=parsed.sha256,
-        config_sha256=config.digest(metrics),
-        bootstrap=Bootstrap(seed=seed, replicates=replicates, confidence=statistics.CONFIDENCE),
-        metrics=tuple(MetricInfo.of(spec) for spec in specs),
-        results=aggregate.results(specs, rows, seed=seed, replicates=replicates),
-        published=published_block([spec.family for spec in specs]),
-    )
-    write.per_sample(folder / "per_sample.parquet", rows)
-    write.failures(folder / "failures.csv", rows)
-    write.json_file(folder / "run.json", _record(parsed, config, metrics))
-    with track("previews", len(usable), quiet=not (progress and report)) as step:
+        specs = [m.spec for m in metrics]
+        summary = Summary(
+            partial=len(samples) < len(parsed.samples),
+            suite=suite,
+            n_samples=len(samples),
+            n_manifest=len(parsed.samples),
+            manifest_sha256=parsed.sha256,
+            config_sha256=config.digest(metrics),
+            bootstrap=Bootstrap(seed=seed, replicates=replicates, confidence=statistics.CONFIDENCE),
+            metrics=tuple(MetricInfo.of(spec) for spec in specs),
+            results=aggregate.results(specs, rows, seed=seed, replicates=replicates),
+            published=published_block([spec.family for spec in specs]),
+        )
+        with track("previews", len(usable), quiet=not (progress and report)) as step:
+            if report:
+                previews.make(parsed, usable, folder, step=step)
+        # Killed from here on, the folder is no finished run, and never half of two.
+        for name in (SUMMARY_FILE, REPORT_FILE):
+            (folder / name).unlink(missing_ok=True)
+        write.per_sample(folder / PER_SAMPLE_FILE, rows)
+        write.failures(folder / "failures.csv", rows)
+        write.json_file(folder / "run.json", _record(parsed, config, metrics))
+        write.json_file(folder / SUMMARY_FILE, summary.to_json())
         if report:
-            previews.make(parsed, usable, folder, step=step)
-    write.json_file(folder / "summary.json", summary.to_json())
-    if report:
-        build_report([folder], folder / "report.html", title=parsed.path.stem)
-    return summary
+            build_report([folder], folder / REPORT_FILE, title=parsed.path.stem)
+        return summary
 
 
 def _measure(
@@ -243,7 +252,7 @@ def score(manifest: Manifest, item: Inspected, metrics: Sequence[Metric]) -> Sco
             scored.append((metric, metric.measure(case), ""))
         except EvalError:  # unusable weights fail every sample: say so at once
             raise
-        except (ValueError, cv2.error) as error:
+        except (ValueError, ArithmeticError, LookupError, RuntimeError, cv2.error) as error:
             scored.append((metric, failed("error"), f"{type(error).__name__}: {error}"))
     return scored
 
@@ -260,6 +269,7 @@ def load_references(manifest: Manifest, sample: Sample) -> tuple[RefImage, ...]:
             mask=media.read_mask(manifest.resolve(ref.mask)) if ref.mask is not None else None,
             phrase=ref.phrase,
             is_face=ref.is_face,
+            is_scene=ref.is_scene,
         )
         for ref in sample.refs
     )
@@ -311,8 +321,8 @@ def _record(manifest: Manifest, config: _Config, metrics: Sequence[Metric]) -> d
     """What somebody needs to run it again: no clock, no host, no absolute path."""
     names = tuple(sorted({a for m in metrics for a in m.spec.assets}))
     return {
-        "schema": "s2v-eval-run/1",
-        "manifest": {"name": manifest.path.name, "sha256": manifest.sha256},
+        "schema": write.RECORD_SCHEMA,
+        "manifest": {"name": clean(manifest.path.name), "sha256": manifest.sha256},
         "suite": config.suite,
         "protocols": list(config.protocols),
         "config_sha256": config.digest(metrics),

@@ -18,6 +18,7 @@ from s2v.evals.errors import EvalError
 from s2v.evals.manifest import Source, explain
 from s2v.evals.metrics.base import MetricSpec
 
+SUMMARY_FILE = "summary.json"
 SCHEMA: Literal["s2v-eval-summary/1"] = "s2v-eval-summary/1"
 
 
@@ -206,14 +207,18 @@ def load_summary(folder: str | Path) -> Summary:
     Raises:
         EvalError: no such file, another schema version, or a broken file.
     """
-    path = Path(folder) / "summary.json"
+    path = Path(folder) / SUMMARY_FILE
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise EvalError(
             f"{path}: {error.strerror}; `s2v-eval run MANIFEST --out {folder}` writes it"
         ) from error
+    except UnicodeDecodeError as error:
+        raise EvalError(f"{path}: damaged ({error.reason}); run the evaluation again") from error
     try:
         return Summary.model_validate_json(text)
     except ValidationError as error:
-        raise EvalError(f"{path}: not a summary of this version: {explain(error)}") from error
+        raise EvalError(
+            f"{path}: not a summary of this version: {explain(error)}; run the evaluation again"
+        ) from error

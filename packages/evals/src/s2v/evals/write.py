@@ -13,7 +13,10 @@ import pyarrow.parquet as pq
 
 from s2v.datapipe.base.atomic import replacing, write_bytes, write_json
 from s2v.evals.aggregate import Row
+from s2v.evals.rows import PER_SAMPLE_FILE, read_table
 
+RECORD_SCHEMA = "s2v-eval-run/1"
+"""Of ``run.json``."""
 PER_SAMPLE = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
@@ -52,6 +55,19 @@ def per_sample(path: Path, rows: Sequence[Row]) -> None:
     table = pa.Table.from_pylist([_record(row) for row in rows], schema=PER_SAMPLE)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def load_rows(run: str | Path) -> list[dict[str, Any]]:
+    """What `per_sample` wrote, as plain dicts.
+
+    Args:
+        run: folder of a finished run.
+
+    Raises:
+        EvalError: missing, damaged, or of another schema.
+    """
+    mend = f"run the evaluation again (s2v-eval run MANIFEST --out {run})"
+    return read_table(Path(run) / PER_SAMPLE_FILE, PER_SAMPLE, mend)
 
 
 def _record(row: Row) -> dict[str, Any]:

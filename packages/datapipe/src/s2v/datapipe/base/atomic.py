@@ -37,6 +37,10 @@ def replacing(path: Path, *, sync_folder: bool = True) -> Iterator[Path]:
         temporary.replace(path)
         if sync_folder:
             _fsync_folder(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a full disk names no file, or the wrong one
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -76,12 +76,14 @@ class RefImage:
         mask: (H, W) bool on the subject, or None.
         phrase: words that name it.
         is_face: face similarity is measured on it.
+        is_scene: a place; there is no subject to cut out.
     """
 
     image: Image
     mask: Mask | None = None
     phrase: str = ""
     is_face: bool = False
+    is_scene: bool = False
 
 
 @dataclass(eq=False)

@@ -160,6 +160,8 @@ class _WithMasks:
         segmenter = None
         found = []
         for reference in case.references:
+            if reference.is_scene:  # the whole of a place may be shown: that is not pasting
+                continue
             mask = reference.mask
             if mask is None:
                 segmenter = segmenter or self._segmenter()

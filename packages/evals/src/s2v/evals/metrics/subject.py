@@ -155,13 +155,19 @@ class SegmentedSubjectSimilarity:
         return linspace_inclusive(len(times_us), self._frames)
 
     def measure(self, case: Case) -> Measurement:
-        """Score one video; one in which no subject is found scores 0 with ``seg_rate`` 0."""
+        """Score one video; one in which no subject is found scores 0 with ``seg_rate`` 0.
+
+        Scenes are left out, as in the paper: there is no subject to cut out of a place.
+        """
         if not case.references:
             return not_applicable("no_reference")
+        shown = [r for r in case.references if not r.is_scene]
+        if not shown:
+            return not_applicable("only_scene_references")
         embedder, segmenter = self._embedder(), self._segmenter()
         alone = [
             isolate(r.image, r.mask if r.mask is not None else segmenter.mask(r.image))
-            for r in case.references
+            for r in shown
         ]
         subjects = [image for image in alone if image is not None]
         if len(subjects) < len(alone):

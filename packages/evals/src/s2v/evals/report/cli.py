@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from s2v.evals.arguments import natural
 from s2v.evals.report.page import MAX_BYTES, PANELS, build_report
 
 
@@ -18,10 +19,10 @@ def add_arguments(commands: Any) -> None:
     report.add_argument("--out", type=Path, required=True, help="the HTML file to write")
     report.add_argument("--title", help="of the page (default: the folders' names)")
     report.add_argument(
-        "--panels", type=int, default=PANELS, help=f"prompts side by side (default: {PANELS})"
+        "--panels", type=natural, default=PANELS, help=f"prompts side by side (default: {PANELS})"
     )
     report.add_argument(
-        "--max-bytes", type=int, default=MAX_BYTES, help="of pictures (default: 20 MB)"
+        "--max-bytes", type=natural, default=MAX_BYTES, help="of pictures (default: 20 MB)"
     )
     report.set_defaults(do=_report)
 

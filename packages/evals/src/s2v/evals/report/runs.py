@@ -10,15 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from s2v.evals import previews
 from s2v.evals.errors import EvalError
 from s2v.evals.summary import MetricInfo, Result, Summary, load_summary
+from s2v.evals.write import RECORD_SCHEMA, load_rows
 
 Row = dict[str, Any]
 """One row of ``per_sample.parquet``."""
+_JPEG = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Run:
         summary: its numbers.
         rows: one per sample and metric, as stored.
         pictures: previews, by sample.
-        about: ``run.json``.
+        about: ``weights`` and ``packages`` of ``run.json``.
     """
 
     folder: Path
@@ -48,19 +47,33 @@ class Run:
         """
         where = Path(folder)
         summary = load_summary(where)
-        try:
-            rows = pq.read_table(where / "per_sample.parquet").to_pylist()
-            about = json.loads((where / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, pa.ArrowInvalid) as error:
-            raise EvalError(f"{where}: cannot be read: {error}; run it again") from error
-        return Run(where, summary, tuple(rows), previews.load(where), about)
+        rows = load_rows(where)
+        known = {metric_key(info) for info in summary.metrics}
+        if strange := sorted({row_key(row) for row in rows} - known):
+            raise EvalError(
+                f"{where}: per_sample.parquet holds {strange[0]} and summary.json does not; they "
+                "are of two runs: run the evaluation again"
+            )
+        return Run(where, summary, tuple(rows), previews.load(where), _about(where / "run.json"))
 
     def picture(self, name: str) -> bytes | None:
-        """A preview's bytes, or None when it is gone."""
+        """A preview's bytes, or None when it is gone or no picture any more."""
         try:
-            return (self.folder / previews.FOLDER / name).read_bytes()
+            data = (self.folder / previews.FOLDER / name).read_bytes()
         except OSError:
             return None
+        return data if data.startswith(_JPEG) else None
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if about["schema"] != RECORD_SCHEMA:
+            raise ValueError(f"schema {about['schema']!r}")
+        # What the page shows of it; copied, so that nothing else is relied on.
+        return {key: dict(about[key]) for key in ("weights", "packages")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EvalError(f"{path}: cannot be read: {error}; run the evaluation again") from error
 
 
 @dataclass(frozen=True)

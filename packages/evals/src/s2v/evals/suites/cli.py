@@ -8,7 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from s2v.evals.arguments import natural, positive
 from s2v.evals.encoders.embedded import LightEncoders
+from s2v.evals.errors import EvalError
 from s2v.evals.manifest import write_manifest
 from s2v.evals.suites.builder import MANIFEST, SHAPES, Shape, build_suite
 from s2v.evals.suites.leakage import MAX_SIMILARITY, FaceGuard
@@ -38,11 +40,11 @@ def add_arguments(commands: Any) -> None:
         default=MAX_SIMILARITY,
         help=f"of a training face to a test face (default: {MAX_SIMILARITY})",
     )
-    draw.add_argument("--references", type=int, help="instead of the paper's count")
-    draw.add_argument("--prompts", type=int, help="of each reference, likewise")
-    draw.add_argument("--seeds", type=int, help="of each prompt, likewise")
+    draw.add_argument("--references", type=positive, help="instead of the paper's count")
+    draw.add_argument("--prompts", type=positive, help="of each reference, likewise")
+    draw.add_argument("--seeds", type=positive, help="of each prompt, likewise")
     draw.add_argument("--model", default="model", help="name in the manifest (default: model)")
-    draw.add_argument("--seed", type=int, default=0, help="of the draw")
+    draw.add_argument("--seed", type=natural, default=0, help="of the draw")
     draw.add_argument("--json", action="store_true", help="JSON on standard output")
     draw.add_argument("--no-progress", action="store_true", help="no progress on stderr")
     draw.set_defaults(do=_build)
@@ -63,6 +65,8 @@ def _build(args: argparse.Namespace) -> int:
         usual.prompts if args.prompts is None else args.prompts,
         usual.seeds if args.seeds is None else args.seeds,
     )
+    if not -1 < args.max_similarity <= 1:
+        raise EvalError(f"--max-similarity {args.max_similarity}: a cosine lies in (-1, 1]")
     encoders = LightEncoders()
     guard = None
     if args.training or args.kind == "id":

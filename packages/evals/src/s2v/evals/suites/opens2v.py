@@ -12,13 +12,13 @@ import json
 import os
 import re
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from s2v.datapipe.base.ids import stable_hash
 from s2v.evals.errors import EvalError
-from s2v.evals.manifest import Reference, Sample, explain
+from s2v.evals.manifest import Reference, Sample, explain, read_text
 
 SEED = 42
 """Of the one video per sample that the benchmark asks for."""
@@ -66,13 +66,10 @@ def load_opens2v(
     """
     file = Path(path)
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise EvalError(f"{file}: {file.stat().st_size} bytes; more than this format has")
-        asked = TypeAdapter(dict[str, _Asked]).validate_python(
-            json.loads(file.read_text(encoding="utf-8"))
-        )
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise EvalError(f"{file}: cannot be read: {error}") from error
+        _, text = read_text(file, "OpenS2V-Eval file", _MAX_BYTES)
+        asked = TypeAdapter(dict[str, _Asked]).validate_python(json.loads(text))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise EvalError(f"{file}: not JSON: {error}") from error
     except ValidationError as error:
         raise EvalError(f"{file}: not OpenS2V-Eval's format: {explain(error)}") from error
     if not asked:
@@ -102,12 +99,13 @@ def _sample(
         if inside.is_absolute() or ".." in inside.parts:
             raise EvalError(f"{file}: {key}: image {name!r} leads out of the images' folder")
         what = _class(inside, label)
+        named: dict[str, Any] = {"class": what}  # no name for a Python argument
         first = not any(ref.is_face for ref in refs)
         refs.append(
             Reference(
                 path=_seen(images / inside, base),
                 phrase=label or inside.parent.name,
-                **{"class": what},
+                **named,
                 is_face=what == "person" and (first or not scenario.startswith(_ONE_PERSON)),
             )
         )

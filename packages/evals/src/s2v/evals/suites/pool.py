@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from s2v.evals.errors import EvalError
-from s2v.evals.manifest import Reference, explain
+from s2v.evals.manifest import MAX_BYTES, Reference, explain, read_text
 
 
 class Entry(BaseModel):
@@ -60,7 +61,7 @@ class Pool:
 
     def resolve(self, name: str) -> Path:
         """Absolute path of a file named in the pool."""
-        return (self.path.parent / name).resolve()
+        return Path(os.path.realpath(self.path.parent / name))  # links may go in a circle
 
 
 def load_pool(path: str | Path) -> Pool:
@@ -70,11 +71,7 @@ def load_pool(path: str | Path) -> Pool:
         EvalError: naming file, line and field: unreadable, a wrong line, an id twice, no entry.
     """
     file = Path(path)
-    try:
-        raw = file.read_bytes()
-        text = raw.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvalError(f"{file}: cannot read the pool: {error}") from error
+    raw, text = read_text(file, "pool", MAX_BYTES)
     entries: dict[str, Entry] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
