@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import cv2
+import evaluate as evaluate_job
 import numpy as np
 import pytest
 from finished_run import job
@@ -97,6 +98,23 @@ def test_what_does_not_fit_is_said_before_anything_starts() -> None:
         sizes(["image"], 2.0, videos=1, pools={"clip": 2}, gpus=0.0)
     with pytest.raises(AdmissionError, match="at least one actor"):
         sizes(["image"], 2.0, videos=1, pools={"image": 0}, gpus=0.0)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--seed", "3"], ["--weights", "w"], ["--pool", "image=2"], ["--keep-going"]],
+    ids=lambda o: o[0],
+)
+def test_an_option_that_sampling_does_not_heed_is_refused(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--run", str(tmp_path), "--shards", str(tmp_path), "--out", str(tmp_path / "o")]
+    with pytest.raises(SystemExit) as caught:
+        evaluate_job.main([*arguments, *option])
+    assert caught.value.code == 2
+    assert f"{option[0]} goes with --manifest, not with --run" in capsys.readouterr().err
+    assert evaluate_job.main([*arguments, "--limit", "0"]) == 1
+    assert "--limit 0: at least one" in capsys.readouterr().err
 
 
 def test_the_encoders_of_a_protocol_are_known_without_loading_one() -> None:

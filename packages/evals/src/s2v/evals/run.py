@@ -163,12 +163,12 @@ def evaluate(
             results=aggregate.results(specs, rows, seed=seed, replicates=replicates),
             published=published_block([spec.family for spec in specs]),
         )
-        with track("previews", len(usable), quiet=not (progress and report)) as step:
-            if report:
-                previews.make(parsed, usable, folder, step=step)
         # Killed from here on, the folder is no finished run, and never half of two.
         for name in (SUMMARY_FILE, REPORT_FILE):
             (folder / name).unlink(missing_ok=True)
+        with track("previews", len(usable), quiet=not (progress and report)) as step:
+            if report:
+                previews.make(parsed, usable, folder, step=step)
         write.per_sample(folder / PER_SAMPLE_FILE, rows)
         write.failures(folder / "failures.csv", rows)
         write.json_file(folder / "run.json", _record(parsed, config, metrics))
