@@ -83,7 +83,23 @@ def comparison_text(found: Comparison) -> str:
         )
     lines += columns(rows)
     lines += [f"not compared: {k}: {why}" for k, why in sorted(found.skipped.items())]
+    if found.published:
+        lines += ["", reference.NOTICE, *_beside(found)]
     return "\n".join(lines)
+
+
+def _beside(found: Comparison) -> list[str]:
+    """A line per published column that a protocol of the comparison follows."""
+    lines = []
+    for protocol, columns in found.published.items():
+        for column in columns:
+            figures = ", ".join(f"{model} {value:g}" for model, value in column.figures)
+            scaled = "" if column.factor == 1 else f", ours x{column.factor:g}"
+            lines.append(
+                f"  {protocol}, {column.certainty} certainty: {column.place} "
+                f"({column.unit}{scaled}): {figures}"
+            )
+    return lines
 
 
 def boards_text(boards: Sequence[Board]) -> str:

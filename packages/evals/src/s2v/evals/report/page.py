@@ -76,7 +76,7 @@ def build_report(
         ),
         ("Worst samples", panels.worst(what, whose, _Room(max_bytes * _WORST_SHARE))),
         ("Not scored", tables.failures(runs)),
-        ("Published figures", tables.published(runs)),
+        ("Published figures", tables.published(what, whose, runs)),
         ("What each number is", tables.protocols(what)),
         ("How it was made", tables.provenance(runs)),
     ]

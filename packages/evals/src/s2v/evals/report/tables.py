@@ -9,6 +9,7 @@ from s2v.datapipe.base.markup import Content, Markup, element, join, joined, tab
 from s2v.evals import reference, show
 from s2v.evals.compare import Comparison, Difference, compare
 from s2v.evals.errors import EvalError
+from s2v.evals.reference.protocols import PublishedColumn, beside
 from s2v.evals.report import charts
 from s2v.evals.report.runs import Method, Run, metric_key, run_name
 from s2v.evals.summary import MetricInfo, Result
@@ -257,8 +258,14 @@ def failures(runs: Sequence[Run]) -> Markup:
     )
 
 
-def published(runs: Sequence[Run]) -> Markup:
-    """Other people's figures, in a block of their own."""
+def published(
+    metrics: Mapping[str, MetricInfo], methods: Sequence[Method], runs: Sequence[Run]
+) -> Markup:
+    """Other people's figures, in a block of their own.
+
+    First, with ours, those of the columns that a protocol of this page follows; then whatever asks
+    the same question by another protocol, for orientation.
+    """
     rows = list(
         dict.fromkeys(
             (
@@ -272,14 +279,47 @@ def published(runs: Sequence[Run]) -> Markup:
             for r in run.summary.published.rows
         )
     )
-    if not rows:
+    same = [
+        _followed(info, column, methods, key)
+        for key, info in metrics.items()
+        for column in beside(info.protocol)
+    ]
+    if not rows and not same:
         return element("p", "No published table asks what these metrics ask.")
     return element(
         "aside",
         element("p", reference.NOTICE),
-        table(("metric", "model", "value", "unit", "from"), rows, "Published by others"),
+        element("h3", "The same protocol") if same else None,
+        *same,
+        element("h3", "The same question, by other protocols") if same and rows else None,
+        table(("metric", "model", "value", "unit", "from"), rows, "Published by others")
+        if rows
+        else None,
         class_="published",
         aria_label="Published by others",
+    )
+
+
+def _followed(
+    info: MetricInfo, column: PublishedColumn, methods: Sequence[Method], key: str
+) -> Markup:
+    """A published column with our figures, in its unit, above it; nothing is tested."""
+    rows: list[list[Content]] = []
+    for method in methods:
+        result = method.results().get(key)
+        if result is None or result.mean is None or method.is_real:
+            continue
+        low, high = (
+            None if end is None else end * column.factor for end in (result.ci_low, result.ci_high)
+        )
+        mean = show.number(result.mean * column.factor)
+        rows.append([method.label, mean, _whole(low, high), "measured here, other videos"])
+    rows += [[model, f"{value:g}", "", "published"] for model, value in column.figures]
+    return element(
+        "details",
+        element("summary", f"{column.place} ({column.unit}), {column.certainty} certainty"),
+        element("p", element("code", info.protocol), f": {column.why}", class_="small"),
+        table(("model", "value", "95 % interval", "whose"), rows, column.place),
     )
 
 
