@@ -73,6 +73,7 @@ GOLDEN = (
     Golden("facesim.arc@buffalo_l", "singleface_3", 0.936397, 1e-3, True),
     *(Golden("motion-amplitude@opens2v", name, v, 5e-3) for name, v in AMPLITUDE.items()),
     *(Golden("aesthetics@laion-mlp.opens2v", name, v, 2e-2) for name, v in AESTHETICS.items()),
+    *(Golden("gme-score@gme-qwen2-vl.opens2v", name, v, 5e-3) for name, v in GME.items()),
 )
 
 

@@ -75,6 +75,7 @@ PROTOCOLS: Final[Mapping[str, str]] = {
     "Motion": "motion-amplitude@opens2v",
     "MotionAmplitude": "motion-amplitude@opens2v",
     "FaceSim": "facesim.cur@ir101.opens2v",
+    "GmeScore": "gme-score@gme-qwen2-vl.opens2v",
 }
 """Which of our protocols measures a part; the others are measured elsewhere and given."""
 

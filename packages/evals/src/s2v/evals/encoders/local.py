@@ -47,7 +47,7 @@ those of the files that are read. AuraFace is given away under the name ``glintr
 
 _NAMES: Final = (
     "buffalo_l, antelopev2 (folders of an insightface pack), ir101, viclip, open_clip, dinov2, "
-    "dino, clip_l14, clip_b32, aesthetic_mlp, aesthetic_linear, musiq, raft"
+    "dino, clip_l14, clip_b32, aesthetic_mlp, aesthetic_linear, musiq, raft, gme"
 )
 
 

@@ -88,6 +88,14 @@ FOLLOWS: dict[str, tuple[Follows, ...]] = {
         Follows(_OPENS2V, "MotionAmplitude", "high", f"{_FLOW}; OpenS2V's script", 100),
         Follows(_OPENS2V, "Motion", "high", f"{_FLOW}; OpenS2V's v1.0 script", 100),
     ),
+    "gme-score@gme-qwen2-vl.opens2v": (
+        Follows(
+            _OPENS2V, "GmeScore", "low",
+            "OpenS2V's script, in per cent; its GME-Qwen2-VL-7B is named and its digest is not, so "
+            "look which release these weights are",
+            100, any_weights=True,
+        ),
+    ),
     "viclip-t@internvid": (
         Follows(_PHANTOM, "viclip_t", "low", f"{_VICLIP}InternVid's demo", any_weights=True),
     ),
