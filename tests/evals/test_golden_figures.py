@@ -115,7 +115,7 @@ def test_the_page_names_every_file_figure_and_variable_that_these_checks_need() 
     needed = {WEIGHTS, DEMO, "make weights-check", "Images/singleface/crop_man/11.jpg"}
     needed |= {Path(name).name for name in DEMO_FILES} | set(DEMO_FILES.values())
     for files in PUBLISHED.values():
-        needed |= {sha for sha in files.values()} | {name for name in files if name}
+        needed |= set(files.values()) | {name for name in files if name}
     for golden in GOLDEN:
         needed |= {f"`{golden.protocol}`", f"{golden.score:.6f}"[:8]}
     assert sorted(word for word in needed if word not in page) == []

@@ -81,7 +81,7 @@ FOLLOWS: dict[str, tuple[Follows, ...]] = {
     ),
     "facesim.cur@ir101.opens2v": (
         Follows(
-            _OPENS2V, "FaceSim", "high", f"{_CUR}; OpenS2V's script, zeros dropped, in per cent", 100
+            _OPENS2V, "FaceSim", "high", f"{_CUR}; OpenS2V's script, zeros dropped; per cent", 100
         ),
     ),
     "motion-amplitude@opens2v": (

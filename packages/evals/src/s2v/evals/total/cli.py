@@ -183,10 +183,13 @@ def _content(
         "partial": partial,
         "parts": {
             name: {
-                **part.scores, "videos": part.videos, "without": part.without, "from": part.origin,
+                **part.scores,
+                "videos": part.videos,
+                "without": part.without,
+                "from": part.origin,
             }
             for name, part in parts.items()
-        },  # fmt: skip
+        },
         "totals": {
             version: dict(found.totals[version]) if version in found.totals else None
             for version in found.missing

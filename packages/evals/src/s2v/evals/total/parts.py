@@ -31,7 +31,7 @@ _SCRIPTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "GmeScore": (("gmescore.json", "gme_score"),),
     "NexusScore": (("nexusscore.json", "nexus_score"), ("nexusscore.json", "retrieval_score")),
 }
-"""Part -> file and key of OpenS2V's scripts, of v1.1 and of v1.0; the first that is there counts."""
+"""Part -> file and key of OpenS2V's scripts, v1.1's and v1.0's; the first that is there counts."""
 _NATURAL: Final = tuple(f"naturalscore_{n}.json" for n in (1, 2, 3))
 _ONE_PERSON: Final = ("singlehuman", "singleface", "faceobj", "humanobj")
 _ONLY_FACES: Final = ("singleface", "multiface")
