@@ -86,6 +86,10 @@ test: lint assets ## lint, then all tests but the long proofs, in two processes 
 prove: assets ## the long proofs; their results go to docs/
 	@$(BIN)/python -m pytest -m prove --timeout=7200 $(ARGS)
 
+.PHONY: weights-check
+weights-check: install ## published figures again, with weights of your own: docs/evals-weights.md
+	@$(BIN)/python -m pytest -m weights tests/evals/test_golden_figures.py $(ARGS)
+
 .PHONY: bench-data
 bench-data: assets ## beside PySceneDetect and Data-Juicer on the same work: docs/benchmarks.md
 	@$(BIN)/python tests/benchmarks/bench_data.py $(ARGS)

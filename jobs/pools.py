@@ -16,6 +16,7 @@ from typing import Any
 
 from s2v.datapipe.engine.execute import cluster, start_ray
 from s2v.datapipe.engine.pools import AdmissionError
+from s2v.evals import timings
 from s2v.evals.encoders.local import Weights
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.inspection import Inspected
@@ -92,15 +93,23 @@ class VideoActor:
             # Video actors begin with different encoder actors.
             turned = [*actors[first % len(actors) :], *actors[: first % len(actors)]]
             vars(self.encoders)[role] = Pooled(told, turned)
+        self.encoders = timings.timed(self.encoders)
         self.built: dict[str, Metric] = {}
 
-    def measure(self, item: Inspected, wanted: Sequence[str]) -> list[tuple[str, Measurement, str]]:
-        """Protocol, measurement and message of each wanted metric."""
+    def measure(
+        self, item: Inspected, wanted: Sequence[str]
+    ) -> tuple[list[tuple[str, Measurement, str]], list[timings.Spent]]:
+        """Protocol, measurement and message of each wanted metric; and what it took here.
+
+        An encoder's seconds are those from the question to the answer, waiting included.
+        """
+        watch = timings.begin()
         for name in wanted:
             if name not in self.built:
                 (self.built[name],) = build(name, self.encoders)
         found = score(self.manifest, item, [self.built[name] for name in wanted])
-        return [(metric.spec.protocol, said, message) for metric, said, message in found]
+        said = [(metric.spec.protocol, said, message) for metric, said, message in found]
+        return said, watch.drain()
 
 
 @dataclass(frozen=True)
@@ -241,7 +250,9 @@ def _dealt(work: Sequence[Work], idle: deque[Any]) -> Iterator[tuple[Work, Score
         actor, one = busy.pop(done[0])
         idle.append(actor)
         metrics = {metric.spec.protocol: metric for metric in one[1]}
-        yield one, [(metrics[name], said, message) for name, said, message in _get(done[0])]
+        found, spent = _get(done[0])
+        timings.current().absorb(spent)
+        yield one, [(metrics[name], said, message) for name, said, message in found]
 
 
 def _plain(metric: Metric) -> str:

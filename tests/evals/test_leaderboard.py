@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from s2v.evals import reference, show
 from s2v.evals.cli import main
+from s2v.evals.compare import compare
 from s2v.evals.errors import EvalError
 from s2v.evals.leaderboard import OURS, Board, leaderboard
 from s2v.evals.metrics import SUITES, specs
-from s2v.evals.reference.protocols import FOLLOWS, Follows, follows
+from s2v.evals.reference.protocols import FOLLOWS, Follows, beside, follows
+from s2v.evals.report.page import build_report
 from s2v.evals.run import evaluate
+from s2v.evals.summary import load_summary
 
 
 @pytest.fixture
@@ -22,10 +26,15 @@ def finished(study: Any, tmp_path: Path) -> Path:
     return tmp_path / "o"
 
 
-def renamed(run: Path, protocol: str) -> Path:
+def renamed(run: Path, protocol: str, was: str = "motion.light.farneback") -> Path:
     """The same run as if a production protocol had measured it."""
     path = run / "summary.json"
-    path.write_text(path.read_text().replace("motion.light.farneback", protocol))
+    path.write_text(path.read_text().replace(was, protocol))
+    table = pq.read_table(run / "per_sample.parquet")
+    at = table.schema.get_field_index("protocol")
+    names = [protocol if n == was else n for n in table.column(at).to_pylist()]
+    renamed = table.set_column(at, table.schema.field(at), [names])
+    pq.write_table(renamed, run / "per_sample.parquet")
     return run
 
 
@@ -96,6 +105,86 @@ def test_a_protocol_that_follows_a_column_enters_it_with_interval_and_doubt(
     assert "medium certainty" in cur.note
     assert "toy *" in show.boards_text(boards)
     assert all(line.origin == "published" for line in board(boards, "Table 2").lines)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "metric", "certainty"),
+    [
+        ("facesim.cur@ir101", "facesim_cur", "medium"),
+        ("facesim.cur@ir101~1f2e3d4c", "facesim_cur", None),
+        ("facesim.glint@antelopev2", "facesim_glink", "low"),
+        ("viclip-t@internvid~1f2e3d4c", "viclip_t", "low"),
+        ("viclip-t@vbench~1f2e3d4c", "viclip_t", "low"),
+        ("clip-i@open_clip~1f2e3d4c", "clip_i", "low"),
+        ("dino-i@dinov2~1f2e3d4c", "dino_i", "low"),
+        ("clip-i@open_clip~1f2e3d4c", "clip_i_seg", None),
+        ("clip-i.seg@open_clip+u2netp~1f2e3d4c", "clip_i_seg", None),
+        ("dino-i.seg@dinov2+u2netp~1f2e3d4c", "dino_i_seg", None),
+        ("aesthetic-quality@laion-linear.vbench~1f2e3d4c", "aesthetic", None),
+        ("text.light.conse", "viclip_t", None),
+    ],
+)
+def test_unknown_weights_stand_only_where_nobody_named_a_file(
+    protocol: str, metric: str, certainty: str | None
+) -> None:
+    found = follows(protocol, "Phantom ICCV2025 / arXiv 2502.11079", metric)
+    assert (found.certainty if found else None) == certainty
+    columns = {column.metric: column for column in beside(protocol)}
+    assert (metric in columns) == (certainty is not None)
+    assert follows(protocol, "SkyReels-A2 arXiv 2504.02436 Table 1", metric) is None
+
+
+def test_unknown_weights_cannot_be_followed_with_any_certainty() -> None:
+    with pytest.raises(ValueError, match="low certainty"):
+        Follows("Phantom", "clip_i", "high", "a slip in the table", any_weights=True)
+
+
+def test_our_figure_stands_in_opens2vs_column_in_its_unit(finished: Path) -> None:
+    mean = load_summary(finished).results[1].mean  # a share, as the face's cosine is
+    run = renamed(finished, "facesim.cur@ir101.opens2v", was="dynamic.light.farneback")
+    (table,) = leaderboard([run], source="v1.1", split="human")[1:]
+    at = [c.name for c in table.columns].index("FaceSim")
+    mine = next(line for line in table.lines if line.origin == OURS).cells[at]
+    assert mine is not None
+    assert mean is not None
+    assert mine.value == pytest.approx(100 * mean)
+    assert mine.ci_high is not None
+    assert mine.value <= mine.ci_high <= 100
+    column = next(c for c in beside("facesim.cur@ir101.opens2v") if "v1.1" in c.source)
+    assert (column.unit, column.factor) == ("% normalised", 100)
+
+
+def test_of_two_protocols_for_one_column_the_other_is_in_the_note(finished: Path) -> None:
+    run = renamed(finished, "viclip-t@vbench~1f2e3d4c")
+    run = renamed(run, "viclip-t@internvid~1f2e3d4c", was="dynamic.light.farneback")
+    table = board(leaderboard([run], source="phantom iccv"), "Table 1")
+    cell = next(line for line in table.lines if line.origin == OURS).cells[-1]
+    assert cell is not None
+    assert "low certainty" in cell.note
+    assert "; by viclip-t@internvid~1f2e3d4c " in cell.note
+
+
+def test_compare_and_report_set_published_rows_beside_a_followed_protocol_only(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    light = compare(finished, finished, replicates=50)
+    assert light.published == {}
+    page = build_report([finished], tmp_path / "light.html").read_text()
+    assert "The same protocol" not in page
+    renamed(finished, "clip-i@open_clip~1f2e3d4c")
+    assert main(["compare", str(finished), str(finished)]) == 0
+    out = capsys.readouterr().out
+    assert "never compared" in out
+    line = next(x for x in out.splitlines() if "Table 2" in x)
+    assert line.strip().startswith("clip-i@open_clip~1f2e3d4c, low certainty: Phantom ICCV2025")
+    assert "Kling1.6 0.732" in line
+    assert main(["compare", str(finished), str(finished), "--json"]) == 0
+    (columns,) = json.loads(capsys.readouterr().out)["published"].values()
+    assert {c["metric"] for c in columns} == {"clip_i"}
+    page = build_report([finished], tmp_path / "followed.html").read_text()
+    assert "The same protocol" in page
+    assert "names no checkpoint" in page
+    assert "measured here, other videos" in page
 
 
 def test_versions_of_one_protocol_are_different_columns(finished: Path, tmp_path: Path) -> None:

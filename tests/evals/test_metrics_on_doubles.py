@@ -11,7 +11,8 @@ import pytest
 
 from s2v.evals.encoders import Face, Image, Mask, Vectors
 from s2v.evals.metrics import face, motion, subject, text
-from s2v.evals.metrics.base import Case, MetricSpec, RefImage
+from s2v.evals.metrics.base import Case, Metric, MetricSpec, RefImage
+from s2v.evals.metrics.identities import IdentitySimilarity
 
 SPEC = MetricSpec("test", 1, "t", "t", "u", 0, 1, "higher", "c", "l", "n")
 GREY = np.full((96, 128, 3), 128, np.uint8)
@@ -139,6 +140,41 @@ def test_two_face_metrics_detect_only_once() -> None:
     first, second = facesim(detector).measure(shown), facesim(detector).measure(shown)
     assert first.score == second.score == 1.0
     assert detector.calls == 2  # one reference, one frame
+
+
+class CountingHueDouble(HueDouble):
+    """Counts the faces it is asked to embed."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def embed(self, image: Image, face: Face) -> Vectors:
+        self.calls += 1
+        return super().embed(image, face)
+
+
+def test_each_face_is_embedded_once_however_many_face_metrics_look_at_it() -> None:
+    small_red = card(RED, (5, 5, 25, 25))
+    frames = [small_red, card(GREEN, (40, 20, 90, 80), small_red), GREY]
+    reference = RefImage(card(RED, (30, 20, 80, 70)), is_face=True)
+
+    def metrics(embedder: HueDouble) -> list[Metric]:
+        detector = CardDetectorDouble()
+        largest = face.FaceSimilarity(SPEC, lambda: detector, lambda: embedder, face.cosine)
+        matched = IdentitySimilarity(
+            SPEC, lambda: detector, lambda: embedder, face.cosine, threshold=0.5
+        )
+        return [largest, matched, largest]
+
+    counting, shared = CountingHueDouble(), case(frames, [reference])
+    together = [metric.measure(shared) for metric in metrics(counting)]
+    assert counting.calls == 4  # the reference, one face of the first frame, two of the second
+    alone = [metric.measure(case(frames, [reference])) for metric in metrics(HueDouble())]
+    assert together == alone
+    other = CountingHueDouble()
+    other.id = "another network"
+    metrics(other)[0].measure(shared)
+    assert other.calls == 3
 
 
 def test_strangers_level_of_a_face_uses_other_identities_only() -> None:

@@ -16,7 +16,7 @@ from s2v.evals.encoders import Face
 from s2v.evals.encoders.align import TEMPLATE, aligned, similarity_transform
 from s2v.evals.encoders.curricular import CurricularFace, preprocess
 from s2v.evals.encoders.face_pack import FacePack
-from s2v.evals.encoders.local import Weights, _is_published
+from s2v.evals.encoders.local import PUBLISHED, Weights, _is_published
 from s2v.evals.encoders.nets.ir101 import IR101
 from s2v.evals.encoders.production import Encoders
 from s2v.evals.errors import EvalError
@@ -232,6 +232,13 @@ def test_weights_that_are_not_the_named_ones_are_refused(tmp_path: Path, ir101: 
 
 
 def test_only_the_published_files_give_the_plain_protocol_id() -> None:
-    assert _is_published("ir101", {"": "aa54ae6d" + "0" * 51 + "6c6ec"})
-    assert not _is_published("ir101", {"": "aa54ae6d" + "0" * 56})
-    assert not _is_published("antelopev2", {"glintr100.onnx": "0" * 64})
+    for name, files in PUBLISHED.items():
+        assert all(len(sha) == 64 for sha in files.values())
+        assert _is_published(name, files)
+        for part in files:
+            assert not _is_published(name, {**files, part: "0" * 64})
+        assert not _is_published(name, {**files, "another.onnx": "0" * 64})
+    # Another network is given away under the name of antelopev2's.
+    auraface = "a7933ea5330113b01c9b60351d8f4c33003f145d8470ac5f0e52ee2effe25c60"
+    assert not _is_published("antelopev2", {**PUBLISHED["antelopev2"], "glintr100.onnx": auraface})
+    assert not _is_published("dinov2", {"model.safetensors": "0" * 64})

@@ -26,12 +26,17 @@ LIBRARIES = (
     "av",
     "decord",
     "dlib-bin",
+    "insightface",
     "numpy",
     "onnxruntime",
+    "open-clip-torch",
     "opencv-python-headless",
+    "pillow",
     "scipy",
     "tokenizers",
     "torch",
+    "torchvision",
+    "transformers",
 )
 """What computes: an upgrade of one may move the last digits, so it is part of every key."""
 

@@ -36,6 +36,7 @@ from s2v.evals.report import cli as report_cli
 from s2v.evals.run import evaluate
 from s2v.evals.study import cli as study_cli
 from s2v.evals.suites import cli as suites_cli
+from s2v.evals.total import cli as total_cli
 
 _EXAMPLES = """examples:
   s2v-eval validate manifest.jsonl
@@ -44,6 +45,7 @@ _EXAMPLES = """examples:
   s2v-eval compare evals/base evals/mine
   s2v-eval report evals/base evals/mine --out compared.html
   s2v-eval leaderboard evals/mine --source phantom
+  s2v-eval total evals/mine --part GmeScore=0.6766 --part NexusScore=37.43%
   s2v-eval study build evals/a.jsonl evals/b.jsonl --out study --raters 20
   s2v-eval suite build pool.jsonl --kind single --training shards --out suite
   s2v-eval ls
@@ -114,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     board.add_argument("--json", action="store_true", help="JSON on standard output")
     board.set_defaults(do=_leaderboard)
 
+    total_cli.add_arguments(commands)
     report_cli.add_arguments(commands)
     study_cli.add_arguments(commands)
     suites_cli.add_arguments(commands)

@@ -12,6 +12,7 @@ import numpy as np
 
 from s2v.evals import statistics
 from s2v.evals.errors import EvalError
+from s2v.evals.reference.protocols import PublishedColumn, beside
 from s2v.evals.summary import MetricInfo, Summary, load_summary
 from s2v.evals.write import load_rows
 
@@ -64,6 +65,7 @@ class Comparison:
         partial: one of the runs left samples out.
         differences: metrics with the same protocol and version in both, with pairs.
         skipped: protocol -> why it was not compared.
+        published: protocol -> published columns that it follows; nothing is tested against them.
     """
 
     model_a: str
@@ -71,6 +73,7 @@ class Comparison:
     partial: bool
     differences: tuple[Difference, ...]
     skipped: dict[str, str]
+    published: dict[str, tuple[PublishedColumn, ...]]
 
 
 def compare(
@@ -151,6 +154,9 @@ def compare(
             for info, test, means in found
         ),
         skipped=skipped,
+        published={
+            info.protocol: columns for info, _, _ in found if (columns := beside(info.protocol))
+        },
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from s2v.evals import reference
 from s2v.evals.errors import EvalError
 from s2v.evals.reference import PublishedRow
-from s2v.evals.reference.protocols import Certainty, follows
+from s2v.evals.reference.protocols import Certainty, follows, rank
 from s2v.evals.summary import Result, Summary, load_summary
 
 OURS = "measured here"
@@ -222,17 +222,23 @@ def _groups(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _counterpart(summary: Summary, group: tuple[str, str], source: str, metric: str) -> Cell | None:
-    for result in _whole(summary, group):
-        related = follows(result.protocol, source, metric)
-        if related is not None and result.mean is not None and result.source == "generated":
-            return Cell(
-                result.mean,
-                result.ci_low,
-                result.ci_high,
-                result.n,
-                _badge(result.protocol, related.certainty, related.why),
-            )
-    return None
+    """Our figure for a published column, in its unit: of the protocol that follows it surest."""
+    found = [
+        (related, result, result.mean * related.factor)
+        for result in _whole(summary, group)
+        if result.mean is not None
+        and result.source == "generated"
+        and (related := follows(result.protocol, source, metric)) is not None
+    ]
+    if not found:
+        return None
+    (related, result, mean), *others = sorted(found, key=lambda one: rank(one[0]))
+    low, high = (
+        None if end is None else end * related.factor for end in (result.ci_low, result.ci_high)
+    )
+    note = _badge(result.protocol, related.certainty, related.why)
+    note += "".join(f"; by {other.protocol} {value:.4g}" for _, other, value in others)
+    return Cell(mean, low, high, result.n, note)
 
 
 def _badge(protocol: str, certainty: Certainty, why: str) -> str:

@@ -8,11 +8,12 @@ other convention (``zeros``); both are reported, and only the first stands besid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2v.evals.errors import EvalError
@@ -74,6 +75,7 @@ PROTOCOLS: Final[Mapping[str, str]] = {
     "Motion": "motion-amplitude@opens2v",
     "MotionAmplitude": "motion-amplitude@opens2v",
     "FaceSim": "facesim.cur@ir101.opens2v",
+    "GmeScore": "gme-score@gme-qwen2-vl.opens2v",
 }
 """Which of our protocols measures a part; the others are measured elsewhere and given."""
 
@@ -90,10 +92,15 @@ def total(parts: Mapping[str, float], version: Version, domain: Domain) -> float
         EvalError: a part is missing.
     """
     weights = WEIGHTS[version, domain]
-    missing = sorted(set(weights) - set(parts))
-    if missing:
-        raise EvalError(f"OpenS2V's total {version} ({domain}) needs {', '.join(missing)}")
+    lacking = missing(parts, version, domain)
+    if lacking:
+        raise EvalError(f"OpenS2V's total {version} ({domain}) needs {', '.join(lacking)}")
     return sum(weight * parts[name] for name, weight in weights.items())
+
+
+def missing(parts: Iterable[str], version: Version, domain: Domain) -> tuple[str, ...]:
+    """Names of the parts that a total still needs, sorted."""
+    return tuple(sorted(set(WEIGHTS[version, domain]) - set(parts)))
 
 
 def normalised(name: str, values: Sequence[float | None], failures: Failures) -> float:
@@ -164,8 +171,21 @@ def total_of(
     )
 
 
-def values_of(run: str | Path, model: str | None = None) -> dict[str, list[float | None]]:
-    """Raw values per video of the parts that a finished run has measured.
+@dataclass(frozen=True)
+class Measured:
+    """One part as a run has measured it.
+
+    Attributes:
+        protocol: id, with the mark of weights that are not known to be the published ones.
+        values: raw, one per expected video, in the order of sample ids; None where it failed.
+    """
+
+    protocol: str
+    values: tuple[float | None, ...]
+
+
+def measured(run: str | Path, model: str | None = None) -> dict[str, Measured]:
+    """The parts that a finished run has measured.
 
     Samples to which a part does not apply (no face reference) are left out of it, as OpenS2V
     leaves them out by their category; failures stay as None.
@@ -175,18 +195,21 @@ def values_of(run: str | Path, model: str | None = None) -> dict[str, list[float
         model: only its generated videos; by default all generated ones.
 
     Raises:
-        EvalError: no such file.
+        EvalError: no such file, or a damaged one.
     """
     path = Path(run) / "per_sample.parquet"
     if not path.is_file():
         raise EvalError(f"{path}: no such file; `s2v-eval run MANIFEST --out {run}` writes it")
-    rows = pq.read_table(
-        path, columns=["sample_id", "source", "model", "protocol", "status", "score"]
-    ).to_pylist()
-    found: dict[str, list[float | None]] = {}
+    try:
+        rows = pq.read_table(
+            path, columns=["sample_id", "source", "model", "protocol", "status", "score"]
+        ).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise EvalError(f"{path}: cannot be read: {error}") from error
+    found: dict[str, Measured] = {}
     for name, protocol in PROTOCOLS.items():
         mine = [
-            row["score"]
+            row
             for row in rows
             if row["protocol"].split("~")[0] == protocol
             and row["source"] == "generated"
@@ -194,5 +217,18 @@ def values_of(run: str | Path, model: str | None = None) -> dict[str, list[float
             and model in (None, row["model"])
         ]
         if mine:
-            found[name] = mine
+            found[name] = Measured(mine[0]["protocol"], tuple(row["score"] for row in mine))
     return found
+
+
+def values_of(run: str | Path, model: str | None = None) -> dict[str, list[float | None]]:
+    """Raw values per video of the parts that a finished run has measured.
+
+    Args:
+        run: as for `measured`.
+        model: likewise.
+
+    Raises:
+        EvalError: likewise.
+    """
+    return {name: list(one.values) for name, one in measured(run, model).items()}

@@ -2,11 +2,13 @@
 
 The order is: read the manifest, check the media, check that the weights are there, measure what
 the cache does not hold, then aggregate. Nothing written depends on the clock, on the order of
-lines in the manifest, or on how often the run was interrupted.
+lines in the manifest, or on how often the run was interrupted; ``timings.json``, which is about
+nothing else, lies beside it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +21,7 @@ from s2v.datapipe.base.assets import asset
 from s2v.datapipe.base.markup import clean
 from s2v.datapipe.base.media.errors import MediaError
 from s2v.datapipe.base.progress import track
-from s2v.evals import aggregate, media, previews, statistics, write
+from s2v.evals import aggregate, media, previews, statistics, timings, write
 from s2v.evals.aggregate import Row
 from s2v.evals.cache import Cache, digest, key_of, library_versions, net_revisions, weight_digests
 from s2v.evals.encoders.production import Encoders
@@ -97,8 +99,8 @@ def evaluate(
 ) -> Summary:
     """Score every sample of a manifest and write the results.
 
-    Writes ``per_sample.parquet``, ``failures.csv``, ``run.json``, previews, ``summary.json`` and
-    ``report.html`` into ``out``, each atomically.
+    Writes ``per_sample.parquet``, ``failures.csv``, ``run.json``, previews, ``summary.json``,
+    ``report.html`` and ``timings.json`` into ``out``, each atomically.
 
     Args:
         manifest: parsed, or the path of the ``.jsonl`` file.
@@ -124,9 +126,10 @@ def evaluate(
         AssetError: weights missing or damaged; the message has the command that helps.
         OSError: the results cannot be written.
     """
+    watch = timings.begin()
     parsed = manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
     shared = encoders or Encoders()
-    metrics = build(suite, shared)
+    metrics = build(suite, timings.timed(shared))
     if limit is not None and limit < 1:
         raise EvalError(f"--limit {limit}: at least one sample must be left")
     samples = parsed.samples[:limit]
@@ -135,7 +138,10 @@ def evaluate(
     config = _Config(suite, tuple(m.spec.protocol for m in metrics), seed, replicates, limit)
 
     with only_one(folder):
-        with track("check", len(samples), quiet=not progress) as step:
+        with (
+            watch.measure("step", "check"),
+            track("check", len(samples), quiet=not progress) as step,
+        ):
             usable, problems = inspect(parsed, samples, cache=store / "frame-times", step=step)
         if problems and on_problem == "refuse":
             more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -144,37 +150,54 @@ def evaluate(
                 f"{problems[0]}{more}. `s2v-eval validate` lists all; --keep-going counts them as "
                 "failed"
             )
-        rows = _measure(parsed, metrics, usable, Cache(store), shared, runner, progress=progress)
+        with watch.measure("step", "measure"):
+            rows, cached = _measure(
+                parsed, metrics, usable, Cache(store), shared, runner, progress=progress
+            )
         rows += _unusable(metrics, problems, samples)
         order = {m.spec.protocol: i for i, m in enumerate(metrics)}
         rows.sort(key=lambda r: (r.sample.sample_id, order[r.spec.protocol]))
-        rows = _with_baselines(metrics, rows)
-
         specs = [m.spec for m in metrics]
-        summary = Summary(
-            partial=len(samples) < len(parsed.samples),
-            suite=suite,
-            n_samples=len(samples),
-            n_manifest=len(parsed.samples),
-            manifest_sha256=parsed.sha256,
-            config_sha256=config.digest(metrics),
-            bootstrap=Bootstrap(seed=seed, replicates=replicates, confidence=statistics.CONFIDENCE),
-            metrics=tuple(MetricInfo.of(spec) for spec in specs),
-            results=aggregate.results(specs, rows, seed=seed, replicates=replicates),
-            published=published_block([spec.family for spec in specs]),
-        )
+        with watch.measure("step", "aggregate"):
+            rows = _with_baselines(metrics, rows)
+            summary = Summary(
+                partial=len(samples) < len(parsed.samples),
+                suite=suite,
+                n_samples=len(samples),
+                n_manifest=len(parsed.samples),
+                manifest_sha256=parsed.sha256,
+                config_sha256=config.digest(metrics),
+                bootstrap=Bootstrap(
+                    seed=seed, replicates=replicates, confidence=statistics.CONFIDENCE
+                ),
+                metrics=tuple(MetricInfo.of(spec) for spec in specs),
+                results=aggregate.results(specs, rows, seed=seed, replicates=replicates),
+                published=published_block([spec.family for spec in specs]),
+            )
         # Killed from here on, the folder is no finished run, and never half of two.
         for name in (SUMMARY_FILE, REPORT_FILE):
             (folder / name).unlink(missing_ok=True)
-        with track("previews", len(usable), quiet=not (progress and report)) as step:
+        with (
+            watch.measure("step", "previews"),
+            track("previews", len(usable), quiet=not (progress and report)) as step,
+        ):
             if report:
                 previews.make(parsed, usable, folder, step=step)
         write.per_sample(folder / PER_SAMPLE_FILE, rows)
         write.failures(folder / "failures.csv", rows)
         write.json_file(folder / "run.json", _record(parsed, config, metrics))
         write.json_file(folder / SUMMARY_FILE, summary.to_json())
-        if report:
-            build_report([folder], folder / REPORT_FILE, title=parsed.path.stem)
+        with watch.measure("step", "report"):
+            if report:
+                build_report([folder], folder / REPORT_FILE, title=parsed.path.stem)
+        whole = sum(n == len(metrics) for n in Counter(i for _, i in cached).values())
+        spent = timings.content(
+            watch,
+            timings.Videos(len(usable) - whole, whole, len(problems)),
+            Counter(protocol for protocol, _ in cached),
+            [spec.protocol for spec in specs],
+        )
+        write.json_file(folder / "timings.json", spent)
         return summary
 
 
@@ -187,12 +210,13 @@ def _measure(
     runner: Runner,
     *,
     progress: bool,
-) -> list[Row]:
-    """Every metric on every usable sample, from the cache where it is there."""
+) -> tuple[list[Row], list[tuple[str, str]]]:
+    """Every metric on every usable sample; and protocol and sample of what the cache had."""
     keys = {
         (m.spec.protocol, i.sample.sample_id): key_of(m.spec, i) for m in metrics for i in items
     }
     rows: list[Row] = []
+    cached: list[tuple[str, str]] = []
     open_work: list[Work] = []
     for item in items:
         missing = []
@@ -202,6 +226,7 @@ def _measure(
                 missing.append(metric)
             else:
                 rows.append(_row(item, metric, found))
+                cached.append((metric.spec.protocol, item.sample.sample_id))
         if missing:
             open_work.append((item, missing))
     # Before the first frame is decoded, not after an hour: is every weight file there?
@@ -218,7 +243,7 @@ def _measure(
                     cache.put(metric.spec, key, measurement)
                 rows.append(_row(item, metric, measurement, message))
             step(note=item.sample.sample_id)
-    return rows
+    return rows, cached
 
 
 def score(manifest: Manifest, item: Inspected, metrics: Sequence[Metric]) -> Scored:
@@ -233,12 +258,16 @@ def score(manifest: Manifest, item: Inspected, metrics: Sequence[Metric]) -> Sco
         EvalError: weights that fail every video.
         MediaError: the machine's fault, such as a full disk.
     """
+    watch = timings.current()
     try:
         wanted = {i for metric in metrics for i in metric.plan(item.times_us)}
+        with watch.measure("decode", "videos"):
+            frames = media.read_frames(item.video, item.times_us, sorted(wanted))
+            references = load_references(manifest, item.sample)
         case = Case(
-            frames=media.read_frames(item.video, item.times_us, sorted(wanted)),
+            frames=frames,
             times_us=item.times_us,
-            references=load_references(manifest, item.sample),
+            references=references,
             prompt=item.sample.prompt,
         )
     except MediaError as error:
@@ -249,7 +278,9 @@ def score(manifest: Manifest, item: Inspected, metrics: Sequence[Metric]) -> Sco
     scored: Scored = []
     for metric in metrics:
         try:
-            scored.append((metric, metric.measure(case), ""))
+            with watch.measure("metric", metric.spec.protocol):
+                said = metric.measure(case)
+            scored.append((metric, said, ""))
         except EvalError:  # unusable weights fail every sample: say so at once
             raise
         except (ValueError, ArithmeticError, LookupError, RuntimeError, cv2.error) as error:

@@ -93,6 +93,8 @@ def comparison_text(found: Comparison) -> str:
         lines.append(f"too few references to show any difference (six at least): {', '.join(few)}")
     lines += [f"not paired: {line}" for line in unpaired(found)]
     lines += [f"not compared: {k}: {why}" for k, why in sorted(found.skipped.items())]
+    if found.published:
+        lines += ["", reference.NOTICE, *_beside(found)]
     return "\n".join(lines)
 
 
@@ -106,6 +108,20 @@ def unpaired(found: Comparison) -> list[str]:
         f"{n} video{'s' if n > 1 else ''} scored on one side only ({', '.join(protocols)})"
         for n, protocols in sorted(by_number.items())
     ]
+
+
+def _beside(found: Comparison) -> list[str]:
+    """A line per published column that a protocol of the comparison follows."""
+    lines = []
+    for protocol, columns in found.published.items():
+        for column in columns:
+            figures = ", ".join(f"{model} {value:g}" for model, value in column.figures)
+            scaled = "" if column.factor == 1 else f", ours x{column.factor:g}"
+            lines.append(
+                f"  {protocol}, {column.certainty} certainty: {column.place} "
+                f"({column.unit}{scaled}): {figures}"
+            )
+    return lines
 
 
 def boards_text(boards: Sequence[Board]) -> str:

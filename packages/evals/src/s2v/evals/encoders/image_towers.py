@@ -16,7 +16,7 @@ import torch
 
 from s2v.datapipe.base.embedded.net import one_torch_thread, require, unit
 from s2v.evals.encoders import Image, Vectors, pixels
-from s2v.evals.encoders.torch_files import fill, read_state
+from s2v.evals.encoders.torch_files import fill, from_folder, read_state
 from s2v.evals.errors import EvalError
 
 Way = Callable[[Image], torch.Tensor]
@@ -90,21 +90,6 @@ def open_clip_tower(
     return ImageTower(f"open_clip-{path.name}-{'vbench' if vbench else 'openai'}", way, net.visual)
 
 
-def _from_folder(kind: Any, folder: Path, **arguments: object) -> Any:
-    """A transformers model whose every tensor came from the folder, and none was left over."""
-    try:
-        net, said = kind.from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True,
-            use_safetensors=True, **arguments,
-        )  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EvalError(f"{folder}: {type(error).__name__}: {str(error)[:200]}") from error
-    wrong = {k: sorted(map(str, v)) for k, v in said.items() if k.endswith("_keys") and v}
-    if wrong:
-        raise EvalError(f"{folder}: not the weights of a {kind.__name__}: {str(wrong)[:300]}")
-    return net.eval().requires_grad_(False)
-
-
 def dinov2_tower(folder: Path) -> ImageTower:
     """DINOv2's class token, at 224 pixels of a short side of 256, as its authors evaluate.
 
@@ -114,7 +99,7 @@ def dinov2_tower(folder: Path) -> ImageTower:
     Raises:
         EvalError: a file is missing, or another model's.
     """
-    net = _from_folder(require("transformers").Dinov2Model, folder)
+    net = from_folder(require("transformers").Dinov2Model, folder)
 
     def way(image: Image) -> torch.Tensor:
         return pixels.pillow_square(image, resize=256, side=224, statistics=pixels.IMAGENET)
@@ -131,7 +116,7 @@ def dino_tower(folder: Path) -> ImageTower:
     Raises:
         EvalError: a file is missing, or another model's.
     """
-    net = _from_folder(require("transformers").ViTModel, folder, add_pooling_layer=False)
+    net = from_folder(require("transformers").ViTModel, folder, add_pooling_layer=False)
 
     def embed(x: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = net(x, interpolate_pos_encoding=True).last_hidden_state[:, 0]

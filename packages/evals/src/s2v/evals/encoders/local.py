@@ -30,18 +30,24 @@ from s2v.datapipe.base.assets.extract import sha256_of
 from s2v.datapipe.base.settings import parse
 from s2v.evals.errors import EvalError
 
-PUBLISHED: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
+_SCRFD: Final = "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91"
+PUBLISHED: Final[Mapping[str, Mapping[str, str]]] = {
     "buffalo_l": {
-        "det_10g.onnx": ("5838f7fe", "5b91"),
-        "w600k_r50.onnx": ("4c06341c", "e43"),
+        "det_10g.onnx": _SCRFD,
+        "w600k_r50.onnx": "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
     },
-    "ir101": {"": ("aa54ae6d", "6c6ec")},
+    "antelopev2": {
+        "scrfd_10g_bnkps.onnx": _SCRFD,
+        "glintr100.onnx": "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf",
+    },
+    "ir101": {"": "aa54ae6dc9f7ac6e262809f1a81d6108e221952bf836aee4cb677ef19246c6ec"},
 }
-"""First and last digits, as far as anybody printed them, of the files behind published numbers."""
+"""Digests of the files behind published numbers, as far as anybody printed them; a folder's are
+those of the files that are read. AuraFace is given away under the name ``glintr100.onnx``, too."""
 
 _NAMES: Final = (
     "buffalo_l, antelopev2 (folders of an insightface pack), ir101, viclip, open_clip, dinov2, "
-    "dino, clip_l14, clip_b32, aesthetic_mlp, aesthetic_linear, musiq, raft"
+    "dino, clip_l14, clip_b32, aesthetic_mlp, aesthetic_linear, musiq, raft, gme"
 )
 
 
@@ -160,11 +166,7 @@ class Weights:
 
 def _is_published(name: str, files: Mapping[str, str]) -> bool:
     known = PUBLISHED.get(name)
-    return (
-        known is not None
-        and set(known) == set(files)
-        and all(files[f].startswith(a) and files[f].endswith(b) for f, (a, b) in known.items())
-    )
+    return known is not None and dict(known) == dict(files)
 
 
 @lru_cache(maxsize=256)

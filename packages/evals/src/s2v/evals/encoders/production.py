@@ -8,6 +8,7 @@ from s2v.evals.encoders.curricular import CurricularFace
 from s2v.evals.encoders.embedded import LightEncoders
 from s2v.evals.encoders.face_pack import FacePack
 from s2v.evals.encoders.flow import RaftFlow
+from s2v.evals.encoders.gme import Gme
 from s2v.evals.encoders.image_towers import (
     ImageTower,
     dino_tower,
@@ -104,6 +105,11 @@ class Encoders(LightEncoders):
     def musiq(self) -> MusiqQuality:
         """MUSIQ."""
         return MusiqQuality(self.weights.path("musiq"))
+
+    @cached_property
+    def gme(self) -> Gme:
+        """GME on Qwen2-VL."""
+        return Gme(self.weights.path("gme"), self.weights.files("gme"))
 
     @cached_property
     def raft(self) -> RaftFlow:

@@ -58,3 +58,27 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) ->
             f"{path}: not a state dict of {type(net).__name__}: {text[:300]}"
         ) from error
     return net.eval().requires_grad_(False)
+
+
+def from_folder(kind: Any, folder: Path, **arguments: object) -> Any:
+    """A transformers model whose every tensor came from the folder, and none was left over.
+
+    Args:
+        kind: the model's class; no code of the folder's is run.
+        folder: ``config.json`` and safetensors.
+        arguments: for ``from_pretrained``.
+
+    Raises:
+        EvalError: a file is missing or damaged, or another model's.
+    """
+    try:
+        net, said = kind.from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True,
+            use_safetensors=True, **arguments,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EvalError(f"{folder}: {type(error).__name__}: {str(error)[:200]}") from error
+    wrong = {k: sorted(map(str, v)) for k, v in said.items() if k.endswith("_keys") and v}
+    if wrong:
+        raise EvalError(f"{folder}: not the weights of a {kind.__name__}: {str(wrong)[:300]}")
+    return net.eval().requires_grad_(False)

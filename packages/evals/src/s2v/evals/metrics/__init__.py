@@ -22,6 +22,7 @@ from s2v.evals.metrics.catalogue import (
     texts,
 )
 from s2v.evals.metrics.catalogue.motions import DYNAMIC
+from s2v.evals.opens2v import PROTOCOLS
 
 _METRICS = {
     spec.protocol: (spec, make)
@@ -44,7 +45,11 @@ def _light(*families: str) -> tuple[str, ...]:
 
 
 def _published(*families: str) -> tuple[str, ...]:
-    return tuple(p for p, (s, _) in _METRICS.items() if not is_light(s) and s.family in families)
+    return tuple(
+        p
+        for p, (s, _) in _METRICS.items()
+        if not is_light(s) and s.family in families and s is not texts.GME
+    )
 
 
 _RADAR: Final = tuple(spec.protocol for spec, _ in radar.ENTRIES if is_light(spec))
@@ -58,12 +63,13 @@ SUITES: dict[str, tuple[str, ...]] = {
     "published-faces": _published("face"),
     "published-radar": _published("quality", "consistency", "motion"),
     "published": _published("face", "subject", "text", "quality", "consistency", "motion"),
+    "opens2v": tuple(p for p in _METRICS if p in PROTOCOLS.values()),
 }
-"""Named groups of protocols; those without ``published`` in their name need no weights of
-the user's.
+"""Named groups of protocols; those called ``published`` and ``opens2v`` need weights of the user's.
 
 ``light`` asks how good a video is, ``radar`` what it looks like, ``copy`` whether it pastes its
-references."""
+references, ``opens2v`` what OpenS2V's total needs and can be measured here; its seven billion
+parameters are in that suite alone."""
 
 
 def specs() -> list[MetricSpec]:

@@ -140,6 +140,19 @@ def faces_of(case: Case, detector: FaceDetector, which: Hashable, image: Image) 
     return found
 
 
+def vector_of(
+    case: Case, embedder: FaceEmbedder, which: Hashable, image: Image, face: Face
+) -> Vectors:
+    """(D,) of one face of one image of a case, embedded once however many metrics ask.
+
+    The largest-face protocols and the matching ones look at the same faces. The five points belong
+    to the key: another detector may put them elsewhere in the same box.
+    """
+    key = ("face vector", embedder.id, which, face.box.tobytes(), face.points.tobytes(), face.pad)
+    found: Vectors = case.once(key, lambda: embedder.embed(image, face))
+    return found
+
+
 class FaceSimilarity:
     """Largest-face similarity to the one face reference.
 
@@ -188,17 +201,18 @@ class FaceSimilarity:
         detector, embedder = self._detector(), self._embedder()
         reference = references[0].image
         number = next(n for n, r in enumerate(case.references) if r.is_face)
-        face = largest(faces_of(case, detector, ("reference", number), reference))
+        which = ("reference", number)
+        face = largest(faces_of(case, detector, which, reference))
         if face is None:
             return failed("reference_without_face")
-        target = embedder.embed(reference, face)
+        target = vector_of(case, embedder, which, reference, face)
         indices = self.plan(case.times_us)
         embedded: list[Vectors] = []
         for i in indices:
             frame = case.frames[i]
             here = largest(faces_of(case, detector, i, frame))
             if here is not None:
-                embedded.append(embedder.embed(frame, here))
+                embedded.append(vector_of(case, embedder, i, frame, here))
         faces = np.stack(embedded) if embedded else np.zeros((0, target.size), np.float32)
         score, parts = face_score(
             self._similarity(_wide(target), _wide(faces)),

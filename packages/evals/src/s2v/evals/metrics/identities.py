@@ -28,7 +28,7 @@ from s2v.evals.metrics.base import (
     not_applicable,
     scored,
 )
-from s2v.evals.metrics.face import FRAMES, Similarity, faces_of, largest
+from s2v.evals.metrics.face import FRAMES, Similarity, faces_of, largest, vector_of
 
 SAME_TRACK = 0.3
 """Least overlap (IoU) of one face in two neighbouring sampled frames."""
@@ -204,14 +204,16 @@ class IdentitySimilarity:
         detector, embedder = self._detector(), self._embedder()
         targets = []
         for number, image in people:
-            face = largest(faces_of(case, detector, ("reference", number), image))
+            which = ("reference", number)
+            face = largest(faces_of(case, detector, which, image))
             if face is None:
                 return failed("reference_without_face")
-            targets.append(embedder.embed(image, face).astype(np.float64))
+            targets.append(vector_of(case, embedder, which, image, face).astype(np.float64))
         frames = []
         for i in self.plan(case.times_us):
-            faces: list[Face] = faces_of(case, detector, i, case.frames[i])
-            vectors = [embedder.embed(case.frames[i], f).astype(np.float64) for f in faces]
+            frame = case.frames[i]
+            faces: list[Face] = faces_of(case, detector, i, frame)
+            vectors = [vector_of(case, embedder, i, frame, f).astype(np.float64) for f in faces]
             table = (
                 np.stack([self._similarity(t, np.stack(vectors)) for t in targets])
                 if vectors

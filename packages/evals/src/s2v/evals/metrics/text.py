@@ -15,39 +15,54 @@ import numpy as np
 import numpy.typing as npt
 
 from s2v.evals.encoders import ImageTextEmbedder
-from s2v.evals.frames import interval_middle
+from s2v.evals.frames import Sampler, interval_middle
 from s2v.evals.metrics.base import Case, Measurement, MetricSpec, Peer, not_applicable, scored
 
 FRAMES = 8
 SCALE = 100.0
 
 
-def text_score(mean_frame: npt.ArrayLike, text: npt.ArrayLike) -> float:
-    """100 times the mean cosine of the frames to the text.
+def text_score(mean_frame: npt.ArrayLike, text: npt.ArrayLike, scale: float = SCALE) -> float:
+    """The mean cosine of the frames to the text, times a scale.
 
     Args:
         mean_frame: (D,) mean of unit frame vectors; the mean of cosines is linear in it.
         text: (D,) of unit length.
+        scale: 100 as tables print it, 1 for the cosine itself.
     """
     frame = np.asarray(mean_frame, dtype=np.float64)
-    return SCALE * float(frame @ np.asarray(text, dtype=np.float64))
+    return scale * float(frame @ np.asarray(text, dtype=np.float64))
 
 
 class TextAlignment:
-    """Mean frame-text cosine x 100 over eight interval middles.
+    """Mean frame-text cosine over sampled frames, by default x 100 over eight interval middles.
 
     Args:
         spec: of the protocol.
         embedder: makes the image-text embedder at first use.
+        sampler: which frames.
+        frames: how many are asked for.
+        scale: of the cosine.
     """
 
-    def __init__(self, spec: MetricSpec, embedder: Callable[[], ImageTextEmbedder]) -> None:
+    def __init__(
+        self,
+        spec: MetricSpec,
+        embedder: Callable[[], ImageTextEmbedder],
+        sampler: Sampler = interval_middle,
+        frames: int = FRAMES,
+        *,
+        scale: float = SCALE,
+    ) -> None:
         self.spec = spec
         self._embedder = embedder
+        self._sampler = sampler
+        self._frames = frames
+        self._scale = scale
 
     def plan(self, times_us: Sequence[int]) -> list[int]:
-        """The middles of eight intervals."""
-        return interval_middle(len(times_us), FRAMES)
+        """The sampler's frames."""
+        return self._sampler(len(times_us), self._frames)
 
     def measure(self, case: Case) -> Measurement:
         """Score one video against its own prompt."""
@@ -57,14 +72,15 @@ class TextAlignment:
         frames = embedder.embed_images([case.frames[i] for i in self.plan(case.times_us)])
         text = embedder.embed_texts([case.prompt])[0]
         mean_frame = frames.astype(np.float64).mean(axis=0)
-        return scored(text_score(mean_frame, text), {}, {"mean_frame": mean_frame, "text": text})
+        score = text_score(mean_frame, text, self._scale)
+        return scored(score, {}, {"mean_frame": mean_frame, "text": text})
 
     def baselines(self, peers: Sequence[Peer]) -> list[float | None]:
         """Shuffled captions: the mean over all other prompts."""
-        return other_prompts(peers)
+        return other_prompts(peers, self._scale)
 
 
-def other_prompts(peers: Sequence[Peer]) -> list[float | None]:
+def other_prompts(peers: Sequence[Peer], scale: float = SCALE) -> list[float | None]:
     """Shuffled captions, without the luck of one shuffle: the mean over all *other* prompts.
 
     Unrelated videos and texts score well above zero (ViCLIP: about 20 of 100), so the distance
@@ -80,5 +96,5 @@ def other_prompts(peers: Sequence[Peer]) -> list[float | None]:
             levels.append(None)
             continue
         frame = peer.measurement.array("mean_frame")[0]
-        levels.append(float(np.mean([text_score(frame, other) for other in others])))
+        levels.append(float(np.mean([text_score(frame, other, scale) for other in others])))
     return levels

@@ -9,7 +9,7 @@ from s2v.datapipe.base import pages
 from s2v.datapipe.base.atomic import write_bytes
 from s2v.datapipe.base.markup import Markup, element
 from s2v.evals.errors import EvalError
-from s2v.evals.report import panels, tables
+from s2v.evals.report import missing, panels, tables
 from s2v.evals.report.runs import Method, Run, methods, metrics, run_name
 
 MAX_BYTES = 20_000_000
@@ -75,8 +75,8 @@ def build_report(
             panels.side_by_side(what, whose, panels_shown, _Room(max_bytes * (1 - _WORST_SHARE))),
         ),
         ("Worst samples", panels.worst(what, whose, _Room(max_bytes * _WORST_SHARE))),
-        ("Not scored", tables.failures(runs)),
-        ("Published figures", tables.published(runs)),
+        ("Not scored", missing.failures(runs)),
+        ("Published figures", tables.published(what, whose, runs)),
         ("What each number is", tables.protocols(what)),
         ("How it was made", tables.provenance(runs)),
     ]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from s2v.datapipe.base.markup import Content, Markup, element, join, joined, table
 from s2v.evals import reference, show, statistics
 from s2v.evals.compare import Comparison, Difference, compare
 from s2v.evals.errors import EvalError
+from s2v.evals.reference.protocols import PublishedColumn, beside
 from s2v.evals.report import charts
 from s2v.evals.report.runs import Method, Run, metric_key, run_name
 from s2v.evals.summary import MetricInfo, Result
 
-_MAX_FAILURES = 60
 # Where a metric's full range says little, the part of it in which figures lie; stated on the axis.
 _RADAR_FAMILIES = ("quality", "consistency")
 _RADAR_RANGE = {"text": (0.0, 40.0), "subject": (0.0, 1.0), "copy": (0.0, 1.0)}
@@ -259,49 +258,14 @@ def _verdict(d: Difference) -> str:
     return "better" if (d.difference > 0) == (d.metric.direction == "higher") else "worse"
 
 
-def failures(runs: Sequence[Run]) -> Markup:
-    """What should have been scored and was not, counted and listed; what was not asked, counted."""
-    return join(_failures(runs), _not_asked(runs))
+def published(
+    metrics: Mapping[str, MetricInfo], methods: Sequence[Method], runs: Sequence[Run]
+) -> Markup:
+    """Other people's figures, in a block of their own.
 
-
-def _not_asked(runs: Sequence[Run]) -> Markup | None:
-    spared = Counter(
-        (r["protocol"], r["reason"])
-        for run in runs
-        for r in run.rows
-        if r["status"] == "not_applicable"
-    )
-    if not spared:
-        return None
-    rows: list[list[Content]] = [
-        [element("code", protocol), reason, n] for (protocol, reason), n in sorted(spared.items())
-    ]
-    columns = ("protocol", "reason", "videos")
-    return table(columns, rows, "Not asked, as the metric is not about them")
-
-
-def _failures(runs: Sequence[Run]) -> Markup:
-    rows = [(run, r) for run in runs for r in run.rows if r["status"] == "failed"]
-    if not rows:
-        return element("p", "Every sample that should have been scored was.")
-    counts = Counter((r["protocol"], r["reason"]) for _, r in rows)
-    summary: list[list[Content]] = [
-        [element("code", protocol), reason, n] for (protocol, reason), n in sorted(counts.items())
-    ]
-    listed: list[list[Content]] = [
-        [r["sample_id"], element("code", r["protocol"]), r["reason"], r["video"]]
-        for _, r in rows[:_MAX_FAILURES]
-    ]
-    shown = f"The first {_MAX_FAILURES} of {len(rows)}" if len(rows) > len(listed) else "Each"
-    return join(
-        element("p", "They stay among the expected; failures.csv of the run has the messages."),
-        table(("protocol", "reason", "videos"), summary, "By reason"),
-        table(("sample", "protocol", "reason", "video"), listed, shown),
-    )
-
-
-def published(runs: Sequence[Run]) -> Markup:
-    """Other people's figures, in a block of their own."""
+    First, with ours, those of the columns that a protocol of this page follows; then whatever asks
+    the same question by another protocol, for orientation.
+    """
     rows = list(
         dict.fromkeys(
             (
@@ -315,14 +279,47 @@ def published(runs: Sequence[Run]) -> Markup:
             for r in run.summary.published.rows
         )
     )
-    if not rows:
+    same = [
+        _followed(info, column, methods, key)
+        for key, info in metrics.items()
+        for column in beside(info.protocol)
+    ]
+    if not rows and not same:
         return element("p", "No published table asks what these metrics ask.")
     return element(
         "aside",
         element("p", reference.NOTICE),
-        table(("metric", "model", "value", "unit", "from"), rows, "Published by others"),
+        element("h3", "The same protocol") if same else None,
+        *same,
+        element("h3", "The same question, by other protocols") if same and rows else None,
+        table(("metric", "model", "value", "unit", "from"), rows, "Published by others")
+        if rows
+        else None,
         class_="published",
         aria_label="Published by others",
+    )
+
+
+def _followed(
+    info: MetricInfo, column: PublishedColumn, methods: Sequence[Method], key: str
+) -> Markup:
+    """A published column with our figures, in its unit, above it; nothing is tested."""
+    rows: list[list[Content]] = []
+    for method in methods:
+        result = method.results().get(key)
+        if result is None or result.mean is None or method.is_real:
+            continue
+        low, high = (
+            None if end is None else end * column.factor for end in (result.ci_low, result.ci_high)
+        )
+        mean = show.number(result.mean * column.factor)
+        rows.append([method.label, mean, _whole(low, high), "measured here, other videos"])
+    rows += [[model, f"{value:g}", "", "published"] for model, value in column.figures]
+    return element(
+        "details",
+        element("summary", f"{column.place} ({column.unit}), {column.certainty} certainty"),
+        element("p", element("code", info.protocol), f": {column.why}", class_="small"),
+        table(("model", "value", "95 % interval", "whose"), rows, column.place),
     )
 
 

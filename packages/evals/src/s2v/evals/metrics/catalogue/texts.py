@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from s2v.evals.frames import linspace_inclusive
 from s2v.evals.metrics.base import MetricSpec
 from s2v.evals.metrics.catalogue.entry import Entry
 from s2v.evals.metrics.text import TextAlignment
@@ -51,9 +52,28 @@ VICLIP_VBENCH = replace(
     citation="VBench overall consistency (arXiv 2311.17982): 8 interval middles, middle square",
 )
 
+GME = replace(
+    VICLIP_INTERNVID,
+    protocol="gme-score@gme-qwen2-vl.opens2v",
+    title="GmeScore (OpenS2V)",
+    unit="cosine",
+    low=-1.0,
+    high=1.0,
+    citation="arXiv 2505.20292 (OpenS2V-Eval): GME-Qwen2-VL-7B (arXiv 2412.16855), mean over 32 "
+    "frames, OpenS2V's instruction",
+    licence="GME and Qwen2-VL Apache-2.0 (code and weights of 2B and 7B)",
+    caveat="the leaderboard's is of the 7B release in half precision on a GPU; reads 1800 tokens "
+    "of a prompt; the network was not run with its real weights here",
+    local=("gme",),
+)
+
 ENTRIES: tuple[Entry, ...] = (
     (TEXT, lambda spec, e: TextAlignment(spec, lambda: e.image_text)),
     (VICLIP_INTERNVID, lambda s, e: VideoTextAlignment(s, lambda: e.viclip, "internvid")),
     (VICLIP_VBENCH, lambda s, e: VideoTextAlignment(s, lambda: e.viclip, "vbench")),
+    (
+        GME,
+        lambda s, e: TextAlignment(s, lambda: e.gme, linspace_inclusive, 32, scale=1.0),
+    ),
 )
 """Light ones first, then those that need a user's weights."""

@@ -1,0 +1,1 @@
+"""OpenS2V's totals from whatever parts there are: measured here, by its own scripts, or given."""
