@@ -68,6 +68,25 @@ def test_of_a_run_with_two_models_the_chosen_ones_videos_are_compared(
     assert turned.differences[0].difference == pytest.approx(-change.difference)
 
 
+def test_no_difference_is_sure_to_be_larger_than_a_difference_can_be(
+    study: Any, tmp_path: Path
+) -> None:
+    # Two references, one that begins to move and one that does not: Student's t reaches far.
+    a1, b1, c1 = study.lines[0], study.lines[2], study.lines[3]
+    for line, model, reference in ((a1, "x", "r"), (b1, "y", "r")):
+        line |= {"model": model, "reference_id": reference, "prompt": "p"}
+    still = {**a1, "sample_id": "d-1", "reference_id": "s", "prompt": "q"}
+    again = {**c1, "sample_id": "d-2", "reference_id": "s", "prompt": "q", "model": "y"}
+    study.lines = [a1, b1, still, {**again, "video": a1["video"]}]
+    evaluate(study.save(), tmp_path / "o", "dynamic.light.farneback", progress=False,
+             replicates=50, cache=study.shared_cache)  # fmt: skip
+    (change,) = compare(
+        tmp_path / "o", tmp_path / "o", model_a="x", model_b="y", replicates=50
+    ).differences
+    assert change.difference == 0.5
+    assert (change.ci_low, change.ci_high) == (-1.0, 1.0)
+
+
 def test_the_machines_fault_stops_a_run_and_is_no_fault_of_the_sample(
     study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
