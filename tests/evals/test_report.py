@@ -53,6 +53,20 @@ def test_the_words_of_the_page_are_said_where_they_stand(study: Any, tmp_path: P
     assert "Real (ceiling):" in text_of(scored(study, tmp_path / "b") / "report.html")
 
 
+@pytest.mark.parametrize(("direction", "first"), [("higher", "a-1"), ("lower", "b-1")])
+def test_the_worst_samples_are_the_worst_whichever_way_is_better(
+    study: Any, tmp_path: Path, direction: str, first: str
+) -> None:
+    run = scored(study, tmp_path / "o")  # a-1 stands still, b-1 is the fastest
+    path = run / "summary.json"
+    path.write_text(
+        path.read_text().replace('"direction": "neither"', f'"direction": "{direction}"')
+    )
+    page = build_report([run], tmp_path / "p.html").read_text()
+    cards = re.findall(r'<article class="card">.*?</article>', page)
+    assert f"> {first}<" in cards[0]
+
+
 def test_models_whose_names_begin_alike_are_told_apart_in_a_chart() -> None:
     names = ("phantom-mmdit-small-lr1e-4-step-5000", "phantom-mmdit-small-lr1e-4-step-9000")
     shown = charts.whiskers("m", "u", [charts.Whisker(n, 0.5, 0.4, 0.6, None, 0) for n in names])
