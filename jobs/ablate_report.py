@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from s2v.evals import statistics
+from s2v.evals.statistics import Interval, PairedTest
 from s2v.model.chart import Point, points
-from s2v.model.heldout import Difference, paired
 
 #: Protocol, heading; copying first, then identity, then text.
 COLUMNS = (
@@ -45,36 +44,52 @@ class Row:
         """From what the steps stored."""
         return cls(name, scores, None if heldout is None else heldout["swapped_minus_right"])
 
-    def mean(self, protocol: str) -> Difference | None:
-        """Over questions, with an interval over clips."""
+    def mean(self, protocol: str) -> Interval | None:
+        """Over questions, with an interval over clips; None where nothing was scored."""
         found = self.scores.get(protocol, {})
-        return _interval(found, found)
+        names = sorted(found)
+        if not names:
+            return None
+        return statistics.cluster_bootstrap([found[n] for n in names], _clips(names))
 
-    def beyond(self, first: Row, protocol: str) -> Difference | None:
-        """This minus ``first``, paired by question."""
+    def beyond(self, first: Row, protocol: str) -> PairedTest | None:
+        """This minus ``first``, paired by question; None where no question was scored on both."""
         own, other = self.scores.get(protocol, {}), first.scores.get(protocol, {})
-        shared = own.keys() & other.keys()
-        return _interval(shared, {q: own[q] - other[q] for q in shared})
+        names = sorted(own.keys() & other.keys())
+        if not names:
+            return None
+        return statistics.paired_difference(
+            [other[n] for n in names], [own[n] for n in names], _clips(names)
+        )
+
+    def sure(self, first: Row) -> dict[str, float]:
+        """Protocol -> p of its difference to ``first``, adjusted over the protocols (Holm)."""
+        tests = {protocol: self.beyond(first, protocol) for protocol, _ in COLUMNS}
+        return statistics.holm({k: test.p_value for k, test in tests.items() if test is not None})
 
     def to_json(self, first: Row) -> dict[str, Any]:
         """Means and differences by protocol."""
         out: dict[str, Any] = {"name": self.name, "swapped_minus_right": self.swapped}
+        p_values = {} if self is first else self.sure(first)
         for protocol, _ in COLUMNS:
             mean, beyond = self.mean(protocol), self.beyond(first, protocol)
             out[protocol] = {
-                "n": len(self.scores.get(protocol, {})),
-                "mean": None if mean is None else [mean.mean, mean.low, mean.high],
-                "difference": None if beyond is None else [beyond.mean, beyond.low, beyond.high],
+                "n": 0 if mean is None else mean.n,
+                "mean": None if mean is None else _ends(mean),
+                "difference": None if beyond is None else _ends(beyond.difference),
+                "pairs": 0 if beyond is None else beyond.difference.n,
+                "p_holm": p_values.get(protocol),
             }
         return out
 
 
-def _interval(questions: Any, values: Mapping[str, float]) -> Difference | None:
-    names = sorted(questions)
-    if not names:
-        return None
-    clips = [name.partition("-s")[0] for name in names]
-    return paired(np.array([values[name] for name in names]), clips, 0)
+def _clips(names: Sequence[str]) -> list[str]:
+    """Of questions: two seeds of one clip are no two clips."""
+    return [name.partition("-s")[0] for name in names]
+
+
+def _ends(found: Interval) -> list[float | None]:
+    return [found.estimate, found.low, found.high]
 
 
 def markdown(rows: Sequence[Row], first: Row) -> str:
@@ -82,32 +97,39 @@ def markdown(rows: Sequence[Row], first: Row) -> str:
     head = ["variant", *(title for _, title in COLUMNS), "swapped minus right", "n"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
+        asked = len(row.scores.get(COPY, {}))
+        p_values = {} if row is first else row.sure(first)
         cells = [row.name]
         for protocol, _ in COLUMNS:
             mean, beyond = row.mean(protocol), row.beyond(first, protocol)
-            cell = "" if mean is None else _shown(mean)
+            cell = "" if mean is None else _shown(mean, "", asked)
             if beyond is not None and row is not first:
-                cell += f"<br>{'**' if beyond.low * beyond.high > 0 else ''}{beyond.mean:+.3f}"
-                cell += f" [{beyond.low:+.3f}, {beyond.high:+.3f}]"
-                cell += "**" if beyond.low * beyond.high > 0 else ""
+                bold = "**" if p_values[protocol] < statistics.ALPHA else ""
+                cell += f"<br>{bold}{_shown(beyond.difference, '+', asked)}{bold}"
             cells.append(cell)
         s = row.swapped
         cells.append("" if s is None else f"{s['mean']:+.4f} [{s['low']:+.4f}, {s['high']:+.4f}]")
-        cells.append(str(len(row.scores.get(COPY, {}))))
+        cells.append(str(asked))
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"Mean and 95 % interval by a bootstrap over clips; under it the paired difference to "
-        f"`{first.name}`, bold where its interval leaves zero out. More copying is worse, more of "
-        "the others better; `real clips` are what was held out, not a network. Small nets measure "
+        "Mean and 95 % interval by a bootstrap over clips; under it the paired difference to "
+        f"`{first.name}`, bold where a sign-flip test over clips, adjusted over the columns "
+        "(Holm), says so at 5 %. Where fewer questions could be scored than `n`, or on both "
+        "sides, their number stands in round brackets; one clip has no interval. More copying is "
+        "worse, more of the others better; `real clips` are what was held out, not a network. "
+        "Small nets measure "
         "here (`.light`): their figures compare with none published.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _shown(found: Difference) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+def _shown(found: Interval, sign: str, asked: int) -> str:
+    text = f"{found.estimate:{sign}.3f}"
+    if found.low is not None and found.high is not None:
+        text += f" [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+    return text if found.n == asked else f"{text} ({found.n})"
 
 
 def scatter(rows: Sequence[Row]) -> str:
@@ -116,7 +138,14 @@ def scatter(rows: Sequence[Row]) -> str:
     for row in rows:
         x, y = row.mean(COPY), row.mean(IDENTITY)
         if x is not None and y is not None:
-            drawn.append(Point(row.name, x.mean, y.mean, (x.low, x.high), (y.low, y.high)))
+            drawn.append(Point(row.name, x.estimate, y.estimate, _bar(x), _bar(y)))
     return points(
         "Copying against identity", drawn, "pasting of the reference", "likeness of the subject"
     )
+
+
+def _bar(found: Interval) -> tuple[float, float]:
+    """Nothing to draw where the ends cannot be known."""
+    if found.low is None or found.high is None:
+        return found.estimate, found.estimate
+    return found.low, found.high

@@ -63,15 +63,27 @@ def test_a_difference_is_paired_by_question_and_bold_only_where_it_is_sure() -> 
     unsure = row("unsure", {f"q{n}": 0.1 * n + (0.2 if n % 2 else -0.2) for n in range(8)})
     found = more.beyond(one, "copy.light.paste")
     assert found is not None
-    assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.2, 0.2))
+    sure = found.difference
+    assert (sure.estimate, sure.low, sure.high) == pytest.approx((0.2, 0.2, 0.2))
     text = markdown([one, more, unsure], one)
-    assert "**+0.200 [+0.200, +0.200]**" in text
+    assert "**+0.200 [+0.200, +0.200] (7)**" in text  # of eight questions seven are common
     assert text.count("**+") == 2  # of one variant, in two columns
     assert more.mean("facesim.light.dlib") is None
     svg = ElementTree.fromstring(scatter([one, more, unsure]))  # noqa: S314 - we made it
     assert [e.text for e in svg.iter() if e.text in ("base", "more", "unsure")] == [
         "base", "more", "unsure",
     ]  # fmt: skip
+
+
+def test_one_clip_has_no_interval_and_chance_among_many_columns_is_not_bold() -> None:
+    one = row("base", {"q-s0": 0.5, "q-s1": 0.7})
+    other = row("other", {"q-s0": 0.6, "q-s1": 0.9})
+    assert "| other | 0.750<br>+0.150 |" in markdown([one, other], one)
+    # Six references: p is 1 in 32 for a column alone, twice that for two of them.
+    base = row("base", {f"q{n}": 0.1 * n for n in range(6)})
+    more = row("more", {f"q{n}": 0.1 * n + 0.2 for n in range(6)})
+    assert more.sure(base) == pytest.approx(dict.fromkeys(more.scores, 0.0625))
+    assert "**" not in markdown([base, more], base)
 
 
 @pytest.mark.assets
