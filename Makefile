@@ -83,8 +83,8 @@ test: lint assets ## lint, then all tests but the long proofs, in two processes 
 	@$(BIN)/python tests/lanes.py $(ARGS)
 
 .PHONY: prove
-prove: assets ## the long proofs; their results go to docs/
-	@$(BIN)/python -m pytest -m prove --timeout=7200 $(ARGS)
+prove: assets ## the long proofs; ARGS=--write puts what they said into docs/proofs.md
+	@$(BIN)/python tests/benchmarks/proofs.py $(ARGS)
 
 .PHONY: weights-check
 weights-check: install ## published figures again, with weights of your own: docs/evals-weights.md
