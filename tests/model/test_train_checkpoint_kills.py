@@ -185,6 +185,29 @@ def test_a_failed_save_in_the_background_is_told_and_tried_again(tmp_path: Path)
     assert_is(tmp_path / "step-00000005", state(5))
 
 
+def test_a_failure_that_only_the_next_save_hears_of_is_tried_again_too(tmp_path: Path) -> None:
+    """A slow disk: the next checkpoint is due before any step could see that the last one failed."""
+    told: list[str] = []
+
+    def training() -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        saver = Saver(tmp_path, 2, tell=told.append)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        saver.save(state(1, size=4000))
+        while not saver.failed:
+            pass
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # somebody freed some space
+        saver.save(state(2, size=4000))
+        assert (tmp_path / "step-00000002").is_dir()  # waited for: it was the second try
+        assert len(told) == 1
+        assert "step-00000001: cannot write the checkpoint" in told[0]
+        assert "trying once more at step 2" in told[0]
+        saver.close()
+
+    assert in_child(training) == 0
+    assert_is(tmp_path / "step-00000002", state(2, size=4000))
+
+
 def test_a_failed_last_save_is_not_lost_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("where the folder should be")
     with (

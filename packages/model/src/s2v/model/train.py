@@ -17,7 +17,7 @@ from s2v.model.checkpointing import lock, names
 from s2v.model.config import Config
 from s2v.model.data.complete import check_shards
 from s2v.model.data.exclusions import Exclusions
-from s2v.model.data.pool import Pool, pool_of
+from s2v.model.data.pool import Pool, pool_of, some_left
 from s2v.model.data.quarantine import Quarantine, add_to_list, begin_list
 from s2v.model.data.samples import UNREADABLE, Samples
 from s2v.model.errors import ModelError
@@ -179,11 +179,19 @@ def _encode(
         add_to_list(run.quarantine, quarantine.faults, None)  # the list is what a user needs now
         raise
     world.meet("encoded")  # one may have hours more to do than another
-    told = world.gather((bad, quarantine.faults))
-    quarantine.faults = [fault for _, faults in told for fault in faults]
+    told = world.gather((bad, quarantine))
+    quarantine.join([met for _, met in told])
     if world.first:
         last = checkpoint.latest(run.checkpoints)
         done = (names.step_of(last) if last else None) or 0
         begin_list(run.quarantine, quarantine.faults, done)
-    unusable = {row: why for rows, _ in told for row, why in rows.items()}
-    return pool.without(unusable), quarantine
+    quarantine.close()
+    if world.first and (faults := quarantine.faults):
+        print(
+            f"s2v-model: {len(faults)} of {pool.size} samples cannot be read and are left out, the "
+            f"first: {faults[0].message}; {run.quarantine} lists them",
+            file=sys.stderr,
+        )
+    left = pool.without({row: why for rows, _ in told for row, why in rows.items()})
+    some_left(left, str(samples.index.folder))
+    return left, quarantine

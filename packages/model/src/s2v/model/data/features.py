@@ -223,8 +223,16 @@ class FeatureStore:
         if not isinstance(found, Missing):
             return found
         if self.latents.use == "require":
-            raise self._refused(sample, found.reason)
+            raise self._bad(sample, found) if found.fault else self._refused(sample, found.reason)
         return None
+
+    @staticmethod
+    def _bad(sample: Sample, found: Missing) -> ModelError:
+        """A sample that encoding met and could not read: no recipe makes it readable."""
+        return ModelError(
+            f"sample {sample.id}: {found.reason}; mend the sample, then run `s2v-model encode "
+            "--retry-quarantine`"
+        )
 
     def _refused(self, sample: Sample, reason: str) -> ModelError:
         latents = self._latents(sample)
