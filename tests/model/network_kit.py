@@ -28,7 +28,7 @@ def drawn_network(widths: Widths = Widths(C, 10, 12), **options: Any) -> MMDiT: 
 
 
 def drawn_condition(batch: int, count: int, present: list[int] | None = None) -> Condition:
-    """Of ``batch`` samples, the b-th with ``present[b]`` of ``count`` references; two words hidden."""
+    """Of ``batch`` samples, the b-th with ``present[b]`` of ``count`` references."""
     torch.manual_seed(5)
     there = torch.ones(batch, count, dtype=torch.bool)
     for b, n in enumerate(present or [count] * batch):

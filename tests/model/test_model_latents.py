@@ -27,7 +27,8 @@ from s2v.model.run import Run
 
 sys.path.append(str(Path(__file__).parent))  # what both latents tests share
 
-from latents_kit import contents, encoded, encoding, own, samples
+from latents_kit import contents, encoding, own, samples
+
 
 def _store(made: SimpleNamespace, folder: Path, config: Config | None = None) -> FeatureStore:
     return Run(made.run, folder).store(config or made.config)

@@ -123,7 +123,9 @@ def test_in_windows_a_slot_moves_with_its_window_and_a_tail_does_not() -> None:
 @pytest.mark.parametrize("kind", POSITIONS)
 def test_a_reference_behind_an_absent_one_moves_up(kind: str, attention: str) -> None:
     """The first slot empty, the second filled: as if the second stood in the first alone."""
-    model = drawn_network(attention=attention, window=5, reference_position=kind, reference_offset=2)
+    model = drawn_network(
+        attention=attention, window=5, reference_position=kind, reference_offset=2
+    )
     video, t = drawn_video(1, 6)
     full = drawn_condition(1, 2)
     there = torch.tensor([[False, True]])

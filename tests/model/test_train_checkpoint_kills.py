@@ -186,7 +186,7 @@ def test_a_failed_save_in_the_background_is_told_and_tried_again(tmp_path: Path)
 
 
 def test_a_failure_that_only_the_next_save_hears_of_is_tried_again_too(tmp_path: Path) -> None:
-    """A slow disk: the next checkpoint is due before any step could see that the last one failed."""
+    """A slow disk: the next checkpoint is due before any step could see that one failed."""
     told: list[str] = []
 
     def training() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -165,9 +164,7 @@ def test_a_training_goes_on_in_another_world_where_it_was(
         if rank == 0:
             torch.save(whole, tmp_path / "end.pt")
 
-    assert together(1 if before is None else 2, begin) == [0] * (
-        1 if before is None else 2
-    )
+    assert together(1 if before is None else 2, begin) == [0] * (1 if before is None else 2)
     assert together(1 if after is None else 2, go_on) == [0] * (1 if after is None else 2)
     straight = Training(None)
     straight.run(6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from s2v.model.errors import ModelError
@@ -50,3 +51,18 @@ def disk_told() -> Iterator[None]:
         if (said := of_disk(error)) is None:
             raise
         raise ModelError(said) from error
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of writing to ``path`` say its name, which those of an open file do not.
+
+    Raises:
+        OSError: in their place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None

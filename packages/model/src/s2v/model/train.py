@@ -26,6 +26,7 @@ from s2v.model.loop import Trainer
 from s2v.model.measures import Measures
 from s2v.model.monitor import Evaluator
 from s2v.model.parallel import world as processes
+from s2v.model.parallel.ulysses import check_heads
 from s2v.model.parallel.world import World
 from s2v.model.progress import Track, quiet, shown
 from s2v.model.run import Run, device_of, fit_autoencoder
@@ -89,6 +90,7 @@ def train(
         ModelError: wrong input; the message says what to do.
         Interrupted: SIGTERM or SIGINT came; a checkpoint of the last finished step is saved.
     """
+    check_heads(config, config.parallel.cp)  # now, not after hours of encoding
     with processes.begin(config.parallel, device_of(config)) as world:
         world.check_slots(config.train.slots)
         told, run = track if world.first else quiet, Run(out, cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -37,6 +40,11 @@ def replacing(path: Path, *, sync_folder: bool = True) -> Iterator[Path]:
         temporary.replace(path)
         if sync_folder:
             _fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        # Of an open file, which does not say its name: whose disk is full?
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

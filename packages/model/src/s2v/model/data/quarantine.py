@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from s2v.datapipe.base.atomic import write_bytes
 from s2v.model.errors import ModelError
+from s2v.model.explaining import named
 
 _WAY_OUT: Final = "fetch the shards again, or write them anew: `s2v-data select`"
 
@@ -133,7 +134,7 @@ def add_to_list(path: Path, faults: Iterable[Fault], step: int | None) -> None:
     for line in _read(path):
         new.pop(line["sample_id"], None)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as handle:
+    with named(path), path.open("ab") as handle:
         handle.write(_lines(asdict(new[name]) for name in sorted(new)))
         handle.flush()
         os.fsync(handle.fileno())
