@@ -1,8 +1,9 @@
-"""What a disk says, as one line with the file and the way out."""
+"""What a user is told: by one process, in one line, with the file and the way out."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,3 +67,8 @@ def named(path: Path) -> Iterator[None]:
         if error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def speaks() -> bool:
+    """Whether this process speaks for all of a training: of several, one line is enough."""
+    return os.environ.get("RANK", "0") == "0"

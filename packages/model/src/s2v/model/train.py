@@ -17,9 +17,11 @@ from s2v.model.checkpointing import lock, names
 from s2v.model.config import Config
 from s2v.model.data.complete import check_shards
 from s2v.model.data.exclusions import Exclusions
+from s2v.model.data.plan import Plan
 from s2v.model.data.pool import Pool, pool_of, some_left
 from s2v.model.data.quarantine import Quarantine, add_to_list, begin_list
 from s2v.model.data.samples import UNREADABLE, Samples
+from s2v.model.data.steps import mixes
 from s2v.model.errors import ModelError
 from s2v.model.explaining import disk_told
 from s2v.model.loop import Trainer
@@ -118,6 +120,7 @@ def _train(
     where = str(index.folder)
     pool = pool_of(index.table, config.data, excluded=exclusions.reasons, where=where)
     check_shards(index, pool)
+    Plan(pool, mixes(config.data), config.train.seed)  # a phase without samples, found now
 
     def prepare() -> None:
         # First of all: nothing of a run that another process is at work on may be touched.

@@ -241,7 +241,12 @@ class Saver:
         where = f" on process {rank}" if self.world > 1 else ""
         return ModelError(
             f"{writer.final}: cannot write the checkpoint{where} "
-            f"({cause}){room}; {way}, and start again: it goes on from the one before"
+            f"({cause}){room}; {way}, and start again: "
+            + (
+                "it goes on from the one before"
+                if names.latest(self.folder)
+                else "there is none yet"
+            )
         )
 
 

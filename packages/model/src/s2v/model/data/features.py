@@ -21,6 +21,7 @@ from s2v.model.data.encoding import Encoders, Features
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.reader import Clip, Reader
 from s2v.model.errors import ModelError
+from s2v.model.explaining import speaks
 from s2v.model.latents.entry import Size, Want, content, sized, want
 from s2v.model.latents.folder import NAME, Latents, Missing
 from s2v.model.latents.stored import StoredFeatures
@@ -250,7 +251,7 @@ class FeatureStore:
         if root not in self._roots:
             self._roots[root] = Latents(root, self._made_by)
             mismatch = self._roots[root].mismatch()
-            if mismatch and self.latents.use == "auto":
+            if mismatch and self.latents.use == "auto" and speaks():
                 print(f"s2v-model: not used: {mismatch}", file=sys.stderr)
         return self._roots[root]
 

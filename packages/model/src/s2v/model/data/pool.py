@@ -232,7 +232,7 @@ def some_left(pool: Pool, where: str) -> None:
 
 #: What lets samples in that were left out, by how the reason begins.
 _WAYS_OUT = (
-    (REASONS[1], "fewer data.frames, shorter data.sizes or a higher data.fps"),
+    (REASONS[1], "fewer data.frames (or in data.sizes) or a higher data.fps"),
     (REASONS[2], "smaller data.sizes or a larger data.max_enlarge"),
     ("pair type", "more pair types in data.mix"),
     ("excluded", "shorter lists in data.exclusions"),
@@ -243,12 +243,13 @@ _WAYS_OUT = (
 
 
 def counted(dropped: Mapping[str, int]) -> str:
-    """Reasons for which samples were left out, with their numbers and what changes them."""
+    """Reasons for which samples were left out, with their numbers, and the way out of the first."""
     if not dropped:
         return "the index is empty; write the shards first: `s2v-data run`"
     said = ", ".join(f"{count} {text}" for text, count in sorted(dropped.items()))
-    ways = [way for begin, way in _WAYS_OUT if any(text.startswith(begin) for text in dropped)]
-    return f"{said}; {' or '.join(ways)} would let some in" if ways else said
+    most = max(sorted(dropped), key=lambda text: dropped[text])
+    way = next((way for begin, way in _WAYS_OUT if most.startswith(begin)), None)
+    return f"{said}; {way} would let some in" if way else said
 
 
 def _once(ids: pa.ChunkedArray, where: str) -> None:
