@@ -93,6 +93,7 @@ def train(
         Interrupted: SIGTERM or SIGINT came; a checkpoint of the last finished step is saved.
     """
     check_heads(config, config.parallel.cp)  # now, not after hours of encoding
+    _check_start(config, Run(out, cache))
     with processes.begin(config.parallel, device_of(config)) as world:
         world.check_slots(config.train.slots)
         told, run = track if world.first else quiet, Run(out, cache)
@@ -101,6 +102,17 @@ def train(
                 return _train(config, shards, run, told, world, evaluate)
         finally:
             lock.release(run.checkpoints)
+
+
+def _check_start(config: Config, run: Run) -> None:
+    """Refuse weights to start from that are not there; a run with a checkpoint needs none.
+
+    Raises:
+        ModelError: names the file.
+    """
+    start = config.train.start_from
+    if start is not None and not Path(start).exists() and not checkpoint.latest(run.checkpoints):
+        raise ModelError(f"train.start_from: {start}: no such file or folder; say where it lies")
 
 
 def _train(
