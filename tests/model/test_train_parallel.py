@@ -42,7 +42,7 @@ PAPER = (
 )  # fmt: skip
 STEPS = (
     "train.slots=4", "train.batch=1", "train.steps=4", "train.checkpoint_every=4",
-    "optim.warmup=0", "train.log_every=2",
+    "optim.warmup=0", "train.log_every=2", "optim.clip=0.1",
 )  # fmt: skip
 
 COMPILED = ("parallel.compile=true", "parallel.compile_backend=aot_eager")
@@ -192,6 +192,9 @@ def same(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("name", PAIRS)
 def test_two_processes_train_as_one(name: str, two: Path, alone: dict[str, Path]) -> None:
     same(two / name, alone[PAIRS[name][0]])
+    if name == "fsdp":  # clipped, and by a factor of each step's own
+        norms = [line["grad_norm"] for line in metrics.read(two / name / "metrics.jsonl")]
+        assert min(norms) > 0.1
 
 
 def test_only_the_pairs_of_a_lora_learn(alone: dict[str, Path], two: Path) -> None:
