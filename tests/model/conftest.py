@@ -5,9 +5,11 @@ The clips are encoded and written by the product's own writers, small enough for
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,10 @@ from s2v.datapipe.write.tar import index_row, write_index, write_tar
 from s2v.model import config as configuration
 from s2v.model.config import Config
 from s2v.model.output import write_mp4
+
+sys.path.append(str(Path(__file__).parent))  # kits that several tests share
+
+from latents_kit import encoded, own
 
 COLOURS = np.array(
     [(220, 40, 40), (40, 70, 220), (30, 170, 60), (230, 190, 30), (170, 50, 190), (40, 190, 200)],
@@ -71,6 +77,7 @@ class Drawn:
     split: str = "train"
     frames: int = 40
     references: int = 1
+    shows: int | None = None  # frames that the file has, where the index says more
 
 
 def _shape(size: int, identity: int) -> np.ndarray:
@@ -108,7 +115,8 @@ def members_of(drawn: Drawn, folder: Path) -> tuple[str, dict[str, bytes], shard
     """Key, members and meta of one drawn sample."""
     key = f"{drawn.pair}-{drawn.identity:02d}-{drawn.number:03d}"
     path = folder / "clip.mp4"
-    write_mp4(path, draw_video(drawn.identity, drawn.number, drawn.frames), FPS)
+    frames = drawn.shows or drawn.frames
+    write_mp4(path, draw_video(drawn.identity, drawn.number, frames), FPS)
     crop, mask = draw_reference(drawn.identity, drawn.number)
     caption = "a shape moves"
     refs = tuple(
@@ -198,6 +206,14 @@ def six_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def short_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of forty frames, two of which end after twelve; the index says forty of all."""
+    samples = [Drawn(i, n, shows=12 if n == 3 else None) for i in range(2) for n in range(5)]
+    samples += [Drawn(i, 50, heldout=True) for i in range(2)]
+    return write_shards(tmp_path_factory.mktemp("short"), samples)
+
+
+@pytest.fixture(scope="session")
 def drawing_shards(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Shards of in-pairs ``(identity, number, held out)``."""
 
@@ -236,6 +252,18 @@ def tiny() -> Callable[..., Config]:
 def base() -> list[str]:
     """The overrides of ``tiny``, for other processes to load."""
     return list(TINY)
+
+
+@pytest.fixture(scope="session")
+def made(
+    drawn_shards: Path, tiny: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """Drawn shards encoded once, two variants of each sample; not to be changed."""
+    base = tmp_path_factory.mktemp("latents")
+    shards, config = own(drawn_shards, base), tiny("data.variants=2")
+    return SimpleNamespace(
+        config=config, shards=shards, run=base / "run", result=encoded(config, shards, base / "run")
+    )
 
 
 @pytest.fixture

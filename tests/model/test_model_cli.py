@@ -20,6 +20,9 @@ from s2v.datapipe.base.settings import SettingsError
 from s2v.model import config as configuration
 from s2v.model.cli import main
 from s2v.model.config import Config
+from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
+from s2v.model.encoders import image_encoder, text_encoder, wan_vae
+from s2v.model.errors import ModelError
 from s2v.model.progress import quiet
 from s2v.model.train import train
 
@@ -72,6 +75,18 @@ def test_wrong_input_is_one_line_with_the_way_out(
     size = _fails([*train_, drawn_shards, "--set", "data.height=50"], capsys)
     assert "data.height 50 does not divide by 16" in size
     assert "take 48 or 64" in size
+    # What would otherwise be found after hours of encoding.
+    zero = _fails([*train_, drawn_shards, "--set", "data.frames=101"], capsys)
+    assert f"{drawn_shards}: no sample for train among 18: 13 clip shorter" in zero
+    assert "fewer data.frames (or in data.sizes) or a higher data.fps would let some in" in zero
+    later = "data.phases=[{ from_step = 9, sizes = [[101, 48, 80]] }]"
+    tiny = ["--set", "data.frames=9", "--set", "data.height=48", "--set", "data.width=80"]
+    phase = _fails([*train_, drawn_shards, *tiny, "--set", later], capsys)
+    assert "in phase 1, the shards have [] in its sizes; change the mix or the sizes" in phase
+    heads = _fails([*train_, drawn_shards, "--set", "parallel.cp=3"], capsys)
+    assert "parallel.cp 3 does not divide network.heads 4; take one of 1, 2, 4" in heads
+    start = _fails([*train_, drawn_shards, "--set", "train.start_from=none.pth"], capsys)
+    assert "train.start_from: none.pth: no such file or folder" in start
     assert "not a run folder" in _fails(["heldout", "--run", ".", "--shards", "."], capsys)
     pickled = tmp_path / "model.pth"
     pickled.write_bytes(b"\x80\x04")
@@ -205,6 +220,16 @@ def test_every_recipe_is_valid_and_prints_as_what_it_reads(
 def test_values_out_of_range_name_their_key(override: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         configuration.load("demo_tiny", [override])
+
+
+def test_weights_that_are_not_there_are_asked_for_by_their_key(tmp_path: Path) -> None:
+    none = str(tmp_path / "none.pth")
+    with pytest.raises(ModelError, match=r"none\.pth: .*encoders\.text_weights and .*tokenizer"):
+        text_encoder(EncodersConfig(text="umt5", text_weights=none, text_tokenizer="none"))
+    with pytest.raises(ModelError, match=r"none\.pth: .* for encoders\.image_weights to say"):
+        image_encoder(EncodersConfig(image="clip", image_weights=none))
+    with pytest.raises(ModelError, match=r"none\.pth: .* for autoencoder\.weights to say"):
+        wan_vae(AutoencoderConfig(kind="wan", weights=none))
 
 
 def test_it_imports_on_a_bare_gpu_machine() -> None:

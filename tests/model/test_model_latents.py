@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,21 +27,7 @@ from s2v.model.run import Run
 
 sys.path.append(str(Path(__file__).parent))  # what both latents tests share
 
-from latents_kit import contents, encoded, encoding, own, samples
-
-Tiny = Callable[..., Config]
-
-
-@pytest.fixture(scope="module")
-def made(
-    drawn_shards: Path, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory
-) -> SimpleNamespace:
-    """Drawn shards encoded once, two variants of each sample; not to be changed."""
-    base = tmp_path_factory.mktemp("latents")
-    shards, config = own(drawn_shards, base), tiny("data.variants=2")
-    return SimpleNamespace(
-        config=config, shards=shards, run=base / "run", result=encoded(config, shards, base / "run")
-    )
+from latents_kit import contents, encoding, own, samples
 
 
 def _store(made: SimpleNamespace, folder: Path, config: Config | None = None) -> FeatureStore:

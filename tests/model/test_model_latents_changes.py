@@ -38,18 +38,6 @@ from latents_kit import contents, encoded, encoding, own, samples
 Tiny = Callable[..., Config]
 
 
-@pytest.fixture(scope="module")
-def made(
-    drawn_shards: Path, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory
-) -> SimpleNamespace:
-    """Drawn shards encoded once, two variants of each sample; not to be changed."""
-    base = tmp_path_factory.mktemp("latents")
-    shards, config = own(drawn_shards, base), tiny("data.variants=2")
-    return SimpleNamespace(
-        config=config, shards=shards, run=base / "run", result=encoded(config, shards, base / "run")
-    )
-
-
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     made: SimpleNamespace, tmp_path: Path
 ) -> None:

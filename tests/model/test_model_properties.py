@@ -1,68 +1,44 @@
-"""What must hold of every reading of the network: packing, shifting, positions, subjects."""
+"""What must hold of every reading of the network: packing, shifting, subjects, gradients."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from s2v.model import rope
-from s2v.model.attention import Layout, attend, layout, windowed_layout
+from s2v.model.attention import attend, layout, windowed_layout
 from s2v.model.conditioning import Condition
 from s2v.model.config import NetworkConfig
 from s2v.model.mmdit import MMDiT, Widths
-from s2v.model.tokens import Placement, grid_positions
+from s2v.model.tokens import Placement
 
-C, H, W, WORDS = 4, 4, 6, 5
-POSITIONS = ("slot", "tail", "offset", "negative", "spatial-offset")
+sys.path.append(str(Path(__file__).parent))  # a kit that several tests share
 
-
-def _network(widths: Widths = Widths(C, 10, 12), **options: Any) -> MMDiT:  # noqa: B008
-    torch.manual_seed(3)
-    sizes = {"width": 24, "heads": 2, "double_layers": 2, "single_layers": 2}
-    model = MMDiT(NetworkConfig(**{**sizes, **options}), widths).double().eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return model
-
-
-def _condition(batch: int, count: int, present: list[int] | None = None) -> Condition:
-    torch.manual_seed(5)
-    there = torch.ones(batch, count, dtype=torch.bool)
-    for b, n in enumerate(present or [count] * batch):
-        there[b, n:] = False
-    words = torch.ones(batch, WORDS, dtype=torch.bool)
-    words[0, 3:] = False
-    return Condition(
-        text=torch.randn(batch, WORDS, 10).double(),
-        text_mask=words,
-        references=torch.randn(batch, C, count, H, W).double(),
-        reference_mask=there,
-        image=torch.randn(batch, count, 3, 12).double(),
-        image_mask=there.clone(),
-    )
-
-
-def _video(batch: int, frames: int) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(7)
-    return torch.randn(batch, C, frames, H, W).double(), torch.rand(batch).double()
-
-
-def _double(where: Layout) -> Layout:
-    return replace(where, cos=where.cos.double(), sin=where.sin.double())
+from network_kit import (
+    POSITIONS,
+    C,
+    H,
+    W,
+    drawn_condition,
+    drawn_network,
+    drawn_video,
+    in_double,
+)
 
 
 @pytest.mark.parametrize("options", [{"attention": "full"}, {"window": 5}, {"window": 9}])
 def test_packed_is_padded_in_values_and_gradients(options: dict[str, Any]) -> None:
-    video, t = _video(3, 6)
-    condition = _condition(3, 3, present=[1, 3, 0])
+    video, t = drawn_video(3, 6)
+    condition = drawn_condition(3, 3, present=[1, 3, 0])
     found = []
     for masking in ("bias", "packed"):
-        model = _network(masking=masking, **options)
+        model = drawn_network(masking=masking, **options)
         given = video.clone().requires_grad_()
         out = model(given, t, condition)[:, :, :6]
         out.square().sum().backward()
@@ -73,9 +49,9 @@ def test_packed_is_padded_in_values_and_gradients(options: dict[str, Any]) -> No
 
 def test_a_padded_sample_is_the_sample_alone() -> None:
     """Positions, windows and averages count what is there, not how the batch was padded."""
-    video, t = _video(3, 11)
-    condition = _condition(3, 3, present=[1, 3, 0])
-    model = _network()
+    video, t = drawn_video(3, 11)
+    condition = drawn_condition(3, 3, present=[1, 3, 0])
+    model = drawn_network()
     with torch.no_grad():
         together = model(video, t, condition)
         for b, n in enumerate((1, 3, 0)):
@@ -88,32 +64,6 @@ def test_a_padded_sample_is_the_sample_alone() -> None:
             )  # fmt: skip
             out = model(video[b : b + 1], t[b : b + 1], alone)
             torch.testing.assert_close(out, together[b : b + 1, :, : 11 + n])
-
-
-@pytest.mark.parametrize("kind", POSITIONS)
-@pytest.mark.parametrize("attention", ["full", "window"])
-def test_absent_references_change_nothing_wherever_references_stand(
-    kind: str, attention: str
-) -> None:
-    model = _network(attention=attention, reference_position=kind, shift_windows=True)
-    video, t = _video(2, 11)
-    condition = _condition(2, 3, present=[2, 0])
-    other = replace(
-        condition, references=condition.references.clone(), image=condition.image.clone()
-    )
-    other.references[0, :, 2:], other.references[1] = 1e3, -7.0
-    other.image[0, 2:], other.image[1] = 50.0, 50.0
-    with torch.no_grad():
-        a, b = (model(video, t, c)[:, :, :11] for c in (condition, other))
-        assert torch.equal(a, b)
-        none = replace(
-            condition,
-            references=condition.references[:, :, :0],
-            reference_mask=condition.reference_mask[:, :0],
-            image=condition.image[:, :0], image_mask=condition.image_mask[:, :0],
-            reference_subject=condition.reference_subject[:, :0],
-        )  # fmt: skip
-        torch.testing.assert_close(model(video, t, none)[1], b[1])  # as text to video
 
 
 @pytest.mark.parametrize("kind", POSITIONS)
@@ -131,11 +81,11 @@ def test_one_window_that_holds_all_is_full_attention(kind: str, shifted: bool) -
     torch.manual_seed(1)
     vision = tuple(torch.randn(2, 2, 8 * 6, 12).double() for _ in range(3))
     context = tuple(torch.randn(2, 2, 4, 12).double() for _ in range(3))
-    full = attend(vision, context, _double(layout(**where, window=None)))
+    full = attend(vision, context, in_double(layout(**where, window=None)))
     windowed = windowed_layout(**where, window=9, shifted=shifted)
     assert windowed.windows is not None
     assert windowed.windows.frame.shape == (2, 1, 9)
-    seen, told = attend(vision, context, _double(windowed))
+    seen, told = attend(vision, context, in_double(windowed))
     present = [b * 48 + i for b, n in ((0, 7), (1, 8)) for i in range(n * 6)]
     torch.testing.assert_close(full[0].flatten(0, 1)[present], seen.flatten(0, 1)[present])
     torch.testing.assert_close(full[1], told)
@@ -160,14 +110,14 @@ def test_shifted_windows_start_half_a_window_later() -> None:
 
 def test_shifting_lets_frames_of_two_windows_meet() -> None:
     """Windows 0-4 and 5-9; with the text masked out only vision can carry a change."""
-    video, t = _video(1, 10)
+    video, t = drawn_video(1, 10)
     other = video.clone()
     other[:, :, 4] += 1
-    condition = _condition(1, 0)
+    condition = drawn_condition(1, 0)
     condition = replace(condition, text_mask=torch.zeros_like(condition.text_mask))
     moved = {}
     for shift in (False, True):
-        model = _network(window=5, shift_windows=shift, double_layers=0, single_layers=3)
+        model = drawn_network(window=5, shift_windows=shift, double_layers=0, single_layers=3)
         with torch.no_grad():
             difference = (model(other, t, condition) - model(video, t, condition)).abs()
         moved[shift] = [bool(difference[:, :, f].max() > 0) for f in range(10)]
@@ -175,49 +125,11 @@ def test_shifting_lets_frames_of_two_windows_meet() -> None:
     assert moved[True] == [True] * 10
 
 
-@pytest.mark.parametrize("window", [None, 5])
-@pytest.mark.parametrize("kind", POSITIONS)
-def test_references_may_be_permuted_with_their_positions(kind: str, window: int | None) -> None:
-    """Order is position and nothing else: tokens and tables permuted give outputs permuted."""
-    frames, count, area, words = 6, 3, 2, 4
-    where: dict[str, Any] = {
-        "frames": frames,
-        "grid": (1, area),
-        "reference_mask": torch.ones(1, count, dtype=torch.bool),
-        "context_mask": torch.ones(1, words, dtype=torch.bool),
-        "axes": (4, 4, 4),
-        "theta": 100.0,
-        "window": window,
-        "place": Placement(kind, 2),
-    }
-    made = _double(layout(**where))
-    order = torch.tensor([2, 0, 1])
-    torch.manual_seed(1)
-    vision = tuple(torch.randn(1, 2, (frames + count) * area, 12).double() for _ in range(3))
-    context = tuple(torch.randn(1, 2, words, 12).double() for _ in range(3))
-
-    def permuted(x: Tensor, first: int) -> Tensor:
-        """The last three blocks of ``area`` rows before ``first + 3`` blocks, permuted."""
-        blocks = torch.arange(x.shape[-2] // area)
-        blocks[first : first + count] = first + order
-        rows = (blocks[:, None] * area + torch.arange(area)).flatten()
-        return x[..., rows, :]
-
-    if made.windows is None:
-        tables = {n: permuted(getattr(made, n), frames) for n in ("cos", "sin")}
-    else:  # in each window the references sit behind its own frames: all of two here
-        tables = {n: permuted(getattr(made, n), window - count) for n in ("cos", "sin")}
-    a = attend(vision, context, made)
-    b = attend(tuple(permuted(x, frames) for x in vision), context, replace(made, **tables))
-    torch.testing.assert_close(permuted(a[0], frames), b[0])
-    torch.testing.assert_close(a[1], b[1])
-
-
 @pytest.mark.parametrize("attention", ["full", "window"])
 def test_samples_do_not_know_their_place_in_the_batch(attention: str) -> None:
-    model = _network(attention=attention, window=5)
-    video, t = _video(3, 6)
-    condition = _condition(3, 2, present=[2, 0, 1])
+    model = drawn_network(attention=attention, window=5)
+    video, t = drawn_video(3, 6)
+    condition = drawn_condition(3, 2, present=[2, 0, 1])
     order = torch.tensor([2, 0, 1])
     with torch.no_grad():
         a = model(video, t, condition)[order]
@@ -225,48 +137,13 @@ def test_samples_do_not_know_their_place_in_the_batch(attention: str) -> None:
     torch.testing.assert_close(a, b)
 
 
-def test_positions_are_where_they_are_said_to_be() -> None:
-    frames, grid = 3, (1, 2)
-    seats = torch.tensor([0, 1, 2, 3, 4])
-    ranks = torch.tensor([-1, -1, -1, 0, 1])
-
-    def at(kind: str) -> list[list[int]]:
-        found = Placement(kind, 10).positions(seats, seats, ranks, frames, grid)
-        assert found[:6].tolist() == grid_positions(torch.arange(3), 1, 2).tolist()
-        return found[6::2].tolist()  # the left token of each reference
-
-    assert at("slot") == at("tail") == [[3, 0, 0], [4, 0, 0]]
-    assert at("offset") == [[13, 0, 0], [14, 0, 0]]
-    assert at("negative") == [[-1, 0, 0], [-2, 0, 0]]
-    assert at("spatial-offset") == [[-1, 1, 2], [-1, 2, 4]]
-
-
-def test_in_windows_a_slot_moves_with_its_window_and_a_tail_does_not() -> None:
-    """Behind the third of three windows a slot follows its frames; a tail follows the video."""
-    where: dict[str, Any] = {
-        "frames": 8, "grid": (1, 1), "reference_mask": torch.tensor([[True]]),
-        "context_mask": torch.ones(1, 1, dtype=torch.bool), "axes": (4, 4, 4), "theta": 100.0,
-        "window": 4,
-    }  # fmt: skip
-    vision = tuple(torch.ones(1, 1, 9, 12).double() for _ in range(3))
-    slot, tail = (
-        layout(**where, place=Placement(kind))
-        for kind in ("slot", "tail")
-    )  # fmt: skip
-    assert slot.cos.shape[0] == 1  # every window alike
-    assert tail.cos.shape[0] == 3
-    reference, _ = rope.tables(torch.tensor([[8, 0, 0]]), (4, 4, 4), 100.0)
-    torch.testing.assert_close(tail.cos[:2, 0, 3], reference.expand(2, -1))
-    assert vision[0].shape[2] == 9
-
-
 def test_clean_references_do_not_know_the_noise_level() -> None:
     """With ``reference_timestep = "zero"`` a reference is modulated as at t = 0."""
-    video, _ = _video(1, 3)
-    condition = _condition(1, 2)
+    video, _ = drawn_video(1, 3)
+    condition = drawn_condition(1, 2)
     seen: dict[str, list[Tensor]] = {}
     for kind in ("same", "zero"):
-        model = _network(reference_timestep=kind, attention="full")
+        model = drawn_network(reference_timestep=kind, attention="full")
         # Block 1's modulation of every vision token, through what it adds to a plain stream.
         block = model.double_blocks[0]
         seen[kind] = []
@@ -286,8 +163,8 @@ def test_clean_references_do_not_know_the_noise_level() -> None:
     assert not torch.allclose(a[:, :18], b[:, :18])
     a, b = seen["same"]
     assert not torch.allclose(a[:, tail], b[:, tail])
-    zero = _network(reference_timestep="zero")
-    same = _network(reference_timestep="same")
+    zero = drawn_network(reference_timestep="zero")
+    same = drawn_network(reference_timestep="same")
     t = torch.zeros(1).double()
     with torch.no_grad():  # at t = 0 the two are one
         torch.testing.assert_close(zero(video, t, condition), same(video, t, condition))
@@ -295,9 +172,9 @@ def test_clean_references_do_not_know_the_noise_level() -> None:
 
 def test_clip_and_siglip_tokens_fit() -> None:
     for tokens, width in ((257, 1280), (729, 1152)):
-        model = _network(Widths(C, 10, width))
-        condition = replace(_condition(1, 2), image=torch.randn(1, 2, tokens, width).double())
-        video, t = _video(1, 2)
+        model = drawn_network(Widths(C, 10, width))
+        condition = replace(drawn_condition(1, 2), image=torch.randn(1, 2, tokens, width).double())
+        video, t = drawn_video(1, 2)
         with torch.no_grad():
             out = model(video, t, condition)
             assert out.shape == (1, C, 4, H, W)
@@ -306,16 +183,16 @@ def test_clip_and_siglip_tokens_fit() -> None:
 
 
 def test_pooled_text_is_the_mean_of_the_words_that_are_there() -> None:
-    model, video = _network(pooled_text="mean"), _video(2, 2)
-    condition = _condition(2, 0)
+    model, video = drawn_network(pooled_text="mean"), drawn_video(2, 2)
+    condition = drawn_condition(2, 0)
     other = replace(condition, text=condition.text.clone())
     other.text[0, 3:] = 99.0  # padding
     with torch.no_grad():
         assert torch.equal(model(*video, condition), model(*video, other))
         mean = condition.text[0, :3].mean(0)
         vec = model._vec(video[1], condition, torch.float64)[0]
-        plain = _network(pooled_text="none")._vec(video[1], condition, torch.float64)[0]
-    bare = _network(pooled_text="mean")
+        plain = drawn_network(pooled_text="none")._vec(video[1], condition, torch.float64)[0]
+    bare = drawn_network(pooled_text="mean")
     torch.testing.assert_close(
         vec - bare.time_in(_features(video[1]))[0], bare.pooled_in(mean), rtol=1e-6, atol=1e-6
     )
@@ -338,12 +215,12 @@ def _ids(condition: Condition, words: list[int], references: list[int]) -> Condi
 
 
 def test_ids_bind_and_without_the_option_say_nothing() -> None:
-    video, t = _video(1, 3)
-    plain = _condition(1, 2)
+    video, t = drawn_video(1, 3)
+    plain = drawn_condition(1, 2)
     bound = _ids(plain, [0, 1, 2, 0, 0], [1, 2])
     crossed = _ids(plain, [0, 2, 1, 0, 0], [1, 2])
     with torch.no_grad():
-        off, on = _network(), _network(subject_ids=4)
+        off, on = drawn_network(), drawn_network(subject_ids=4)
         assert torch.equal(off(video, t, plain), off(video, t, bound))
         a, b, c = (on(video, t, x)[:, :, :3] for x in (plain, bound, crossed))
         assert not torch.allclose(a, b)
@@ -353,9 +230,9 @@ def test_ids_bind_and_without_the_option_say_nothing() -> None:
 
 
 def test_every_option_leaves_no_parameter_without_a_gradient() -> None:
-    video, t = _video(2, 11)
-    condition = _ids(_condition(2, 2), [0, 1, 2, 0, 0], [1, 2])
-    model = _network(
+    video, t = drawn_video(2, 11)
+    condition = _ids(drawn_condition(2, 2), [0, 1, 2, 0, 0], [1, 2])
+    model = drawn_network(
         shift_windows=True, reference_timestep="zero", subject_ids=2, pooled_text="mean",
         reference_position="spatial-offset", masking="packed",
     )  # fmt: skip
@@ -367,7 +244,7 @@ def test_every_option_leaves_no_parameter_without_a_gradient() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("window", [None, 3])
 def test_gradients_of_attention_are_exact(window: int | None, packed: bool) -> None:
-    where = _double(
+    where = in_double(
         layout(
             frames=3,
             grid=(1, 1),
@@ -384,22 +261,3 @@ def test_gradients_of_attention_are_exact(window: int | None, packed: bool) -> N
     inputs = tuple(x.requires_grad_() for x in tensors)
     run: Callable[..., tuple[Tensor, Tensor]] = lambda *x: attend(x[:3], x[3:], where)  # noqa: E731
     assert torch.autograd.gradcheck(run, inputs)
-
-
-@pytest.mark.parametrize("attention", ["full", "window"])
-@pytest.mark.parametrize("kind", POSITIONS)
-def test_a_reference_behind_an_absent_one_moves_up(kind: str, attention: str) -> None:
-    """The first slot empty, the second filled: as if the second stood in the first alone."""
-    model = _network(attention=attention, window=5, reference_position=kind, reference_offset=2)
-    video, t = _video(1, 6)
-    full = _condition(1, 2)
-    there = torch.tensor([[False, True]])
-    gap = replace(full, reference_mask=there, image_mask=there)
-    alone = replace(
-        full, references=full.references[:, :, 1:], reference_mask=there[:, 1:],
-        image=full.image[:, 1:], image_mask=there[:, 1:],
-        reference_subject=full.reference_subject[:, 1:],
-    )  # fmt: skip
-    with torch.no_grad():
-        a, b = (model(video, t, c)[:, :, :6] for c in (gap, alone))
-    torch.testing.assert_close(a, b)

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,6 +62,14 @@ def in_child(do: Callable[[], None]) -> int:
             os._exit(7)
         os._exit(0)
     return os.waitpid(child, 0)[1]
+
+
+def until_failed(saver: Saver) -> None:
+    """Until the saver knows that its save in the background failed."""
+    end = time.monotonic() + 60
+    while not saver.failed:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def die() -> NoReturn:
@@ -164,8 +173,7 @@ def test_a_failed_save_in_the_background_is_told_and_tried_again(tmp_path: Path)
         saver = Saver(tmp_path, 2, tell=told.append)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         saver.save(state(2, size=4000))  # comes back: nothing has failed yet
-        while not saver.failed:
-            pass
+        until_failed(saver)
         assert not told
         why = r"step-00000003: cannot write .*[GM]B are free; .*it goes on from the one before"
         with pytest.raises(ModelError, match=why):
@@ -174,8 +182,7 @@ def test_a_failed_save_in_the_background_is_told_and_tried_again(tmp_path: Path)
         assert "step-00000002" in told[0]
         assert "trying once more at step 3" in told[0]
         saver.save(state(4, size=4000))
-        while not saver.failed:
-            pass
+        until_failed(saver)
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # somebody freed some space
         assert saver.retry(state(5)).name == "step-00000005"
         saver.close()
@@ -183,6 +190,28 @@ def test_a_failed_save_in_the_background_is_told_and_tried_again(tmp_path: Path)
     assert in_child(training) == 0
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000001", "step-00000005"]
     assert_is(tmp_path / "step-00000005", state(5))
+
+
+def test_a_failure_that_only_the_next_save_hears_of_is_tried_again_too(tmp_path: Path) -> None:
+    """A slow disk: the next checkpoint is due before any step could see that one failed."""
+    told: list[str] = []
+
+    def training() -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        saver = Saver(tmp_path, 2, tell=told.append)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        saver.save(state(1, size=4000))
+        until_failed(saver)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # somebody freed some space
+        saver.save(state(2, size=4000))
+        assert (tmp_path / "step-00000002").is_dir()  # waited for: it was the second try
+        assert len(told) == 1
+        assert "step-00000001: cannot write the checkpoint" in told[0]
+        assert "trying once more at step 2" in told[0]
+        saver.close()
+
+    assert in_child(training) == 0
+    assert_is(tmp_path / "step-00000002", state(2, size=4000))
 
 
 def test_a_failed_last_save_is_not_lost_at_the_end(tmp_path: Path) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -23,28 +21,11 @@ from s2v.model.checkpoint import Checkpoint, Saver, Watch
 from s2v.model.config import OptimConfig
 from s2v.model.errors import ModelError
 
+sys.path.append(str(Path(__file__).parent))  # a kit that several tests share
+
+from ranks_kit import together
+
 Shape = tuple[int, ...]
-
-
-def together(folder: Path, world: int, do: Callable[[int], None]) -> list[int]:
-    """Run ``do(rank)`` in forked processes that know one another; their exit codes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    store = folder / f"store-{time.monotonic_ns()}"
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            code = 7
-            try:
-                dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=world)
-                do(rank)
-                code = 0
-            except BaseException:  # noqa: BLE001 - said here, seen by the parent as a code
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 class Odd(nn.Module):
@@ -140,7 +121,7 @@ def test_two_processes_save_what_they_hold_and_one_reads_all(tmp_path: Path, mes
         if rank == 0:
             torch.save(whole, tmp_path / "whole.pt")
 
-    assert together(tmp_path, 2, training) == [0, 0]
+    assert together(2, training) == [0, 0]
     assert [p.name for p in sorted((tmp_path / "c").iterdir())] == [
         "step-00000002",
         "step-00000003",
@@ -183,10 +164,8 @@ def test_a_training_goes_on_in_another_world_where_it_was(
         if rank == 0:
             torch.save(whole, tmp_path / "end.pt")
 
-    assert together(tmp_path, 1 if before is None else 2, begin) == [0] * (
-        1 if before is None else 2
-    )
-    assert together(tmp_path, 1 if after is None else 2, go_on) == [0] * (1 if after is None else 2)
+    assert together(1 if before is None else 2, begin) == [0] * (1 if before is None else 2)
+    assert together(1 if after is None else 2, go_on) == [0] * (1 if after is None else 2)
     straight = Training(None)
     straight.run(6)
     end, expected = torch.load(tmp_path / "end.pt", weights_only=True), straight.whole()
@@ -212,7 +191,7 @@ def test_a_full_disk_under_one_process_is_an_error_on_all(tmp_path: Path) -> Non
             saver.retry(t.now())
         saver.close()
 
-    assert together(tmp_path, 2, training) == [0, 0]
+    assert together(2, training) == [0, 0]
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["step-00000001"]
 
 
@@ -231,7 +210,7 @@ def test_a_process_killed_in_the_middle_of_a_save_takes_nothing_with_it(
         with pytest.raises(ModelError, match=r"step-00000002: .*another process"):
             saver.save(t.now(), wait=True)
 
-    codes = together(tmp_path, 2, training)
+    codes = together(2, training)
     assert codes[who] == -signal.SIGKILL
     assert codes[1 - who] == 0
     folder = tmp_path / "c"
@@ -253,4 +232,4 @@ def test_one_process_signal_and_clock_are_all_processes(tmp_path: Path) -> None:
         assert (asked.save, asked.signal) == (True, 15)
         assert watch.look(5, False, {}, rank == 1).failed
 
-    assert together(tmp_path, 2, training) == [0, 0]
+    assert together(2, training) == [0, 0]

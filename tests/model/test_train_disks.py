@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from s2v.datapipe.base.atomic import write_json
 from s2v.datapipe.base.shards import ShardError, ShardIndex
-from s2v.model import metrics
+from s2v.model import lora, metrics
 from s2v.model.autoencoder import LinearAutoencoder
 from s2v.model.checkpointing import lock
 from s2v.model.cli import main
@@ -25,6 +27,7 @@ from s2v.model.data import cached
 from s2v.model.data.complete import check_shards
 from s2v.model.data.exclusions import Exclusions
 from s2v.model.data.pool import pool_of
+from s2v.model.data.quarantine import Fault, add_to_list
 from s2v.model.errors import ModelError
 from s2v.model.explaining import disk_told, of_disk
 from s2v.model.progress import quiet
@@ -75,24 +78,73 @@ def test_a_full_disk_keeps_no_half_entry(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_full_disk_under_the_metrics_names_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("freed", [True, False])
+def test_metrics_wait_for_room_on_a_full_disk_and_are_named_where_none_comes(
+    tmp_path: Path, freed: bool
+) -> None:
+    """A checkpoint that does not fit fills the disk for a while: no reason to end the training."""
+    said, told = tmp_path / "said", tmp_path / "told"
+    child = os.fork()
+    if child == 0:
+        with told.open("w") as err:
+            os.dup2(err.fileno(), 2)
+        sys.stderr = os.fdopen(2, "w", buffering=1)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            with (
+                disk_told(),
+                Log(tmp_path / "metrics.jsonl", folder=tmp_path, config={}, after=0) as log,
+            ):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+                for step in range(100):
+                    log.add({"step": step, "loss": 1.0})
+                if freed:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        except ModelError as error:
+            said.write_bytes(str(error).encode()[:900])
+        os._exit(0)
+    os.waitpid(child, 0)
+    path = tmp_path / "metrics.jsonl"
+    assert told.read_text().count("\n") == 1
+    assert f"{path}: File too large; lines wait in memory; free some space" in told.read_text()
+    steps = [line["step"] for line in metrics.read(path)]
+    assert steps == list(range(len(steps)))
+    if freed:
+        assert len(steps) == 100
+        assert not said.exists()
+    else:
+        assert 20 < len(steps) < 50  # what had room, to the last whole line
+        assert said.read_text() == f"{path}: File too large; free some space, and start again"
+
+
+def test_what_is_written_aside_says_its_name_on_a_full_disk(tmp_path: Path) -> None:
+    """The system names no file when a write fails; a user must know which disk it was."""
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        log = Log(tmp_path / "metrics.jsonl", folder=tmp_path, config={}, after=0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        try:
-            with disk_told():
-                for step in range(1000):
-                    log.add({"step": step, "loss": 1.0})
-        except ModelError as error:
-            (tmp_path / "said").write_bytes(str(error).encode()[:900])
+        works: list[Callable[[], object]] = [
+            lambda: write_json(tmp_path / "result.json", ["x" * 2000]),
+            lambda: add_to_list(tmp_path / "quarantine.jsonl", [Fault("a", "x" * 2000)], 1),
+            lambda: lora.write(
+                tmp_path / "lora.safetensors",
+                {"q.lora_A.weight": torch.ones(9, 99), "q.lora_B.weight": torch.ones(99, 9)},
+                1.0,
+                peft=False,
+            ),
+        ]
+        for n, work in enumerate(works):
+            try:
+                with disk_told():
+                    work()
+            except ModelError as error:
+                (tmp_path / f"said-{n}").write_text(str(error))
         os._exit(0)
     os.waitpid(child, 0)
-    assert (
-        f"{tmp_path}/metrics.jsonl: File too large; free some space"
-        in (tmp_path / "said").read_text()
-    )
+    for n, name in enumerate(("result.json", "quarantine.jsonl", "lora.safetensors")):
+        told = (tmp_path / f"said-{n}").read_text()
+        assert told == f"{tmp_path}/{name}: File too large; free some space, and start again"
 
 
 @pytest.mark.parametrize(

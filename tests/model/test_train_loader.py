@@ -145,6 +145,20 @@ def test_not_the_same_sample_stands_in_for_all() -> None:
     assert len({draw.sample_id for draw in found}) > 10
 
 
+def test_a_stand_in_is_of_the_size_that_holds_in_its_phase() -> None:
+    """From 480p to 720p: who stands in for a bad sample of 720p is read at 720p."""
+    pool = _pool()
+    places = (np.zeros(40, np.int16), np.ones(40, np.int16))
+    pool = Pool(pool.ids, pool.rows, (SMALL, LARGE), places, pool.shown)
+    fetch = Fetch(pool, Drawn(bad=frozenset({"i00"})), 5)
+    draw = Draw(3, "in", "i00", 0, 0, pool.ids.to_pylist().index("i00"))
+    for phase, bucket in enumerate((SMALL, LARGE)):
+        got = fetch(Micro(bucket, (draw,), 1.0, phase))
+        assert got.bucket == bucket
+        assert got.draws[0].sample_id != "i00"
+        assert got.items[0]["frames"] == bucket.frames
+
+
 def test_one_bad_sample_never_ends_a_run_not_even_the_only_one_of_its_size() -> None:
     pool = _pool(large=1)
     only = next(i for i, p in zip(pool.ids.to_pylist(), pool.places[0], strict=True) if p == 1)

@@ -26,6 +26,7 @@ from s2v.model.errors import ModelError
 from s2v.model.loop import Trainer
 from s2v.model.mmdit import Widths
 from s2v.model.progress import quiet
+from s2v.model.records import SlotRecord
 from s2v.model.run import Run
 from s2v.model.train import train
 
@@ -66,34 +67,56 @@ def test_images_and_videos_of_two_lengths_train_together(alone: Path) -> None:
     assert {k for line in lines for k in line["loss_by_references"]} >= {"0", "1"}
 
 
+@pytest.mark.parametrize("reduction", ["sample", "token"])
 def test_every_sample_counts_alike_whatever_company_its_slot_has(
     alone: Path,
     mixed_shards: Path,
     tiny: Callable[..., Config],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    reduction: str,
 ) -> None:
-    """A step descends on the mean over its samples, not on that over slots of one and of two."""
+    """A step descends on the mean over its samples, not on that over slots of one and of two.
+
+    With ``flow.reduction = "token"`` on that over the tokens of its videos.
+    """
     counts: list[list[int]] = []
     descended: list[float] = []
-    one_step, backward = Trainer.one_step, torch.Tensor.backward
+    expected: list[list[tuple[float, int]]] = []
+    one_step, one_slot, backward = Trainer.one_step, Trainer._slot, torch.Tensor.backward
 
     def step(self: Trainer, step: Step, parts: Any) -> None:
         counts.append([len(micro.draws) for micro in step.slots])
         descended.append(0.0)
+        expected.append([])
         one_step(self, step, parts)
+
+    def slot(self: Trainer, number: int, part: Any, total: float) -> SlotRecord:
+        record = one_slot(self, number, part, total)
+        b = part.bucket  # a token is 4 frames (the first of one) and 16 x 16 pixels
+        tokens = (1 + (b.frames - 1) // 4) * (b.height // 16) * (b.width // 16)
+        weight = tokens if reduction == "token" else 1
+        expected[-1] += [(float(loss), weight) for loss in record.losses]
+        return record
 
     def down(self: torch.Tensor, *args: Any, **more: Any) -> None:
         descended[-1] += float(self.detach())
         backward(self, *args, **more)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(Trainer, "one_step", step)
+    monkeypatch.setattr(Trainer, "_slot", slot)
     monkeypatch.setattr(torch.Tensor, "backward", down)
     # A short queue leaves a step no company of its own size, now and then.
-    config = tiny(*MIXED, "train.batch=3", "data.max_pending=8")
+    config = tiny(*MIXED, "train.batch=3", "data.max_pending=8", f"flow.reduction={reduction}")
     train(config, mixed_shards, _fitted(alone, tmp_path), quiet, cache=alone / "cache")
     assert any(len(set(of_one)) > 1 for of_one in counts), counts  # else this has shown nothing
-    assert descended == pytest.approx(_losses(tmp_path / "run"), rel=1e-5)
+    means = [sum(x * w for x, w in one) / sum(w for _, w in one) for one in expected]
+    assert descended == pytest.approx(means, rel=1e-5)
+    plain = _losses(tmp_path / "run")
+    if reduction == "sample":
+        assert means == pytest.approx(plain, rel=1e-5)
+    else:  # images have a third of the tokens, or a fifth
+        assert means != pytest.approx(plain, rel=1e-3)
 
 
 def _fitted(run: Path, folder: Path) -> Path:

@@ -180,6 +180,16 @@ def test_lists_are_honoured_by_index_and_by_reference(drawn_shards: Path, tmp_pa
     by_video = Exclusions.read([_list(path, ("video_id", "elsewhere"))], index.table)
     assert by_video.reason(other) == "excluded by video_id of a reference"
     assert by_video.reason(meta) is None
+    # Of a film that is named, all its videos are meant; no reference names the film.
+    at = index.table.schema.get_field_index("long_video_id")
+    films = pa.array(["film"] * len(index))
+    table = index.table.set_column(at, "long_video_id", films)
+    by_film = Exclusions.read([_list(path, ("long_video_id", "film"))], table)
+    moved = meta.refs[0].from_.model_copy(update={"source": "v1"})
+    refs = (meta.refs[0].model_copy(update={"from_": moved}),)
+    of_film: SampleMeta = meta.model_copy(update={"refs": refs})
+    assert by_film.reason(of_film) == "excluded by video_id of a reference"
+    assert by_film.reason(other) is None
     path.write_text('{"key_type": "video_id"}\n')
     with pytest.raises(ModelError, match=r"data\.exclusions: .*no\.jsonl:1: key"):
         Exclusions.read([path], index.table)

@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from s2v.model import checkpoint, metrics
+from s2v.model import checkpoint, metrics, verify_child
+from s2v.model import verify_resume as verify_resume_module
 from s2v.model.checkpointing.parts import open_part
 from s2v.model.cli import main
 from s2v.model.config import Config
@@ -107,8 +109,54 @@ def test_the_command_proves_more_processes_and_other_numbers_of_them(
     assert not list(tmp_path.iterdir())
 
 
-def _changed(file: Path, change: Callable[[str], str]) -> None:
-    file.write_text(change(file.read_text()))
+def _forked(job: Path, processes: int, ready: Path | None) -> tuple[list[int], str]:
+    """As the command starts its trainings, without a new Python for each."""
+    assert (processes, ready) == (1, None)
+    child = os.fork()
+    if child == 0:
+        os._exit(verify_child.main([str(job)]))
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])], ""
+
+
+def test_the_verdict_is_no_where_stopping_made_a_difference(
+    drawn_shards: Path,
+    tiny: Callable[..., Config],
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A resumed half that draws other samples than the first one: exit status 1, and the reason."""
+    recipe, lists = tmp_path / "mine.toml", tmp_path / "no.jsonl"
+    recipe.write_text(tiny(*SLOTS).to_toml())
+    row = {"key_type": "identity_id", "key": "identity-1", "reason": "", "by": "", "when": ""}
+    lists.write_text(json.dumps(row) + "\n")
+    lab, starts, excluded = verify_resume_module._Lab, list[tuple[str, Any]](), False
+    begin = lab.train
+
+    def other(self: Any, name: str, processes: int, **more: Any) -> Run:
+        """A resumed half reads here, and honours a list that the first did not know."""
+        starts.append((name, more.get("how")))
+        if excluded and starts[-1] == ("stopped", None):
+            data = self.config.data.model_copy(update={"exclusions": (str(lists),)})
+            self = replace(self, config=self.config.model_copy(update={"data": data}))
+        return begin(self, name, processes, **(more | {"workers": None}))
+
+    monkeypatch.setattr(verify_resume_module, "_launch", _forked)
+    monkeypatch.setattr(lab, "train", other)
+    command = ["verify-resume", "--json", "--term", "--steps", "4", "--config", str(recipe)]
+    command += ["--shards", str(drawn_shards), "--cache", str(cache), "--scratch", str(tmp_path)]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+    assert starts == [("straight", None), ("stopped", "term"), ("stopped", None)]
+    excluded = True
+    assert main(command) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["ok"] is False
+    assert said["checks"]["losses"].startswith("differs")
+    assert said["checks"]["model"].startswith("differs")
+    assert said["note"].endswith("stopping made the difference")
+    assert starts[3:] == [*starts[:3], ("again", None)]
 
 
 def test_a_difference_of_one_bit_is_found(straight: Run, tmp_path: Path) -> None:

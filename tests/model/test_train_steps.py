@@ -229,6 +229,19 @@ def test_each_phase_mixes_exactly_by_itself(first: list[int], then: list[int], a
         assert all(abs(drawn_[phase][s] - share[s] * total) < 1 for s in share)
 
 
+def test_a_restart_within_a_phase_goes_on_with_its_mixture() -> None:
+    """Counted anew at every restart, it would begin each time with the same source."""
+    pool = Pool.of_ids({s: [f"{s}-{n}" for n in range(30)] for s in ("in", "cross")}, phases=2)
+    mixes = [{"in": 1.0, "cross": 1.0}, {"in": 0.6, "cross": 0.4}]
+    for stopped in range(1, 12):
+        straight = Plan(pool, mixes, 0)
+        for n in range(7 + stopped):
+            straight.next(int(n >= 7))
+        resumed = Plan(pool, mixes, 0)
+        resumed.restore(json.loads(json.dumps(straight.state())))
+        assert [resumed.next(1) for _ in range(20)] == [straight.next(1) for _ in range(20)]
+
+
 def test_a_damaged_or_foreign_state_is_not_continued() -> None:
     config = wan("train.slots=4")
     plan = _plan(config, 300)

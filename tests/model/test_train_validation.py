@@ -21,6 +21,7 @@ from s2v.model.monitor import Monitor, Sampled
 from s2v.model.progress import quiet
 from s2v.model.provenance import verify
 from s2v.model.run import Run, fit_autoencoder
+from s2v.model.sample import condition_of, generate, latent_shape
 from s2v.model.train import train
 from s2v.model.validate import Validator, averaged
 
@@ -179,6 +180,13 @@ def test_held_out_samples_alone_are_measured_pair_types_by_turns(
     )  # fmt: skip
     without = held(index, data.model_copy(update={"exclusions": (str(gone),)}), 10)
     assert {o.sample.id for o in found} - {o.sample.id for o in without} == {found[0].sample.id}
+    # By what only the sample says of its references, too.
+    subject = found[0].sample.meta().refs[0].subject_id
+    gone.write_text(gone.read_text().replace("sample_id", "subject_id").replace(
+        found[0].sample.id, subject
+    ))  # fmt: skip
+    without = held(index, data.model_copy(update={"exclusions": (str(gone),)}), 10)
+    assert {o.sample.id for o in found} - {o.sample.id for o in without} == {found[0].sample.id}
     with pytest.raises(ModelError, match=r"no sample to validate on.*held out"):
         held(index, data.model_copy(update={"frames": 4001}), 10)
 
@@ -206,3 +214,30 @@ def test_a_monitor_samples_the_same_videos_on_any_number_of_processes(
     }
     assert seen[0][0].references[0].mask is not None
     assert seen[0][0].frames.dtype == np.uint8
+
+
+def test_a_monitors_noise_is_of_its_question(
+    prepared: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    """Worked out again from a sample's id: else all videos begin alike, and no two runs compare."""
+    p = prepared("validation.samples=2", "sample.steps=2")
+    seen: list[Sampled] = []
+
+    def evaluate(videos: Sequence[Sampled]) -> dict[str, float]:
+        seen.extend(videos)
+        return {}
+
+    monitor = Monitor(p.config, p.index, p.store.encoders, evaluate)
+    monitor.run(p.model, tmp_path / "made")
+    encoders, seed = p.store.encoders, p.config.validation.seed
+    assert len(seen) == 2
+    for made, case in zip(seen, monitor.cases, strict=True):
+        latents = generate(
+            p.model.eval(),
+            condition_of(case.meta.caption, case.images, encoders, p.config),
+            encoders.text.encode(p.config.sample.negative_prompt),
+            shape=latent_shape(encoders, p.config),
+            config=p.config.sample,
+            noise_key=(seed, case.sample.id),
+        )
+        assert np.array_equal(made.frames, encoders.video.decode(latents))

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from s2v.datapipe.base.atomic import replacing
+from s2v.datapipe.base.atomic import write_bytes
 from s2v.model.errors import ModelError
 
 STRIDE: Final = (4, 8, 8)
@@ -127,8 +127,7 @@ class LinearAutoencoder:
         }
         # One key: the library writes several in no fixed order, and then the bytes differ.
         about = {"s2v": json.dumps({"format": _FORMAT, "explained": self.explained})}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=about)
+        write_bytes(path, save(tensors, metadata=about))
 
     @classmethod
     def load(cls, path: Path) -> LinearAutoencoder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from s2v.model import (
 )
 from s2v.model.cli_parts import stored, track
 from s2v.model.errors import Interrupted, ModelError, RankError
-from s2v.model.explaining import of_disk
+from s2v.model.explaining import of_disk, speaks
 
 if TYPE_CHECKING:  # it brings torch, which `--help` can do without
     from s2v.model.monitor import Evaluator
@@ -128,7 +127,7 @@ def main(argv: Sequence[str] | None = None, *, evaluate: Evaluator | None = None
     try:
         result = _COMMANDS[arguments.command](arguments)
     except Interrupted as stop:
-        if _speaks():
+        if speaks():
             print(f"s2v-model: {stop}; the same command goes on", file=sys.stderr)
         return 128 + stop.signal
     except KeyboardInterrupt:
@@ -140,7 +139,7 @@ def main(argv: Sequence[str] | None = None, *, evaluate: Evaluator | None = None
         said = _explained(error)
         if said is None:
             raise
-        if _speaks() or isinstance(error, RankError):
+        if speaks() or isinstance(error, RankError):
             print(f"s2v-model: {said}", file=sys.stderr)
         return 2
     if isinstance(result, str):
@@ -150,11 +149,6 @@ def main(argv: Sequence[str] | None = None, *, evaluate: Evaluator | None = None
     else:
         print(_table(result))
     return 0 if isinstance(result, str) or result.get("ok", True) else 1
-
-
-def _speaks() -> bool:
-    """Whether this process speaks for all of a training: of several, one line is enough."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _explained(error: Exception) -> str | None:
@@ -179,7 +173,7 @@ def _train(a: argparse.Namespace) -> dict[str, Any] | str:
     from s2v.model.train import train
 
     result = asdict(train(config, a.shards, a.out, track(a), cache=a.cache, evaluate=a.evaluate))
-    return result if _speaks() else ""
+    return result if speaks() else ""
 
 
 def _heldout(a: argparse.Namespace) -> dict[str, Any]:

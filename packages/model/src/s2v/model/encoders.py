@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from s2v.model.config_encoders import AutoencoderConfig, EncodersConfig
 from s2v.model.deferred import DeferredImage, DeferredText, DeferredVideo
+from s2v.model.errors import ModelError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -131,8 +134,10 @@ def text_encoder(config: EncodersConfig, device: torch.device | None = None) -> 
 
         weights, tokenizer = str(config.text_weights), str(config.text_tokenizer)
         tokens, dtype = config.text_tokens, getattr(torch, config.precision)
+        with _set_by("encoders.text_weights", "encoders.text_tokenizer"):
+            name = Umt5Text.named(Umt5Text.sha256(weights, tokenizer), tokens, dtype)
         return DeferredText(
-            Umt5Text.named(Umt5Text.sha256(weights, tokenizer), tokens, dtype),
+            name,
             partial(Umt5Text.load, weights, tokenizer, tokens=tokens, dtype=dtype, device=device),
         )
     from s2v.model.embedded import MiniLmTokens
@@ -149,8 +154,10 @@ def image_encoder(config: EncodersConfig, device: torch.device | None = None) ->
 
         weights, fit = str(config.image_weights), config.image_fit
         dtype = getattr(torch, config.precision)
+        with _set_by("encoders.image_weights"):
+            name = ClipTokens.named(fingerprint(weights), fit, dtype)
         return DeferredImage(
-            ClipTokens.named(fingerprint(weights), fit, dtype),
+            name,
             partial(ClipTokens.load, weights, fit=fit, dtype=dtype, device=device),
         )
     from s2v.model.embedded import MobileNetTokens
@@ -163,7 +170,18 @@ def wan_vae(config: AutoencoderConfig, device: torch.device | None = None) -> Vi
     from s2v.model.wan_encoders import WanVae, fingerprint
 
     weights, dtype = str(config.weights), getattr(torch, config.precision)
+    with _set_by("autoencoder.weights"):
+        name = WanVae.named(fingerprint(weights), dtype)
     return DeferredVideo(
-        WanVae.named(fingerprint(weights), dtype),
+        name,
         partial(WanVae.load, weights, dtype=dtype, device=device),
     )
+
+
+@contextmanager
+def _set_by(*keys: str) -> Iterator[None]:
+    """Weights that are not where they are said to be: the error says which key says it."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{error}; where it lies is for {' and '.join(keys)} to say") from None

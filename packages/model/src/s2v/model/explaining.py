@@ -1,10 +1,12 @@
-"""What a disk says, as one line with the file and the way out."""
+"""What a user is told: by one process, in one line, with the file and the way out."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from s2v.model.errors import ModelError
@@ -50,3 +52,23 @@ def disk_told() -> Iterator[None]:
         if (said := of_disk(error)) is None:
             raise
         raise ModelError(said) from error
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of writing to ``path`` say its name, which those of an open file do not.
+
+    Raises:
+        OSError: in their place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def speaks() -> bool:
+    """Whether this process speaks for all of a training: of several, one line is enough."""
+    return os.environ.get("RANK", "0") == "0"

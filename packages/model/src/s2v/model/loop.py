@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -103,7 +104,6 @@ class Trainer:
     def loop(self, track: Track, stop: Mapping[str, int]) -> None:
         """Train up to ``train.steps``; see :func:`train` for what it raises."""
         t = self.config.train
-        log = self._log()
         saver = checkpoint.Saver(
             self.run.checkpoints,
             t.keep,
@@ -111,7 +111,8 @@ class Trainer:
             by={"config": self.run.digest(self.config)},
         )
         try:
-            with track("train", max(0, t.steps - self.step)) as progress, saver:
+            left = max(0, t.steps - self.step)
+            with self._log() as log, track("train", left) as progress, saver:
                 watch = checkpoint.Watch(t.checkpoint_every, t.checkpoint_minutes)
                 batches = iter(self.loader)
                 told = ""
@@ -139,16 +140,14 @@ class Trainer:
                         raise Interrupted(self.step, asked.signal)
         except ModelError:
             # Of this process alone: the others may not be there any more to be asked.
-            add_to_list(self.run.quarantine, self.loader.quarantine.fresh(), self.step)
+            with suppress(OSError):  # which would hide the error that ends the run
+                add_to_list(self.run.quarantine, self.loader.quarantine.fresh(), self.step)
             raise
-        finally:
-            if log:
-                log.close()
 
-    def _log(self) -> Log | None:
+    def _log(self) -> AbstractContextManager[Log | None]:
         """Where rank 0 writes its lines."""
         if not self.world.first:
-            return None
+            return nullcontext()
         shown, names = self.config.model_dump(mode="json"), self.config.train.log
         run = self.run
         return Log(run.metrics, names, folder=run.folder, config=shown, after=self.step)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from s2v.datapipe.base.atomic import replacing
+from s2v.datapipe.base.atomic import write_bytes
 from s2v.model.errors import ModelError
 from s2v.model.rng import generator
 
@@ -123,5 +123,4 @@ def write(path: Path, weights: Mapping[str, Tensor], scale: float, *, peft: bool
         named = to_peft(pairs)
     else:
         named = {f"{n}.lora_{x}.weight": t for n, p in pairs.items() for x, t in zip("AB", p)}  # noqa: B905 - two of each
-    with replacing(path) as temporary:
-        save_file({n: t.detach().cpu().contiguous() for n, t in named.items()}, temporary)
+    write_bytes(path, save({n: t.detach().cpu().contiguous() for n, t in named.items()}))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from s2v.datapipe.base.atomic import write_bytes
+from s2v.model.explaining import FULL, named
 
 LEVEL_BINS = 4
 
 
 class MetricsLog:
-    """Appends to ``metrics.jsonl``; each line is flushed, so a reader sees whole lines.
+    """Appends to ``metrics.jsonl``; nothing is held back, so a reader sees whole lines.
+
+    Where the disk is full, lines wait in memory: a checkpoint that does not fit fills the disk
+    for as long as it is tried, and leaves room again when it is given up.
 
     Args:
         path: the file.
@@ -26,19 +31,40 @@ class MetricsLog:
     def __init__(self, path: Path, after: int) -> None:
         kept = [line for line in read(path) if line["step"] <= after]
         write_bytes(path, "".join(_line(line) for line in kept).encode())
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("ab", buffering=0)
+        self._waiting = bytearray()
 
     def add(self, line: dict[str, Any]) -> None:
         """Append one line."""
+        fits = not self._waiting
+        self._waiting += _line(line).encode()
         try:
-            self._file.write(_line(line))
-            self._file.flush()
-        except OSError as error:  # of a handle, which does not say its name
-            raise OSError(error.errno, error.strerror, self._file.name) from None
+            self._write()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            if fits:
+                print(
+                    f"s2v-model: {self._path}: {error.strerror}; lines wait in memory; free some "
+                    "space",
+                    file=sys.stderr,
+                )
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Write what waits, and close the file.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        try:
+            self._write()
+        finally:
+            self._file.close()
+
+    def _write(self) -> None:
+        with named(self._path):
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from s2v.datapipe.base.ids import stable_hash
 from s2v.model.errors import ModelError
@@ -65,8 +66,17 @@ class Log:
 
     def close(self) -> None:
         """Close all of them."""
-        for sink in self._sinks:
-            sink.close()
+        with ExitStack() as stack:
+            for sink in reversed(self._sinks):
+                stack.callback(sink.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close. Where training ends with an error, a full disk does not hide it."""
+        with nullcontext() if kind is None else suppress(OSError):
+            self.close()
 
 
 class TensorBoard:

@@ -17,15 +17,18 @@ from s2v.model.checkpointing import lock, names
 from s2v.model.config import Config
 from s2v.model.data.complete import check_shards
 from s2v.model.data.exclusions import Exclusions
-from s2v.model.data.pool import Pool, pool_of
+from s2v.model.data.plan import Plan
+from s2v.model.data.pool import Pool, pool_of, some_left
 from s2v.model.data.quarantine import Quarantine, add_to_list, begin_list
 from s2v.model.data.samples import UNREADABLE, Samples
+from s2v.model.data.steps import mixes
 from s2v.model.errors import ModelError
 from s2v.model.explaining import disk_told
 from s2v.model.loop import Trainer
 from s2v.model.measures import Measures
 from s2v.model.monitor import Evaluator
 from s2v.model.parallel import world as processes
+from s2v.model.parallel.ulysses import check_heads
 from s2v.model.parallel.world import World
 from s2v.model.progress import Track, quiet, shown
 from s2v.model.run import Run, device_of, fit_autoencoder
@@ -89,6 +92,8 @@ def train(
         ModelError: wrong input; the message says what to do.
         Interrupted: SIGTERM or SIGINT came; a checkpoint of the last finished step is saved.
     """
+    check_heads(config, config.parallel.cp)  # now, not after hours of encoding
+    _check_start(config, Run(out, cache))
     with processes.begin(config.parallel, device_of(config)) as world:
         world.check_slots(config.train.slots)
         told, run = track if world.first else quiet, Run(out, cache)
@@ -97,6 +102,17 @@ def train(
                 return _train(config, shards, run, told, world, evaluate)
         finally:
             lock.release(run.checkpoints)
+
+
+def _check_start(config: Config, run: Run) -> None:
+    """Refuse weights to start from that are not there; a run with a checkpoint needs none.
+
+    Raises:
+        ModelError: names the file.
+    """
+    start = config.train.start_from
+    if start is not None and not Path(start).exists() and not checkpoint.latest(run.checkpoints):
+        raise ModelError(f"train.start_from: {start}: no such file or folder; say where it lies")
 
 
 def _train(
@@ -116,6 +132,7 @@ def _train(
     where = str(index.folder)
     pool = pool_of(index.table, config.data, excluded=exclusions.reasons, where=where)
     check_shards(index, pool)
+    Plan(pool, mixes(config.data), config.train.seed)  # a phase without samples, found now
 
     def prepare() -> None:
         # First of all: nothing of a run that another process is at work on may be touched.
@@ -179,11 +196,19 @@ def _encode(
         add_to_list(run.quarantine, quarantine.faults, None)  # the list is what a user needs now
         raise
     world.meet("encoded")  # one may have hours more to do than another
-    told = world.gather((bad, quarantine.faults))
-    quarantine.faults = [fault for _, faults in told for fault in faults]
+    told = world.gather((bad, quarantine))
+    quarantine.join([met for _, met in told])
     if world.first:
         last = checkpoint.latest(run.checkpoints)
         done = (names.step_of(last) if last else None) or 0
         begin_list(run.quarantine, quarantine.faults, done)
-    unusable = {row: why for rows, _ in told for row, why in rows.items()}
-    return pool.without(unusable), quarantine
+    quarantine.close()
+    if world.first and (faults := quarantine.faults):
+        print(
+            f"s2v-model: {len(faults)} of {pool.size} samples cannot be read and are left out, the "
+            f"first: {faults[0].message}; {run.quarantine} lists them",
+            file=sys.stderr,
+        )
+    left = pool.without({row: why for rows, _ in told for row, why in rows.items()})
+    some_left(left, str(samples.index.folder))
+    return left, quarantine

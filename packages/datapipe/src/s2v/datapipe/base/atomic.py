@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -38,7 +41,9 @@ def replacing(path: Path, *, sync_folder: bool = True) -> Iterator[Path]:
         if sync_folder:
             _fsync_folder(path.parent)
     except OSError as error:
-        if error.filename in (None, str(temporary)):  # a full disk names no file, or the wrong one
+        # Of an open file, which does not say its name: whose disk is full?
+        unnamed = error.errno in _FULL and error.filename is None
+        if unnamed or error.filename == str(temporary):
             error.filename = str(path)
         raise
     finally:

@@ -100,7 +100,8 @@ class Saver:
     def save(self, checkpoint: Checkpoint, *, wait: bool = False) -> Path:
         """Write ``folder/step-<n>`` by rename; remove all but the newest ``keep``.
 
-        A save that is still under way is waited for first.
+        A save that is still under way is waited for first. If that one failed, it is said, and
+        this one is the second try: it waits until it is on the disk.
 
         Args:
             checkpoint: the same step on all processes.
@@ -110,11 +111,11 @@ class Saver:
             Where it will be.
 
         Raises:
-            ModelError: this one (when waited for) or the one before could not be written.
+            ModelError: this one (when waited for) could not be written.
         """
         began = time.monotonic()
         try:
-            self._settle()
+            wait = self._told_of_failure(checkpoint.step) or wait
             copy = self.asynchronous and not wait
             plan = self._staging.plan(checkpoint.parts(), self.rank, self.world, copy=copy)
             head = {
@@ -153,11 +154,6 @@ class Saver:
         Raises:
             ModelError: it failed again.
         """
-        try:
-            self._settle()
-        except ModelError as error:
-            if self.rank == 0:
-                self._tell(f"{error}; trying once more at step {checkpoint.step}")
         return self.save(checkpoint, wait=True)
 
     def close(self) -> None:
@@ -190,6 +186,16 @@ class Saver:
             if kind is None:
                 raise
             self._tell(str(failed))
+
+    def _told_of_failure(self, step: int) -> bool:
+        """Wait for the save before; whether it failed, which is then said."""
+        try:
+            self._settle()
+        except ModelError as error:
+            if self.rank == 0:
+                self._tell(f"{error}; trying once more at step {step}")
+            return True
+        return False
 
     def _settle(self) -> None:
         pending, self._pending = self._pending, None
@@ -235,7 +241,12 @@ class Saver:
         where = f" on process {rank}" if self.world > 1 else ""
         return ModelError(
             f"{writer.final}: cannot write the checkpoint{where} "
-            f"({cause}){room}; {way}, and start again: it goes on from the one before"
+            f"({cause}){room}; {way}, and start again: "
+            + (
+                "it goes on from the one before"
+                if names.latest(self.folder)
+                else "there is none yet"
+            )
         )
 
 

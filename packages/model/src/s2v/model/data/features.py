@@ -21,6 +21,7 @@ from s2v.model.data.encoding import Encoders, Features
 from s2v.model.data.quarantine import Quarantine
 from s2v.model.data.reader import Clip, Reader
 from s2v.model.errors import ModelError
+from s2v.model.explaining import speaks
 from s2v.model.latents.entry import Size, Want, content, sized, want
 from s2v.model.latents.folder import NAME, Latents, Missing
 from s2v.model.latents.stored import StoredFeatures
@@ -223,8 +224,16 @@ class FeatureStore:
         if not isinstance(found, Missing):
             return found
         if self.latents.use == "require":
-            raise self._refused(sample, found.reason)
+            raise self._bad(sample, found) if found.fault else self._refused(sample, found.reason)
         return None
+
+    @staticmethod
+    def _bad(sample: Sample, found: Missing) -> ModelError:
+        """A sample that encoding met and could not read: no recipe makes it readable."""
+        return ModelError(
+            f"sample {sample.id}: {found.reason}; mend the sample, then run `s2v-model encode "
+            "--retry-quarantine`"
+        )
 
     def _refused(self, sample: Sample, reason: str) -> ModelError:
         latents = self._latents(sample)
@@ -242,7 +251,7 @@ class FeatureStore:
         if root not in self._roots:
             self._roots[root] = Latents(root, self._made_by)
             mismatch = self._roots[root].mismatch()
-            if mismatch and self.latents.use == "auto":
+            if mismatch and self.latents.use == "auto" and speaks():
                 print(f"s2v-model: not used: {mismatch}", file=sys.stderr)
         return self._roots[root]
 

@@ -9,6 +9,7 @@ from typing import Literal
 from s2v.datapipe.base.shards import Sample, ShardIndex
 from s2v.model.config import DataConfig
 from s2v.model.data.exclusions import Exclusions
+from s2v.model.data.pool import counted
 from s2v.model.errors import ModelError
 
 Part = Literal["train", "heldout", "validate"]
@@ -84,8 +85,9 @@ def select(index: ShardIndex, config: DataConfig, part: Part) -> Selection:
         else:
             dropped[reason] += 1
     if not kept:
-        told = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items())) or "none at all"
-        raise ModelError(f"{index.folder}: no sample for {part} among {len(index)}: {told}")
+        raise ModelError(
+            f"{index.folder}: no sample for {part} among {len(index)}: {counted(dropped)}"
+        )
     return Selection(tuple(kept), dict(sorted(dropped.items())))
 
 

@@ -85,7 +85,8 @@ class Plan:
             if not there:
                 has = sorted(s for s in pool.rows if pool.count(s, phase))
                 raise ModelError(
-                    f"data.mix asks for {sorted(mix)} in phase {phase}, the shards have {has}"
+                    f"data.mix asks for {sorted(mix)} in phase {phase}, the shards have {has} in "
+                    "its sizes; change the mix or the sizes of that phase"
                 )
             self.share.append(shares(there))
         self.left_out = sorted(

@@ -214,10 +214,42 @@ def pool_of(
     dropped = dict(sorted((t, k) for t, k in zip(texts, how_many, strict=True) if t and k))
     ids = table["sample_id"].combine_chunks()
     pool = Pool(ids, rows, tuple(names), tuple(places), shown, dropped)
-    if not pool.size:
-        said = ", ".join(f"{count} {text}" for text, count in sorted(dropped.items()))
-        raise ModelError(f"{where}: no sample for train among {n}: {said or 'none at all'}")
+    some_left(pool, where)
     return pool
+
+
+def some_left(pool: Pool, where: str) -> None:
+    """Refuse a pool that no phase can draw a sample from.
+
+    Raises:
+        ModelError: with the reasons, counted, and what may be changed about them.
+    """
+    if not pool.size:
+        raise ModelError(
+            f"{where}: no sample for train among {len(pool.ids)}: {counted(pool.dropped)}"
+        )
+
+
+#: What lets samples in that were left out, by how the reason begins.
+_WAYS_OUT = (
+    (REASONS[1], "fewer data.frames (or in data.sizes) or a higher data.fps"),
+    (REASONS[2], "smaller data.sizes or a larger data.max_enlarge"),
+    ("pair type", "more pair types in data.mix"),
+    ("excluded", "shorter lists in data.exclusions"),
+    ("split", "other shares in `s2v-data select`"),
+    ("held out", "a smaller select.split.heldout_share in `s2v-data select`"),
+    ("not held out", "a larger select.split.heldout_share in `s2v-data select`"),
+)
+
+
+def counted(dropped: Mapping[str, int]) -> str:
+    """Reasons for which samples were left out, with their numbers, and the way out of the first."""
+    if not dropped:
+        return "the index is empty; write the shards first: `s2v-data run`"
+    said = ", ".join(f"{count} {text}" for text, count in sorted(dropped.items()))
+    most = max(sorted(dropped), key=lambda text: dropped[text])
+    way = next((way for begin, way in _WAYS_OUT if most.startswith(begin)), None)
+    return f"{said}; {way} would let some in" if way else said
 
 
 def _once(ids: pa.ChunkedArray, where: str) -> None:

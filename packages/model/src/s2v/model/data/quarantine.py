@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from s2v.datapipe.base.atomic import write_bytes
 from s2v.model.errors import ModelError
+from s2v.model.explaining import named
+
+_WAY_OUT: Final = "fetch the shards again, or write them anew: `s2v-data select`"
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,21 @@ class Quarantine:
 
     Args:
         fuse: this many faults in a row stop the work: then the shards are broken, not samples.
+
+    Attributes:
+        faults: one per sample, in the order in which they were met.
+        read: readings that went well.
     """
 
     def __init__(self, fuse: int) -> None:
-        self._fuse, self._in_a_row, self._good = fuse, 0, 0
+        self._fuse, self._in_a_row, self.read = fuse, 0, 0
         self.faults: list[Fault] = []
         self._named: set[str] = set()
         self._given = 0
 
     def good(self) -> None:
         """A sample was read."""
-        self._in_a_row, self._good = 0, self._good + 1
+        self._in_a_row, self.read = 0, self.read + 1
 
     def add(self, sample_id: str, error: Exception) -> bool:
         """A sample was not read.
@@ -62,7 +69,10 @@ class Quarantine:
             self.faults.append(Fault(sample_id, str(error)))
         self._in_a_row += 1
         if self._in_a_row >= self._fuse:
-            raise ModelError(f"{self._in_a_row} samples in a row are unreadable, the last: {error}")
+            raise ModelError(
+                f"{self._in_a_row} samples in a row are unreadable, the last: {error}; {_WAY_OUT}, "
+                "or raise data.fuse"
+            )
         return new
 
     def close(self) -> tuple[Fault, ...]:
@@ -71,11 +81,22 @@ class Quarantine:
         Raises:
             ModelError: no sample was readable.
         """
-        if self.faults and not self._good:
+        if self.faults and not self.read:
             raise ModelError(
-                f"all {len(self.faults)} samples are unreadable, e.g. {self.faults[0].message}"
+                f"all {len(self.faults)} samples are unreadable, e.g. {self.faults[0].message}; "
+                f"{_WAY_OUT}"
             )
         return tuple(self.faults)
+
+    def join(self, others: Sequence[Quarantine]) -> None:
+        """Become what several processes met together, this one among them.
+
+        A process whose own share is bad altogether has no word to say on the whole: shares are
+        small where samples are few, or processes many.
+        """
+        self.faults = [fault for other in others for fault in other.faults]
+        self._named = {fault.sample_id for fault in self.faults}
+        self.read = sum(other.read for other in others)
 
     def fresh(self) -> list[Fault]:
         """The faults since the last call."""
@@ -113,7 +134,7 @@ def add_to_list(path: Path, faults: Iterable[Fault], step: int | None) -> None:
     for line in _read(path):
         new.pop(line["sample_id"], None)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as handle:
+    with named(path), path.open("ab") as handle:
         handle.write(_lines(asdict(new[name]) for name in sorted(new)))
         handle.flush()
         os.fsync(handle.fileno())

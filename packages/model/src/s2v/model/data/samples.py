@@ -98,11 +98,12 @@ class Samples:
         """Encode and cache this rank's share of what is to be trained on.
 
         Returns:
-            Rows that cannot be trained on, and why.
+            Rows that cannot be trained on, and why. It may be the whole share: whether anything is
+            left is for all ranks together to say.
 
         Raises:
-            ModelError: the quarantine's fuse is spent, no sample is readable, or encoded shards
-                are asked for and lack one.
+            ModelError: the quarantine's fuse is spent, or encoded shards are asked for and lack
+                a sample.
         """
         rows = pool.drawn_rows()[rank::world].tolist()
         bad = self.check(pool, rank, world)
@@ -121,7 +122,6 @@ class Samples:
                 else:
                     quarantine.good()
                 step(1, f"{len(quarantine.faults)} unreadable" if quarantine.faults else "")
-        quarantine.close()
         return bad
 
     def check(self, pool: Pool, rank: int = 0, world: int = 1) -> dict[int, str]:

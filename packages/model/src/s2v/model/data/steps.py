@@ -24,6 +24,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from s2v.model.config import Config
+from s2v.model.config_data import DataConfig
 from s2v.model.data.buckets import Bucket, Sizing, sizing
 from s2v.model.data.plan import Draw, Plan
 from s2v.model.data.pool import Pool
@@ -154,7 +155,7 @@ class StepPlan:
         stages, data = config.data.stages(), config.data
         return cls(
             pool,
-            [{str(k): v for k, v in stage.mix.items()} for stage in stages],
+            mixes(data),
             [stage.from_step for stage in stages],
             sizing(config, pool.buckets, widths, image_tokens),
             slots=config.train.slots,
@@ -329,6 +330,11 @@ class StepPlan:
     def become(self, other: StepPlan) -> None:
         """Stand where another plan of the same kind stands; it is given up."""
         self.__dict__.update(other.__dict__)
+
+
+def mixes(data: DataConfig) -> list[dict[str, float]]:
+    """Share per source, for each phase."""
+    return [{str(k): v for k, v in stage.mix.items()} for stage in data.stages()]
 
 
 def _check(said: Mapping[str, Any]) -> str:

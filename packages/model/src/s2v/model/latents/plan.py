@@ -97,7 +97,8 @@ class Plan:
         if "train" in parts:
             rest = np.array([n for n in range(len(table)) if n not in self._held], np.int64)
             listed = None if reasons is None else reasons[rest]
-            pool = pool_of(table.take(pa.array(rest)), config.data, excluded=listed)
+            where = str(self.index.folder)
+            pool = pool_of(table.take(pa.array(rest)), config.data, excluded=listed, where=where)
             for row in pool.drawn_rows().tolist():
                 self._sizes[int(rest[row])] = tuple(pool.sizes(row))
             self.excluded = dict(pool.dropped)

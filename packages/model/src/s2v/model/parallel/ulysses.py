@@ -161,19 +161,28 @@ def share_tokens(model: Network, config: Config, group: dist.ProcessGroup) -> No
     Raises:
         ModelError: the processes do not divide the heads.
     """
-    section = "wan" if config.network.kind == "wan" else "network"
-    heads, P = getattr(config, section).heads, group.size()
-    if heads % P:
-        fit = [n for n in range(1, heads + 1) if heads % n == 0]
-        raise ModelError(
-            f"parallel.cp {P} does not divide {section}.heads {heads}; take one of "
-            f"{', '.join(map(str, fit))}"
-        )
+    check_heads(config, group.size())
     stack = seam.blocks(model)
     shares = _Wan(group) if config.network.kind == "wan" else _Paper(group)
     for i, block in enumerate(stack):
         shares.exchange(block)
         seam.wrap(block, shares.around(first=i == 0, last=i == len(stack) - 1))
+
+
+def check_heads(config: Config, processes: int) -> None:
+    """Refuse a number of processes that does not divide the heads.
+
+    Raises:
+        ModelError: names the numbers that do.
+    """
+    section = "wan" if config.network.kind == "wan" else "network"
+    heads = getattr(config, section).heads
+    if heads % processes:
+        fit = [n for n in range(1, heads + 1) if heads % n == 0]
+        raise ModelError(
+            f"parallel.cp {processes} does not divide {section}.heads {heads}; take one of "
+            f"{', '.join(map(str, fit))}"
+        )
 
 
 class _Paper:
