@@ -84,6 +84,9 @@ def _prepare_environment() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # What a Ray that is started here has anyway; who joins one that runs must ask for it, and Ray
+    # reads it when it is imported.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     # A shell that starts this with `&` has SIGINT ignored, in every child's child too. Tests press
     # Ctrl-C on their children, and on this process.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -118,8 +118,14 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("S2V_ASSETS", str(tmp_path / "cache"))
     monkeypatch.delenv("S2V_PIP", raising=False)
-    client.find_pip.cache_clear()
     yield folder
+    if "S2V_PIP" in os.environ:  # else the pip that was found serves the next test too
+        client.find_pip.cache_clear()
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, pip: str) -> None:
+    """Have another client asked from now on."""
+    monkeypatch.setenv("S2V_PIP", pip)
     client.find_pip.cache_clear()
 
 
@@ -169,8 +175,7 @@ def test_a_second_fetch_needs_neither_client_nor_network(
 ) -> None:
     assets.fetch("net")
     shutil.rmtree(index)
-    client.find_pip.cache_clear()
-    monkeypatch.setenv("S2V_PIP", "/does/not/exist")
+    ask(monkeypatch, "/does/not/exist")
     report = assets.fetch("net")
     assert report.fetched == []
     assert report.present == ["net"]
@@ -261,7 +266,7 @@ def test_a_version_that_vanished_from_the_index_says_so(index: Path) -> None:
 def test_no_pip_is_one_clear_line(
     index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("S2V_PIP", "/does/not/exist")
+    ask(monkeypatch, "/does/not/exist")
     assert command("fetch", "net") == 1
     assert capsys.readouterr().err.splitlines() == [
         "error: S2V_PIP='/does/not/exist' does not start a pip; unset or correct it"
@@ -283,7 +288,7 @@ def test_a_disk_that_fills_up_during_the_download_says_so(
 ) -> None:
     # /dev/full makes the operating system itself say what a full disk says.
     body = "with open('/dev/full', 'w') as sink: sink.write('x')"
-    monkeypatch.setenv("S2V_PIP", fake_pip(tmp_path, body))
+    ask(monkeypatch, fake_pip(tmp_path, body))
     with pytest.raises(assets.DiskFull, match="no space left"):
         assets.fetch("net")
 
@@ -353,7 +358,7 @@ def test_two_processes_that_fetch_at_once_download_once(
         "time.sleep(1)\n"
         f"sys.exit(subprocess.call([*{list(client.find_pip())!r}, *sys.argv[1:]]))"
     )
-    monkeypatch.setenv("S2V_PIP", fake_pip(tmp_path, body))
+    ask(monkeypatch, fake_pip(tmp_path, body))
     code = _child(tmp_path, "net")
     children = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [child.wait(timeout=60) for child in children] == [0, 0]
@@ -366,7 +371,7 @@ def test_ctrl_c_ends_the_client_too_and_says_one_line(
 ) -> None:
     pid = tmp_path / "pid"
     body = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
-    monkeypatch.setenv("S2V_PIP", fake_pip(tmp_path, body))
+    ask(monkeypatch, fake_pip(tmp_path, body))
     child = subprocess.Popen(
         [sys.executable, "-c", _child(tmp_path, "net")], stderr=subprocess.PIPE, text=True
     )

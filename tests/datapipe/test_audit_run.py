@@ -27,9 +27,9 @@ FILES = ["audit.json", "blind.html", "labels.csv", "pairs.csv", "sheet.html"]
 
 
 def detailed(name: str) -> np.ndarray:
-    """A picture with much to see in it, and never the same twice."""
-    blocks = rng("detailed", name).integers(0, 256, (24, 40, 3), dtype=np.uint8)
-    return np.ascontiguousarray(np.kron(blocks, np.ones((8, 8, 1), np.uint8)))
+    """A picture with enough to see in it, and never the same twice."""
+    blocks = rng("detailed", name).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    return np.ascontiguousarray(np.kron(blocks, np.ones((16, 16, 1), np.uint8)))
 
 
 def world() -> World:

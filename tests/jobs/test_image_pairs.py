@@ -7,27 +7,24 @@ of him in a file of its own, and strangers.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from finished_run import called
 
 from s2v.datapipe.base.assets import asset, fetch
 from s2v.datapipe.base.media.container import decoded, open_video
 from s2v.datapipe.base.media.images import load_image
 from s2v.datapipe.base.media.probe import probe
 from s2v.datapipe.base.shards import Sample, ShardIndex
+from s2v.datapipe.cli import main
 from s2v.datapipe.write.verify import verify_shards
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.assets]
 
-MAIN = "import sys; from s2v.datapipe.cli import main; sys.exit(main(sys.argv[1:]))"
 #: Member of the bank's tar -> picture. One key is one pair.
 PAIRED = {"0001.a": "obama-1", "0001.b": "obama-2", "0002.a": "biden", "0002.b": "coffee"}
 ALONE = ("obama-3", "astronaut", "cat")
@@ -54,20 +51,15 @@ def made(folder: Path) -> Path:
     return config
 
 
-def command(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", MAIN, *arguments],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import ray
+
     config = made(tmp_path_factory.mktemp("images"))
-    command("run", "--config", str(config), "--quiet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", shared_ray)
+        assert main(["run", "--config", str(config), "--quiet"]) == 0
+        ray.shutdown()
     return config.parent / "run"
 
 
@@ -138,14 +130,17 @@ def test_the_trainer_reads_them_as_windows_of_one_frame(run: Path) -> None:
         assert set(forms(clip.references[0])) == {"crop", "white", "masked"}
 
 
-def test_a_takedown_of_one_erases_it_and_measures_nothing_again(run: Path, tmp_path: Path) -> None:
+def test_a_takedown_of_one_erases_it_and_measures_nothing_again(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], ray_here: None
+) -> None:
     gone = image_samples(run)[0].row["video_id"]
     picture = image_samples(run)[0].read("mp4")
     line = {"key_type": "video_id", "key": gone, "reason": "asked", "by": "him", "when": "now"}
     (tmp_path / "no.jsonl").write_text(json.dumps(line) + "\n")
-    told = json.loads(
-        command("takedown", str(run), "--list", str(tmp_path / "no.jsonl"), "--json", "--quiet")
-    )
+    listed = ("--list", str(tmp_path / "no.jsonl"))
+    done = called(capfd, main, "takedown", str(run), *listed, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
     assert told["sources erased"] == [gone]
     assert told["lines that no row has"] == []
     for path in run.rglob("*"):
@@ -160,8 +155,9 @@ def test_a_takedown_of_one_erases_it_and_measures_nothing_again(run: Path, tmp_p
     assert gone not in {s.row["video_id"] for s in left}
     verify_shards(run / "shards", deep=True)
     # The manifest still names it: no later run brings it back, and none measures anything.
-    again = command("run", "--config", str(run.parent / "images.toml"), "--quiet")
-    assert "measured now: {}" in again
+    again = called(capfd, main, "run", "--config", str(run.parent / "images.toml"), "--quiet")
+    assert again.returncode == 0, again.stderr
+    assert "measured now: {}" in again.stdout
     assert gone not in {
         r["video_id"] for r in pq.read_table(run / "tables" / "sources.parquet").to_pylist()
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,17 +19,8 @@ SECONDS = 90  # on a machine that others use as well; five when it is idle
 Refuse = Callable[[str], str]
 
 
-@pytest.fixture(scope="module")
-def ray_once() -> Iterator[None]:
-    """Ends the Ray that the first run in this process starts and the next ones find."""
-    yield
-    import ray
-
-    ray.shutdown()
-
-
 @pytest.fixture
-def refused(ray_once: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
+def refused(ray_here: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
     """Gives the one line with which a run of one short clip ends, as its program ends.
 
     ``jobs/curate.py`` is a call of this function and nothing else; the first test below starts it.
@@ -105,7 +96,7 @@ def test_actors_for_gpus_that_are_not_there_are_refused_with_the_numbers(refused
 
 
 def test_a_run_with_nothing_usable_fails_with_the_first_reason(
-    ray_once: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ray_here: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.mp4").write_text("no film at all")
     config = tmp_path / "c.toml"

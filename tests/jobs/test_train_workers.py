@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from finished_run import environment
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -71,12 +71,13 @@ def test_processes_of_a_machine_are_neighbours_and_see_its_gpus(workers: object)
 
 
 @pytest.mark.ray
-def test_processes_meet_and_the_first_to_fail_is_named_and_ends_all(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RANK")}
+def test_processes_meet_and_the_first_to_fail_is_named_and_ends_all(
+    shared_ray: str, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LAUNCH, str(JOBS), MEET, FAIL],
         capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path,
-        env={**environment, "OMP_NUM_THREADS": "1"},
+        env={k: v for k, v in environment(shared_ray).items() if k != "RANK"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == ["status 0", "status 1"]
