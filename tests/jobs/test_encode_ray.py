@@ -7,8 +7,9 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import encode
 import pytest
-from finished_run import ROOT, job
+from finished_run import ROOT, called, job
 
 from s2v.model import cli
 
@@ -47,7 +48,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def test_two_actors_write_what_one_process_writes(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], shared_ray: str
 ) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE)
@@ -58,23 +59,24 @@ def test_two_actors_write_what_one_process_writes(
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout)
     assert (said["samples"], said["encoded"], said["open"], said["made"]) == (10, 10, 0, 10)
-    assert cli.main(["encode", *common, "--out", str(tmp_path / "one")]) == 0
-    one = json.loads(capsys.readouterr().out)
+    alone = called(capfd, cli.main, "encode", *common, "--out", str(tmp_path / "one"))
+    assert alone.returncode == 0
+    one = json.loads(alone.stdout)
     assert one["fingerprint"] == said["fingerprint"]
     folder = ray / said["fingerprint"]
     assert _files(folder) == _files(Path(one["folder"]))
     # A shard that nobody can read: the others are there, one line names it.
     (folder / "in-000000.tar").unlink()
     (shards / "in-000000.tar").rename(shards / "in-000000.gone")
-    again = job("encode", *common, "--out", str(ray), "--cpus", "2", timeout=300)
+    again = job("encode", *common, "--out", str(ray), ray=shared_ray, timeout=300)
     (shards / "in-000000.gone").rename(shards / "in-000000.tar")
     assert again.returncode == 1
     assert "4 samples are encoded, but 1 shards could not be (in-000000.tar)" in again.stderr
     assert again.stderr.count("\n") == 1
 
 
-def test_folders_that_mean_nothing_elsewhere_are_refused(tmp_path: Path) -> None:
-    done = job("encode", "--shards", "shards", "--recipe", "demo_tiny", timeout=120)
+def test_folders_that_mean_nothing_elsewhere_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    done = called(capfd, encode.main, "--shards", "shards", "--recipe", "demo_tiny")
     assert done.returncode == 1
     assert "--shards shards: give an absolute folder" in done.stderr
     assert done.stderr.count("\n") == 1

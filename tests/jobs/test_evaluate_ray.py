@@ -11,7 +11,7 @@ import cv2
 import evaluate as evaluate_job
 import numpy as np
 import pytest
-from finished_run import job
+from finished_run import called, job
 from pools import Pooled, sizes
 
 from s2v.datapipe.base.assets import asset
@@ -59,7 +59,9 @@ def manifest(tmp_path: Path) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.assets
-def test_pools_write_what_one_process_writes(manifest: Path, tmp_path: Path) -> None:
+def test_pools_write_what_one_process_writes(
+    manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     evaluate(manifest, tmp_path / "one", SUITE, progress=False, report=False)
     common = [
         "--manifest",
@@ -81,7 +83,8 @@ def test_pools_write_what_one_process_writes(manifest: Path, tmp_path: Path) -> 
         assert ours == theirs, name
     assert b"reference_without_face" in (tmp_path / "ray/failures.csv").read_bytes()
     # Everything is in the cache: no pool is started, and an unknown one is still refused.
-    refused = job("evaluate", "--manifest", "here.jsonl", "--out", str(tmp_path / "x"))
+    away = ("--manifest", "here.jsonl", "--out", str(tmp_path / "x"))
+    refused = called(capfd, evaluate_job.main, *away)
     assert refused.returncode == 1
     assert "absolute" in refused.stderr
 

@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_run import called, environment
 
 from s2v.datapipe.base.assets import asset, fetch
+from s2v.datapipe.cli import main
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.assets]
 
-#: Each is waited for, then the driver is stopped: in the middle of every part of a run.
+#: Each is waited for, then the driver is stopped: in the middle of every part of a run. Its Ray is
+#: its own and ends with it, or stays, with the actors that a lost driver leaves to it.
 STOPS = (
-    ("measure/probe-*/*.json", 2, signal.SIGKILL),
-    ("measure/shots-*/*.json", 1, signal.SIGINT),
-    ("measure/caption-*/*.json", 1, signal.SIGKILL),
-    ("clips/*/*.mp4", 1, signal.SIGKILL),
+    ("measure/probe-*/*.json", 2, signal.SIGKILL, "own"),
+    ("measure/shots-*/*.json", 1, signal.SIGINT, "own"),
+    ("measure/caption-*/*.json", 1, signal.SIGKILL, "shared"),
+    ("clips/*/*.mp4", 1, signal.SIGKILL, "shared"),
 )
 NAMES = ("man-clip", "man-photo", "obama-1", "bikes")
 
@@ -45,17 +48,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(config: Path, folder: Path, *more: str) -> subprocess.Popen[str]:
+def start(config: Path, folder: Path, *more: str, ray: str = "") -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "jobs/curate.py", "--config", str(config), "--quiet",
          "--set", f"folder={folder}", *more],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
+        cwd=ROOT, env=environment(ray), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
 
-def finish(config: Path, folder: Path, *more: str) -> str:
-    run = start(config, folder, *more)
+def finish(config: Path, folder: Path, *more: str, ray: str = "") -> str:
+    run = start(config, folder, *more, ray=ray)
     out, err = run.communicate(timeout=600)
     assert run.returncode == 0, err[-3000:]
     return out
@@ -79,19 +82,19 @@ def wait_for(run: subprocess.Popen[str], folder: Path, pattern: str, count: int)
 
 
 @pytest.fixture(scope="module")
-def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(config: Path, shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing stopped, by one actor at a time; the stopped ones have two."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(config, folder, "--set", "engine.actors=1")
+    finish(config, folder, "--set", "engine.actors=1", ray=shared_ray)
     return folder
 
 
 def test_a_run_stopped_at_four_points_ends_with_identical_shards(
-    config: Path, whole: Path, tmp_path: Path
+    config: Path, whole: Path, shared_ray: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    for pattern, count, how in STOPS:
-        run = start(config, folder)
+    for pattern, count, how, whose in STOPS:
+        run = start(config, folder, ray=shared_ray if whose == "shared" else "")
         wait_for(run, folder, pattern, count)
         run.send_signal(how)
         _, err = run.communicate(timeout=120)
@@ -99,23 +102,27 @@ def test_a_run_stopped_at_four_points_ends_with_identical_shards(
             assert run.returncode == 130
             assert "run the same command again" in err
             assert "Traceback" not in err
-    finish(config, folder)
+    finish(config, folder, ray=shared_ray)
     assert digests(folder) == digests(whole)
 
 
-def test_a_second_run_measures_nothing_and_keeps_every_byte(config: Path, whole: Path) -> None:
+def test_a_second_run_measures_nothing_and_keeps_every_byte(
+    config: Path, whole: Path, capfd: pytest.CaptureFixture[str], ray_here: None
+) -> None:
     before = digests(whole)
-    out = finish(config, whole)
-    assert "measured now: {}" in out
+    where = ("--config", str(config), "--set", f"folder={whole}")
+    again = called(capfd, main, "run", *where, "--quiet")
+    assert again.returncode == 0, again.stderr
+    assert "measured now: {}" in again.stdout
     assert digests(whole) == before
 
 
-def reselect(config: Path, folder: Path, *options: str) -> dict[str, Any]:
-    code = "import sys; from s2v.datapipe.cli import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "select", "--config", str(config), "--quiet", "--json",
-         "--no-write", "--set", f"folder={folder}", *options],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+def reselect(
+    capfd: pytest.CaptureFixture[str], config: Path, folder: Path, *options: str
+) -> dict[str, Any]:
+    done = called(
+        capfd, main, "select", "--config", str(config), "--quiet", "--json", "--no-write",
+        "--set", f"folder={folder}", *options,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     said: dict[str, Any] = json.loads(done.stdout)
@@ -123,21 +130,20 @@ def reselect(config: Path, folder: Path, *options: str) -> dict[str, Any]:
 
 
 def test_selecting_from_views_alone_says_what_all_commits_say(
-    config: Path, whole: Path, tmp_path: Path
+    config: Path, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     views, commits = (Path(shutil.copytree(whole, tmp_path / name)) for name in ("a", "b"))
     shards = digests(views)
-    assert (
-        reselect(config, views)["measured now"] == {}
-    )  # a copy's views are not trusted: made anew
-    assert reselect(config, views)["tables written"] == []
+    first = reselect(capfd, config, views)
+    assert first["measured now"] == {}  # a copy's views are not trusted: made anew
+    assert reselect(capfd, config, views)["tables written"] == []
     for path in views.glob("measure/*/*.parquet"):
         path.unlink()  # what is not opened is not missed
     changed = ("--set", "select.sample.max_references=1", "--set", "select.detection.min_side=200")
-    said = reselect(config, views, *changed)
+    said = reselect(capfd, config, views, *changed)
     assert "samples" in said["tables written"]
     assert not {"clips", "masks", "embeddings", "faces"} & set(said["tables written"])
-    assert reselect(config, commits, *changed)["samples"] == said["samples"]
+    assert reselect(capfd, config, commits, *changed)["samples"] == said["samples"]
     one, other = (
         {p.name: p.read_bytes() for p in run.glob("tables/*")} for run in (views, commits)
     )
