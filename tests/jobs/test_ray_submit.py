@@ -22,6 +22,8 @@ BIN = Path(sys.executable).parent
 NAMES = ("man-clip", "man-photo")
 pytestmark = [pytest.mark.ray, pytest.mark.assets]
 
+TOO_EARLY = "No available agent to submit job, please try again later"
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -64,24 +66,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 def submit(cluster: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
     """As the README says: ``jobs/`` travels, all paths are absolute."""
-    return subprocess.run(
-        [
-            str(BIN / "ray"),
-            "job",
-            "submit",
-            "--working-dir",
-            "jobs",
-            "--",
-            sys.executable,
-            *command,
-        ],
-        cwd=ROOT,
-        env=cluster,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            [str(BIN / "ray"), "job", "submit", "--working-dir", "jobs", "--",
+             sys.executable, *command],
+            cwd=ROOT, env=cluster, capture_output=True, text=True, timeout=400, check=False,
+        )  # fmt: skip
+        # The dashboard answers before the agent that takes jobs is there, and Ray says so.
+        if TOO_EARLY not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
 
 
 @pytest.mark.timeout(600)
