@@ -8,7 +8,7 @@ A variant is ``base``, a recipe that is laid over it (``no_clip``), or a name wi
 own (``long:train.steps=2000;optim.lr=1e-3``). Each is trained, sampled on the same held-out
 references with the same noise, and scored by the same protocols; the held-out clips themselves
 stand beside them, as what can be reached. Differences to the first variant are paired by
-question, their intervals are over clips. Stop it anywhere and run it again: it goes on.
+question, their intervals are over references. Stop it anywhere and run it again: it goes on.
 
 The question is the papers': a network that learns from in-pairs alone gains in likeness by
 pasting its reference, and follows the text less (Phantom-Data, section 5).
@@ -112,8 +112,9 @@ def run(a: argparse.Namespace) -> int:
             lambda f=folder: _scores(a, f, seeds),  # type: ignore[misc]  # as above
             extra=[str(a.limit), a.seeds, a.form],
         )
-        found.append(Row.of(variant.name, scored["generated"], held))
-        ceiling = ceiling or Row.of("real clips", scored["real"], None)
+        references = _references(folder)
+        found.append(Row.of(variant.name, scored["generated"], references, held))
+        ceiling = ceiling or Row.of("real clips", scored["real"], references, None)
     assert ceiling is not None  # noqa: S101 - there is a variant
     rows = [*found, ceiling]
     result = {"base": a.base, "variants": [asdict(v) for v in asked],
@@ -154,11 +155,27 @@ def _scores(a: argparse.Namespace, folder: Path, seeds: tuple[int, ...]) -> dict
     )
     columns = ["sample_id", "source", "protocol", "status", "score"]
     found: dict[str, dict[str, dict[str, float]]] = {"generated": {}, "real": {}}
-    for row in pq.read_table(out / "scores" / "per_sample.parquet", columns=columns).to_pylist():
+    for row in pq.read_table(_per_sample(folder), columns=columns).to_pylist():
         if row["status"] == "scored":
-            question = row["sample_id"].removesuffix("-real").removesuffix("-generated")
+            question = _question(row["sample_id"])
             found[row["source"]].setdefault(row["protocol"], {})[question] = row["score"]
     return found
+
+
+def _references(folder: Path) -> dict[str, str]:
+    """Question -> the reference that it asks about."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(_per_sample(folder), columns=["sample_id", "reference_id"]).to_pylist()
+    return {_question(row["sample_id"]): row["reference_id"] for row in rows}
+
+
+def _per_sample(folder: Path) -> Path:
+    return folder / "evals" / "scores" / "per_sample.parquet"
+
+
+def _question(sample_id: str) -> str:
+    return sample_id.removesuffix("-real").removesuffix("-generated")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from s2v.evals import statistics
+from s2v.evals.metrics import specs
 from s2v.evals.statistics import Interval, PairedTest
 from s2v.model.chart import Point, points
 
@@ -29,28 +31,36 @@ class Row:
     Attributes:
         name: of the variant.
         scores: protocol -> question -> score.
+        references: question -> the reference that it asks about; questions about one are alike.
         swapped: held-out loss with another's reference minus that with the right one, with its
             interval; None for what is no network.
     """
 
     name: str
     scores: Mapping[str, Mapping[str, float]]
+    references: Mapping[str, str]
     swapped: Mapping[str, float] | None
 
     @classmethod
     def of(
-        cls, name: str, scores: Mapping[str, Mapping[str, float]], heldout: Mapping[str, Any] | None
+        cls,
+        name: str,
+        scores: Mapping[str, Mapping[str, float]],
+        references: Mapping[str, str],
+        heldout: Mapping[str, Any] | None,
     ) -> Row:
         """From what the steps stored."""
-        return cls(name, scores, None if heldout is None else heldout["swapped_minus_right"])
+        swapped = None if heldout is None else heldout["swapped_minus_right"]
+        return cls(name, scores, references, swapped)
 
     def mean(self, protocol: str) -> Interval | None:
-        """Over questions, with an interval over clips; None where nothing was scored."""
+        """Over questions, with an interval over references; None where nothing was scored."""
         found = self.scores.get(protocol, {})
         names = sorted(found)
         if not names:
             return None
-        return statistics.cluster_bootstrap([found[n] for n in names], _clips(names))
+        made = statistics.cluster_bootstrap([found[n] for n in names], self._clusters(names))
+        return _within(made, *_range(protocol))
 
     def beyond(self, first: Row, protocol: str) -> PairedTest | None:
         """This minus ``first``, paired by question; None where no question was scored on both."""
@@ -58,14 +68,21 @@ class Row:
         names = sorted(own.keys() & other.keys())
         if not names:
             return None
-        return statistics.paired_difference(
-            [other[n] for n in names], [own[n] for n in names], _clips(names)
+        test = statistics.paired_difference(
+            [other[n] for n in names], [own[n] for n in names], self._clusters(names)
         )
+        low, high = _range(protocol)
+        span = None if high is None else high - low
+        difference = _within(test.difference, None if span is None else -span, span)
+        return replace(test, difference=difference)
 
     def sure(self, first: Row) -> dict[str, float]:
         """Protocol -> p of its difference to ``first``, adjusted over the protocols (Holm)."""
         tests = {protocol: self.beyond(first, protocol) for protocol, _ in COLUMNS}
         return statistics.holm({k: test.p_value for k, test in tests.items() if test is not None})
+
+    def _clusters(self, names: Sequence[str]) -> list[str]:
+        return [self.references[name] for name in names]
 
     def to_json(self, first: Row) -> dict[str, Any]:
         """Means and differences by protocol."""
@@ -83,9 +100,18 @@ class Row:
         return out
 
 
-def _clips(names: Sequence[str]) -> list[str]:
-    """Of questions: two seeds of one clip are no two clips."""
-    return [name.partition("-s")[0] for name in names]
+@cache
+def _range(protocol: str) -> tuple[float, float | None]:
+    """Between which a score, and so its mean, must lie."""
+    spec = next(spec for spec in specs() if spec.protocol == protocol)
+    return spec.low, spec.high
+
+
+def _within(found: Interval, low: float | None, high: float | None) -> Interval:
+    """With few references a bootstrap-t goes beyond what can be."""
+    ends = [end if end is None or low is None else max(low, end) for end in (found.low, found.high)]
+    ends = [end if end is None or high is None else min(high, end) for end in ends]
+    return replace(found, low=ends[0], high=ends[1])
 
 
 def _ends(found: Interval) -> list[float | None]:
@@ -113,13 +139,12 @@ def markdown(rows: Sequence[Row], first: Row) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Mean and 95 % interval by a bootstrap over clips; under it the paired difference to "
-        f"`{first.name}`, bold where a sign-flip test over clips, adjusted over the columns "
-        "(Holm), says so at 5 %. Where fewer questions could be scored than `n`, or on both "
-        "sides, their number stands in round brackets; one clip has no interval. More copying is "
-        "worse, more of the others better; `real clips` are what was held out, not a network. "
-        "Small nets measure "
-        "here (`.light`): their figures compare with none published.",
+        "Mean and 95 % interval by a bootstrap over references; under it the paired difference "
+        f"to `{first.name}`, bold where a sign-flip test over references, adjusted over the "
+        "columns (Holm), says so at 5 %. Where fewer questions could be scored than `n`, or on "
+        "both sides, their number stands in round brackets; one reference has no interval. More "
+        "copying is worse, more of the others better; `real clips` are what was held out, not a "
+        "network. Small nets measure here (`.light`): their figures compare with none published.",
         "",
     ]
     return "\n".join(lines)

@@ -54,7 +54,8 @@ def test_a_variant_is_the_base_a_recipe_over_it_or_overrides() -> None:
 
 
 def row(name: str, paste: dict[str, float]) -> Row:
-    return Row(name, {"copy.light.paste": paste, "subjectsim.light.mobilenet.seg": paste}, None)
+    scores = {"copy.light.paste": paste, "subjectsim.light.mobilenet.seg": paste}
+    return Row(name, scores, {question: question.partition("-s")[0] for question in paste}, None)
 
 
 def test_a_difference_is_paired_by_question_and_bold_only_where_it_is_sure() -> None:
@@ -75,7 +76,7 @@ def test_a_difference_is_paired_by_question_and_bold_only_where_it_is_sure() -> 
     ]  # fmt: skip
 
 
-def test_one_clip_has_no_interval_and_chance_among_many_columns_is_not_bold() -> None:
+def test_one_reference_has_no_interval_and_chance_among_many_columns_is_not_bold() -> None:
     one = row("base", {"q-s0": 0.5, "q-s1": 0.7})
     other = row("other", {"q-s0": 0.6, "q-s1": 0.9})
     assert "| other | 0.750<br>+0.150 |" in markdown([one, other], one)
@@ -84,6 +85,12 @@ def test_one_clip_has_no_interval_and_chance_among_many_columns_is_not_bold() ->
     more = row("more", {f"q{n}": 0.1 * n + 0.2 for n in range(6)})
     assert more.sure(base) == pytest.approx(dict.fromkeys(more.scores, 0.0625))
     assert "**" not in markdown([base, more], base)
+    # No interval says what cannot be: a correlation below nothing.
+    few = row("few", {"a": 0.0, "b": 0.0, "c": 0.9})
+    found = few.mean("copy.light.paste")
+    assert found is not None
+    assert found.low == 0.0
+    assert found.high == 1.0
 
 
 @pytest.mark.assets
