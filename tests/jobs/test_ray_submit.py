@@ -35,7 +35,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A local head node with a dashboard and, as Ray has it by default, a token."""
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
@@ -47,7 +47,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     with log.open("w") as out:
         head = subprocess.Popen(
             [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
-             f"--dashboard-port={dashboard}", "--object-store-memory=200000000",
+             f"--dashboard-port={dashboard}",
+             # Ray's own choice is one port, which another Ray of this machine may have.
+             f"--dashboard-agent-listen-port={agent}", "--object-store-memory=200000000",
              "--disable-usage-stats", "--node-ip-address=127.0.0.1"],
             env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
